@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+namespace gradus {
+
+/// Exit codes of `gradus`. Scripts read them from the run directory's `exit` file as well.
+enum class ExitCode : int {
+    done = 0,       ///< the stage's goal is reached
+    deck = 2,       ///< bad deck or command line
+    data = 3,       ///< bad input data or checkpoint
+    numeric = 4,    ///< NaN or infinity in the numbers
+    internal = 70,  ///< bug, MPI or hardware failure (EX_SOFTWARE)
+    again = 75,     ///< stopped by time or signal, checkpoint complete: run the same line again
+};
+
+}  // namespace gradus

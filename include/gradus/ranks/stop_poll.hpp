@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <mpi.h>
+
+#include <string>
+
+#include "gradus/base/signals.hpp"
+
+namespace gradus {
+
+/// Rank 0's decision to stop, told to all ranks once a step without blocking: `begin_step` starts
+/// an MPI_Ibcast, `end_step` completes it, so every rank learns of a decision at the same step.
+class StopPoll {
+  public:
+    /// `walltime` seconds from process start to the end of the allocation, <= 0: none.
+    /// `margin` seconds to keep for the last step and checkpoint, <= 0: twice the longest checkpoint
+    /// plus the longest step seen. `stop_file`: its existence asks for `soon`.
+    StopPoll(MPI_Comm world, double walltime, double margin, std::string stop_file);
+    ~StopPoll();
+    StopPoll(const StopPoll&) = delete;
+    StopPoll& operator=(const StopPoll&) = delete;
+
+    void begin_step();
+    /// What rank 0 had decided when this step began; the same value on every rank.
+    StopRequest end_step();
+    /// Feeds the automatic margin.
+    void observe_step(double seconds);
+    void observe_checkpoint(double seconds);
+    /// "SIGUSR1", "stop file", "wall-clock budget"; rank 0 only, for the log.
+    const std::string& reason() const { return reason_; }
+
+  private:
+    StopRequest decide();
+
+    MPI_Comm world_ = MPI_COMM_NULL;
+    MPI_Request request_ = MPI_REQUEST_NULL;
+    int value_ = 0;
+    double deadline_;
+    double margin_;
+    double longest_step_ = 0, longest_checkpoint_ = 0;
+    std::string stop_file_, reason_;
+};
+
+}  // namespace gradus

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <thread>
+
+namespace gradus {
+
+/// A thread that ends the process when the main thread has not called `alive` for `timeout` seconds.
+/// It calls no MPI: it writes one line that names rank, host and phase, then _exit(70); the launcher
+/// ends the other ranks.
+class Watchdog {
+  public:
+    /// `phase` is called from the watchdog thread and must not block. `timeout` <= 0: no thread.
+    Watchdog(double timeout, int rank, std::string host, std::function<std::string()> phase,
+             std::function<void(const std::string&)> last_words);
+    ~Watchdog();
+    Watchdog(const Watchdog&) = delete;
+    Watchdog& operator=(const Watchdog&) = delete;
+
+    /// The main thread made progress.
+    void alive();
+
+  private:
+    void watch();
+
+    double timeout_;
+    int rank_;
+    std::string host_;
+    std::function<std::string()> phase_;
+    std::function<void(const std::string&)> last_words_;
+    std::atomic<double> last_;
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    bool done_ = false;
+    std::thread thread_;
+};
+
+}  // namespace gradus
