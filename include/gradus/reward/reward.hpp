@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <future>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace gradus {
+
+/// NaN stands for unscorable in every column of rewards.
+inline constexpr double kUnscorable = std::numeric_limits<double>::quiet_NaN();
+
+struct RewardInput {
+    std::string prompt;      ///< user text
+    std::string response;    ///< text with tags, end token dropped
+    std::string reference;   ///< reference answer, may be empty
+    std::int32_t tokens = 0; ///< response length in tokens, end token included
+    bool truncated = false;  ///< no end token within the limit
+};
+
+/// A reward: a pure function of its input that returns a number or kUnscorable, never throws on
+/// what a model wrote, and answers in bounded time.
+class Reward {
+  public:
+    virtual ~Reward() = default;
+    virtual double score(const RewardInput& input) const = 0;
+};
+
+/// Text of the response after the reasoning: after the last `</think>`, else all of it.
+std::string final_part(const std::string& response);
+/// Text between `<think>` and `</think>` ("" if there is none; up to the end if never closed).
+std::string reasoning_part(const std::string& response);
+/// The final answer as text: last complete `<answer>..</answer>`, else last `\boxed{..}`, else what
+/// follows the last `####`, else the last number; of the final part first, of the whole response
+/// only where there is no think tag at all. "" if there is none.
+std::string extract_answer(const std::string& response);
+/// The reference of a data row: what follows `####` where present (GSM8K), else the text itself.
+std::string extract_reference(const std::string& reference);
+
+/// 1 if the answer equals the reference as a number (exact decimal and fraction arithmetic;
+/// thousands separators, leading +, trailing zeros, "$" and "%" signs disregarded), else 0;
+/// unscorable where the reference has no number.
+std::unique_ptr<Reward> make_accuracy_reward();
+/// 1 if the response is exactly `<think>..</think><answer>..</answer>` (white space between and
+/// around allowed, each tag once, not truncated, both parts non-empty), else 0.
+std::unique_ptr<Reward> make_format_reward();
+/// Num(words of the target language) / Num(words) over the reasoning part (DeepSeek-R1, eq. 7);
+/// the whole response where there are no tags; 1 where there are no words. `language`: "en", "zh".
+std::unique_ptr<Reward> make_language_reward(const std::string& language);
+/// Share of repeated token n-grams as a penalty in [-1, 0] over white-space words, n = 3.
+std::unique_ptr<Reward> make_repetition_reward();
+
+/// A reward with its name. `weight` is applied by the caller (it may be a schedule).
+struct NamedReward {
+    std::string name;
+    std::unique_ptr<Reward> reward;
+};
+
+/// Scores batches on host threads while the caller goes on. Batches are collected in the order of
+/// submission, columns in the order of `rewards`.
+class RewardPool {
+  public:
+    /// threads = 0 scores in `collect` on the caller's thread.
+    RewardPool(std::vector<NamedReward> rewards, int threads);
+    ~RewardPool();
+    const std::vector<NamedReward>& rewards() const { return rewards_; }
+
+    /// Queues inputs; returns the number of the first.
+    std::int64_t submit(std::vector<RewardInput> inputs);
+    /// Waits for all that was submitted: [input][reward], in order of submission.
+    std::vector<std::vector<double>> collect();
+
+  private:
+    struct Impl;
+    std::vector<NamedReward> rewards_;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gradus
