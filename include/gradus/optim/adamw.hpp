@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "gradus/model/parameters.hpp"
+#include "gradus/store/checkpoint.hpp"
+#include "gradus/tensor/ops.hpp"
+
+namespace gradus {
+
+struct AdamWOptions {
+    double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
+    double clip = 1.0;  ///< global gradient norm; <= 0: none
+};
+
+/// Rows [begin, end) of a tensor's local rows that a data rank owns: rows are cut evenly.
+struct OwnedRows {
+    std::int64_t begin = 0, end = 0;
+};
+OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size);
+
+/// AdamW with ZeRO-1: first and second moments exist only for owned rows, so each piece of state is
+/// a box in the tensor's own index space. Parameters are float32 here, thus their own master.
+class AdamW {
+  public:
+    AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena, AdamWOptions options);
+
+    /// Sums gradients over data ranks (the loss is already normalised globally), clips by the
+    /// global norm over the whole model, updates owned rows, gathers the parameters, zeroes the
+    /// gradients. Returns the norm before clipping. Throws NumericError where it is not finite,
+    /// before anything is changed.
+    double step(double lr);
+    std::int64_t steps() const { return steps_; }
+
+    /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns.
+    std::vector<Slab> slabs() const;
+    /// Restores moments and the count of steps (weights are loaded by load_parameters).
+    void load(const CheckpointReader& reader, std::int64_t steps);
+
+  private:
+    struct Piece {
+        std::size_t parameter;
+        OwnedRows rows;
+        Tensor m, v;
+    };
+    ParameterSet& parameters_;
+    const Grid& grid_;
+    Ops& ops_;
+    AdamWOptions options_;
+    std::vector<Piece> pieces_;
+    Tensor norm_scratch_;
+    std::int64_t steps_ = 0;
+};
+
+/// This rank's box of every parameter from `group` ("weights", "reference") of a checkpoint.
+/// Throws CheckpointError naming a tensor that is missing or of another shape.
+void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
+                     const std::string& group);
+/// Slabs of a parameter set that no optimiser owns (the reference): rows cut over data ranks.
+std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& grid,
+                                  const std::string& group);
+
+}  // namespace gradus

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gradus/base/profile.hpp"
+#include "gradus/model/transformer.hpp"
+#include "gradus/rollout/sampler.hpp"
+#include "gradus/store/rollout_table.hpp"
+
+namespace gradus {
+
+/// A request: `samples` responses to one prompt.
+struct Request {
+    std::int64_t prompt = 0;        ///< address of the prompt (enters the random address)
+    std::vector<TokenId> tokens;    ///< rendered prompt, not empty
+    std::int32_t samples = 1;
+    std::int32_t first_sample = 0;  ///< samples are numbered first_sample ..
+};
+
+struct Generated {
+    std::int64_t prompt = 0;
+    std::int32_t sample = 0;
+    std::vector<TokenId> tokens;   ///< end token included where it came
+    std::vector<float> log_probs;
+    FinishReason finish = FinishReason::eos;
+};
+
+struct GenerationOptions {
+    SamplingOptions sampling;
+    std::int64_t max_new_tokens = 256;
+    std::vector<std::string> stop;  ///< stop strings: the response ends after the token that completes one
+    std::uint64_t seed = 1;
+    Stream stream = Stream::sample_token;
+    std::uint64_t step = 0;         ///< enters the random address
+};
+
+/// Batched generation with a paged key/value cache: the prompt of a group is computed once and its
+/// full pages are shared by its samples; a finished sequence's place is refilled at once. The
+/// schedule is a function of the requests, never of time. All tensor ranks of a column call
+/// `generate` with the same requests and get the same results.
+class Engine {
+  public:
+    struct Limits {
+        std::int64_t slots = 256;       ///< sequences decoded at once
+        std::int64_t max_length = 1024; ///< prompt and response
+        std::int64_t page_size = 16;    ///< tokens a page
+        std::int64_t pages = 0;         ///< 0: enough for `slots` sequences of max_length
+        std::int64_t prefill_tokens = 0;///< token budget of a prefill (the model's max_tokens)
+    };
+    Engine(Transformer& model, const Tokenizer& tokenizer, const Grid& grid, Ops& ops, Arena& arena,
+           Profile& profile, Limits limits);
+    ~Engine();
+
+    /// Results in the order of (request, sample). `progress` is called now and then with
+    /// (finished sequences, tokens so far). Throws DataError where prompt + max_new_tokens exceeds
+    /// max_length.
+    std::vector<Generated> generate(const ParameterSet& parameters,
+                                    const std::vector<Request>& requests,
+                                    const GenerationOptions& options,
+                                    const std::function<void(std::int64_t, std::int64_t)>& progress);
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace gradus

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "gradus/base/philox.hpp"
+#include "gradus/text/tokenizer.hpp"
+
+namespace gradus {
+
+struct SamplingOptions {
+    double temperature = 1;  ///< 0: greedy
+    double top_p = 1;        ///< 1: off
+    int top_k = 0;           ///< 0: off
+};
+
+struct SampledToken {
+    TokenId token = 0;
+    float log_prob = 0;  ///< after division by the temperature, before top-k and top-p
+};
+
+/// Draws a token from `logits` [V] with the uniform number at `address`. A function of its
+/// arguments alone. Order as in the field: temperature, top-k, top-p (smallest set of most probable
+/// tokens whose mass reaches top_p), draw by inverse CDF in order of token id. Throws NumericError where a logit is NaN.
+SampledToken sample_token(std::span<const float> logits, const SamplingOptions& options,
+                          const RandomAddress& address);
+
+}  // namespace gradus

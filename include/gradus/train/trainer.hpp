@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "gradus/base/profile.hpp"
+#include "gradus/model/transformer.hpp"
+#include "gradus/optim/adamw.hpp"
+#include "gradus/train/loss.hpp"
+#include "gradus/train/packing.hpp"
+
+namespace gradus {
+
+/// The training step: packs a global batch, runs its micro-batches, updates the parameters. Every
+/// data rank is given the same global batch and takes its part of the plan.
+class Trainer {
+  public:
+    struct Limits {
+        std::int64_t micro_tokens = 0;  ///< token budget of a micro-batch
+    };
+    Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer, const Grid& grid,
+            Ops& ops, Arena& arena, Profile& profile, Limits limits);
+
+    struct TokenResult {
+        double loss = 0;  ///< mean cross entropy a trained token (nats)
+        double grad_norm = 0;
+        double tokens = 0, trained_tokens = 0;
+    };
+    /// Next-token cross entropy over tokens of weight > 0, mean over the global batch.
+    TokenResult next_token_step(const std::vector<Sequence>& batch, double lr);
+    /// The same loss without an update.
+    TokenResult next_token_loss(const std::vector<Sequence>& batch);
+
+    struct PolicyResult {
+        PolicyLossSums sums;  ///< reduced over ranks, means where divided by sums.tokens
+        double loss = 0, grad_norm = 0, tokens = 0;
+    };
+    /// One policy update over tokens of weight > 0. `sampler` log-probs for the gap metric are the
+    /// sequences' `old_log_prob` where the caller passes them as such.
+    PolicyResult policy_step(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
+                             double temperature, double lr);
+
+    /// Log-probs at `temperature` of every token t >= 1 under `parameters`, for this rank's share,
+    /// exchanged so that all ranks hold all: result[i][t], entry 0 is 0.
+    std::vector<std::vector<float>> log_probs(const ParameterSet& parameters,
+                                              const std::vector<Sequence>& batch,
+                                              double temperature);
+
+  private:
+    Transformer& model_;
+    ParameterSet& parameters_;
+    AdamW& optimizer_;
+    const Grid& grid_;
+    Ops& ops_;
+    Profile& profile_;
+    Limits limits_;
+    MicroBatch micro_;
+    Tensor log_prob_, entropy_, d_log_prob_, d_entropy_, d_hidden_;
+};
+
+}  // namespace gradus
