@@ -64,6 +64,8 @@ class Transformer {
     /// page_table i32 [B, max_pages]. Returns hidden [B, H].
     Tensor decode(const ParameterSet& parameters, Tensor tokens, Tensor positions, Tensor slot,
                   Tensor page_table, Tensor lengths, std::span<const PagedCache> caches);
+    /// Most rows that one call of logits() takes: head_chunk.
+    std::int64_t logit_rows() const;
     /// Logits of hidden rows over the whole vocabulary, gathered over tensor ranks: [R, V] on the
     /// host, R <= head_chunk. Valid until the next call.
     std::span<const float> logits(const ParameterSet& parameters, Tensor hidden);

@@ -64,8 +64,9 @@ class Engine {
                                     const GenerationOptions& options,
                                     const std::function<void(std::int64_t, std::int64_t)>& progress);
 
+    struct Impl;  // named by the engine's own source file only
+
   private:
-    struct Impl;
     std::unique_ptr<Impl> impl_;
 };
 
