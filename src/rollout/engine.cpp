@@ -99,6 +99,7 @@ class Generation {
     void prefill_waiting(std::int64_t free_slots);
     void prefill(std::size_t first, std::size_t count);
     bool start_sample(Prompt& prompt);
+    void flush_copies();
     /// Samples the next token of a sequence; true if the sequence is complete.
     bool sample(std::size_t result, std::size_t request, std::span<const float> logits,
                 TokenId& next);
@@ -169,6 +170,11 @@ void Generation::admit() {
         if (free_slots > 0 && prompts_.empty()) prefill_waiting(free_slots);
         if (next_request_ == before) break;
     }
+    flush_copies();
+}
+
+/// Queued copies must be made before their source pages can be handed out again.
+void Generation::flush_copies() {
     if (copies_from_.empty()) return;
     const auto n = static_cast<std::int64_t>(copies_from_.size());
     std::copy(copies_from_.begin(), copies_from_.end(), e_.copy_from.i32());
@@ -269,8 +275,7 @@ bool Generation::start_sample(Prompt& prompt) {
         }
     }
     if (prompt.started >= request.samples) {
-        // A copy out of these pages may still be queued; pages freed here are not written before
-        // the next prefill or decode step, and copies are made before either.
+        flush_copies();
         for (std::int32_t page : prompt.pages) pool_.drop(page);
         prompts_.pop_front();
     }
