@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gradus/base/json_lines.hpp"
+#include "gradus/base/log.hpp"
+#include "gradus/base/profile.hpp"
+#include "gradus/deck/deck.hpp"
+#include "gradus/ranks/grid.hpp"
+#include "gradus/ranks/session.hpp"
+#include "gradus/ranks/stop_poll.hpp"
+#include "gradus/ranks/watchdog.hpp"
+#include "gradus/tensor/arena.hpp"
+#include "gradus/text/chat_template.hpp"
+#include "gradus/text/tokenizer.hpp"
+
+namespace gradus {
+
+/// What every stage needs from start to end of a run: grid, log, profile, watchdog, stop requests,
+/// the run directory with its files. Passed by reference; there is no global state.
+class Run {
+  public:
+    /// Makes the run directory, opens run.log, writes deck.resolved, starts the watchdog.
+    Run(const Deck& deck, MpiSession& session);
+
+    const Deck& deck;
+    Grid grid;
+    Log log;
+    Profile profile;
+    std::string dir;
+    std::unique_ptr<Tokenizer> tokenizer;
+    ChatTemplate chat;
+    std::unique_ptr<Device> device;
+    Arena arena;
+    StopPoll stop;
+    Watchdog watchdog;
+
+    bool is_root() const { return grid.rank() == 0; }
+    std::string path(const std::string& name) const { return dir + "/" + name; }
+    /// Appends to metrics.jsonl (rank 0).
+    void metric(const Json& row);
+    /// Cuts metrics.jsonl and rollouts back to step `last`; called on start and restart.
+    void cut_back(std::int64_t last);
+    /// The closing: profile table over all ranks to log and report.txt, summary.json.
+    void finish(std::int64_t steps, double tokens, Json extra);
+
+  private:
+    std::unique_ptr<JsonLinesWriter> metrics_;
+    double started_;
+};
+
+/// Seconds of the run so far by phase, for metrics: {"train": 1.2, ...}; resets.
+Json lap_times(Profile& profile);
+
+}  // namespace gradus

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "gradus/deck/deck.hpp"
+#include "gradus/model/transformer.hpp"
+#include "gradus/optim/adamw.hpp"
+#include "gradus/optim/learning_rate.hpp"
+#include "gradus/rollout/engine.hpp"
+#include "gradus/store/checkpoint.hpp"
+#include "gradus/train/trainer.hpp"
+
+namespace gradus {
+
+/// Which parts of the model machinery a stage uses.
+struct StackNeeds {
+    bool train = false;
+    bool reference = false;
+    bool generate = false;
+    /// Bytes that the stage's own slabs may add to a checkpoint (pending rollouts).
+    std::int64_t extra_checkpoint_bytes = 0;
+};
+
+/// Policy, optimiser, trainer, engine and checkpoint writer of a stage, with all their memory, built
+/// from the deck in one fixed order, so that a planned arena counts exactly what a run takes.
+struct Stack {
+    Stack(const Deck& deck, const ModelConfig& config, const Grid& grid, const Tokenizer& tokenizer,
+          Arena& arena, Profile& profile, const StackNeeds& needs);
+
+    ModelConfig config;
+    std::unique_ptr<Ops> ops;
+    std::unique_ptr<ParameterSet> policy, reference;
+    std::unique_ptr<Transformer> model;
+    std::unique_ptr<AdamW> optimizer;
+    std::unique_ptr<Trainer> trainer;
+    std::unique_ptr<Engine> engine;
+    std::unique_ptr<CheckpointWriter> checkpoints;
+};
+
+/// The shape of the model: of the checkpoint that `model.from` names, else of the `model.` keys.
+/// `reader` receives the opened checkpoint where there is one. Throws DeckError where both are
+/// given and differ.
+ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
+                          std::unique_ptr<CheckpointReader>& reader,
+                          const std::function<void(const std::string&)>& note);
+
+LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps);
+GenerationOptions resolve_generation(const Deck& deck, std::int64_t step);
+/// Longest prompt and response that the deck plans for.
+std::int64_t generation_length(const Deck& deck, const ModelConfig& config);
+
+}  // namespace gradus

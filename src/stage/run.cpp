@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/run.hpp"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "gradus/base/error.hpp"
+#include "gradus/store/checkpoint.hpp"
+#include "gradus/store/rollout_table.hpp"
+
+namespace gradus {
+namespace {
+
+std::string make_run_directory(const Deck& deck, Communicator& world) {
+    const std::string dir = deck.text("run.dir");
+    std::string problem;
+    if (world.rank() == 0) {
+        std::error_code error;
+        std::filesystem::create_directories(dir, error);
+        if (error) problem = error.message();
+        if (problem.empty() && access(dir.c_str(), W_OK) != 0) problem = "not writable";
+        if (problem.empty()) {
+            std::filesystem::remove(dir + "/exit", error);
+            std::filesystem::remove(dir + "/stop", error);
+        }
+    }
+    problem = world.broadcast(problem, 0);
+    require<DataError>(problem.empty(), "run directory {}: {}; choose another run.dir", dir, problem);
+    return dir;
+}
+
+/// Durations are stored as seconds; "" and "none" mean no limit, "auto" is left to the caller.
+double duration_or(const Deck& deck, std::string_view key, double otherwise) {
+    const std::string& text = deck.text(key);
+    if (text.empty() || text == "none" || text == "auto") return otherwise;
+    return deck.number(key);
+}
+
+}  // namespace
+
+Run::Run(const Deck& d, MpiSession& session)
+    : deck(d),
+      grid(MPI_COMM_WORLD, static_cast<int>(d.integer("grid.tensor"))),
+      log(session.rank()),
+      dir(make_run_directory(d, grid.world())),
+      tokenizer(make_byte_tokenizer()),
+      chat(d.text("policy.template"), *tokenizer),
+      device(make_cpu_device()),
+      arena(device.get()),
+      stop(MPI_COMM_WORLD, duration_or(d, "run.walltime", 0), duration_or(d, "run.stop_margin", 0),
+           dir + "/stop"),
+      watchdog(
+          duration_or(d, "run.timeout", 600), session.rank(), session.host(),
+          [this] { return profile.current(); },
+          [this](const std::string& words) { log.rank_line(words); }),
+      started_(now_seconds()) {
+    if (!is_root()) return;
+    log.open_file(path("run.log"));
+    write_file_atomically(path("deck.resolved"), deck.resolved());
+    log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
+             grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
+}
+
+void Run::metric(const Json& row) {
+    if (!is_root()) return;
+    if (!metrics_) metrics_ = std::make_unique<JsonLinesWriter>(path("metrics.jsonl"));
+    metrics_->write(row);
+}
+
+void Run::cut_back(std::int64_t last) {
+    if (is_root()) {
+        remove_unfinished(dir);
+        cut_json_lines(path("metrics.jsonl"), "step", last);
+        cut_rollouts(dir, last);
+    }
+    grid.world().barrier();
+}
+
+void Run::finish(std::int64_t steps, double tokens, Json extra) {
+    const std::vector<Profile::Row> rows = profile.rows();
+    std::vector<Profile::Spread> spread(rows.size());
+    // Ranks may have entered different regions: rank 0's list is the table's.
+    std::string names;
+    for (const Profile::Row& row : rows) names += row.name + "\n";
+    names = grid.world().broadcast(names, 0);
+    std::vector<std::string> list;
+    for (std::size_t at = 0, end; (end = names.find('\n', at)) != std::string::npos; at = end + 1)
+        list.push_back(names.substr(at, end - at));
+    spread.resize(list.size());
+    for (std::size_t i = 0; i < list.size(); ++i) {
+        double mine = 0;
+        for (const Profile::Row& row : rows)
+            if (row.name == list[i]) mine = row.exclusive;
+        spread[i].min = grid.world().min(mine);
+        spread[i].avg = grid.world().sum(mine) / grid.size();
+        spread[i].max = grid.world().max(mine);
+    }
+    const double seconds = now_seconds() - started_;
+    if (!is_root()) return;
+    const std::string table = Profile::table(rows, spread, profile.total());
+    log.info("{}", table);
+    log.info("{} steps, {} tokens in {}: {} tokens/s", steps, format_count(tokens),
+             format_duration(seconds), format_count(tokens / seconds));
+    write_file_atomically(path("report.txt"), table + "\n");
+    Json summary = {{"stage", deck.stage()},
+                    {"steps", steps},
+                    {"tokens", tokens},
+                    {"seconds", seconds},
+                    {"tokens_per_s", tokens / seconds}};
+    summary.update(extra);
+    write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
+}
+
+Json lap_times(Profile& profile) {
+    Json times = Json::object();
+    for (const auto& [phase, seconds] : profile.lap()) times[phase] = seconds;
+    return times;
+}
+
+}  // namespace gradus

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/stack.hpp"
+
+#include <algorithm>
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
+                                 const StackNeeds& needs) {
+    const std::int64_t micro = deck.integer("train.micro_tokens");
+    return {.max_tokens = micro,
+            .max_length = std::min(config.max_positions, micro),
+            .train = needs.train,
+            .recompute = deck.text("model.recompute") == "block" ? Recompute::block : Recompute::none,
+            .max_decode = needs.generate ? deck.integer("rollout.slots") : 0,
+            .head_chunk = std::min<std::int64_t>(micro, 1024)};
+}
+
+ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
+    ModelConfig c;
+    const std::string& vocab = deck.text("model.vocab_size");
+    c.vocab_size = vocab == "auto" ? tokenizer.vocab_size() : deck.integer("model.vocab_size");
+    c.hidden = deck.integer("model.hidden");
+    c.layers = deck.integer("model.layers");
+    c.heads = deck.integer("model.heads");
+    c.kv_heads = deck.integer("model.kv_heads");
+    c.head_dim = deck.integer("model.head_dim");
+    if (c.head_dim == 0) c.head_dim = c.hidden / c.heads;
+    c.intermediate = deck.integer("model.intermediate");
+    c.max_positions = deck.integer("model.max_positions");
+    c.rope_theta = deck.number("model.rope_theta");
+    c.norm_eps = deck.number("model.norm_eps");
+    c.qkv_bias = deck.flag("model.qkv_bias");
+    c.qk_norm = deck.flag("model.qk_norm");
+    c.tied = deck.flag("model.tied");
+    return c;
+}
+
+}  // namespace
+
+Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid,
+             const Tokenizer& tokenizer, Arena& arena, Profile& profile, const StackNeeds& needs)
+    : config(model_config) {
+    config.check(grid.tensor_size());
+    const Transformer::Limits limits = model_limits(deck, config, needs);
+    ops = make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
+                        .max_length = limits.max_length,
+                        .max_head_dim = config.head_dim},
+                       arena);
+    policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy");
+    if (needs.reference)
+        reference = std::make_unique<ParameterSet>(config, grid, arena, false, "reference");
+    model = std::make_unique<Transformer>(config, grid, *ops, arena, limits);
+    if (needs.train) {
+        optimizer = std::make_unique<AdamW>(
+            *policy, grid, *ops, arena,
+            AdamWOptions{.beta1 = deck.number("optim.beta1"),
+                         .beta2 = deck.number("optim.beta2"),
+                         .eps = deck.number("optim.eps"),
+                         .weight_decay = deck.number("optim.weight_decay"),
+                         .clip = deck.number("optim.clip")});
+        trainer = std::make_unique<Trainer>(*model, *policy, *optimizer, grid, *ops, arena, profile,
+                                            Trainer::Limits{.micro_tokens = limits.max_tokens});
+    }
+    if (needs.generate)
+        engine = std::make_unique<Engine>(*model, tokenizer, grid, *ops, arena, profile,
+                                          Engine::Limits{.slots = deck.integer("rollout.slots"),
+                                                         .max_length = generation_length(deck, config),
+                                                         .page_size = deck.integer("rollout.page_size"),
+                                                         .prefill_tokens = limits.max_tokens});
+    if (needs.train) {
+        std::int64_t bytes = needs.extra_checkpoint_bytes;
+        for (const Slab& slab : optimizer->slabs()) bytes += slab.box.elements() * size_of(slab.dtype);
+        if (reference)
+            for (const Slab& slab : parameter_slabs(*reference, grid, "reference"))
+                bytes += slab.box.elements() * size_of(slab.dtype);
+        checkpoints = std::make_unique<CheckpointWriter>(
+            grid.world(),
+            CheckpointOptions{.run_dir = deck.text("run.dir"),
+                              .keep = static_cast<int>(deck.integer("ckpt.keep")),
+                              .keep_every = deck.integer("ckpt.keep_every"),
+                              .background = deck.flag("ckpt.async")},
+            bytes, arena);
+    }
+}
+
+ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
+                          std::unique_ptr<CheckpointReader>& reader,
+                          const std::function<void(const std::string&)>& note) {
+    const ModelConfig keys = model_from_keys(deck, tokenizer);
+    const std::string& from = deck.text("model.from");
+    if (from.empty()) return keys;
+    const std::string directory = find_checkpoint(from, note);
+    require<CheckpointError>(!directory.empty(),
+                             "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+                             from, deck.origin("model.from"));
+    reader = std::make_unique<CheckpointReader>(directory);
+    const Json& state = reader->state();
+    require<CheckpointError>(state.contains("model") && state.contains("tokenizer"),
+                             "{} holds no model", directory);
+    const ModelConfig stored = ModelConfig::from_json(state["model"]);
+    require<CheckpointError>(state["tokenizer"] == tokenizer.identity(),
+                             "{} was trained with tokenizer {}, this deck asks for {}", directory,
+                             state["tokenizer"].get<std::string>(), tokenizer.identity());
+    const Json asked = keys.to_json(), have = stored.to_json();
+    std::string differ;
+    for (const auto& [name, value] : have.items()) {
+        const std::string key = "model." + name;
+        if (asked.contains(name) && asked[name] != value && name != "vocab_size" &&
+            deck.is_set(key))
+            differ += fmt::format("\n  {}: {} = {}, the checkpoint has {}", deck.origin(key), key,
+                                  asked[name].dump(), value.dump());
+    }
+    require<CheckpointError>(differ.empty(),
+                             "{} is of another model; leave these keys out or correct them:{}",
+                             directory, differ);
+    return stored;
+}
+
+LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps) {
+    return {.kind = parse_learning_rate_kind(deck.text("train.lr_schedule")),
+            .peak = deck.number("train.lr"),
+            .floor = deck.number("train.lr_min"),
+            .warmup = deck.integer("train.warmup"),
+            .total = total_steps};
+}
+
+GenerationOptions resolve_generation(const Deck& deck, std::int64_t step) {
+    return {.sampling = {.temperature = deck.schedule("rollout.temperature").at(step),
+                         .top_p = deck.number("rollout.top_p"),
+                         .top_k = static_cast<int>(deck.integer("rollout.top_k"))},
+            .max_new_tokens = deck.integer("rollout.max_new_tokens"),
+            .stop = deck.list("rollout.stop"),
+            .seed = static_cast<std::uint64_t>(deck.integer("run.seed")),
+            .stream = Stream::sample_token,
+            .step = static_cast<std::uint64_t>(step)};
+}
+
+std::int64_t generation_length(const Deck& deck, const ModelConfig& config) {
+    const std::int64_t planned = deck.integer("train.max_length");
+    return planned > 0 ? std::min(planned, config.max_positions) : config.max_positions;
+}
+
+}  // namespace gradus
