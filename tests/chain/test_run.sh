@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# test_run.sh SOURCE_DIR WORK_DIR: what jobs/run does with jobs that finish, stop, fail or hang.
+set -uo pipefail
+source_dir="$1"
+work="$2"
+rm -rf "$work"
+mkdir -p "$work"
+cd "$work" || exit 1
+
+bad=0
+checks=0
+# is WHAT ACTUAL EXPECTED
+is() {
+    checks=$((checks + 1))
+    if [[ $2 != "$3" ]]; then
+        printf 'FAILED: %s\n  got:      %q\n  expected: %q\n' "$1" "$2" "$3"
+        bad=$((bad + 1))
+    fi
+}
+# has WHAT TEXT PART
+has() {
+    checks=$((checks + 1))
+    if [[ $2 != *"$3"* ]]; then
+        printf 'FAILED: %s\n  no %q in:\n%s\n' "$1" "$3" "$2"
+        bad=$((bad + 1))
+    fi
+}
+# Runs chain `c` of the current folder; output in `out`, code in `rc`.
+run() {
+    out="$("$source_dir/jobs/run" c.chain --root r --gradus "$source_dir/tests/chain/gradus" \
+        --launcher env "$@" 2>&1)"
+    rc=$?
+}
+calls() { cut -d ' ' -f 1 r/calls 2>/dev/null | tr '\n' ' '; }
+case_folder() { mkdir "$work/$1" && cd "$work/$1" || exit 1; }
+
+case_folder order
+echo 0 >ok.in
+echo 0.5 >eval.in
+cat >c.chain <<'END'
+# a comment
+a ok.in                      # another
+b ok.in after=a model.from=$ROOT/a train.steps=3
+eval-b eval.in after=b,a model.from=${ROOT}/b row="b # SFT" from="a (SFT)"   data.note="two words"
+END
+run run.seed=7
+is "a chain that succeeds ends with 0" $rc 0
+is "jobs run in order" "$(calls)" "a b eval-b "
+is "arguments: deck's, chain's, caller's; ROOT in the place of \$ROOT" "$(sed -n 2p r/calls)" \
+    "b run.dir=$PWD/r/b restart=latest model.from=$PWD/r/a train.steps=3 run.seed=7"
+has "a quoted value keeps its blank" "$(sed -n 3p r/calls)" "data.note=two words run.seed=7"
+is "a row of summary.json, steps and rate from the evaluated run" "$(jq -c . r/summary.json)" \
+    '{"stages":[{"name":"b # SFT","from":"a (SFT)","pass_at_1":0.5,"stderr":0.01234,"cons_at_16":0.5,"format":1,"language":0.875,"mean_length":41.6,"steps":40,"tokens_per_s":1234.5}]}'
+is "the table's row" "$(tr -s ' ' <r/summary.txt | sed -n 2p)" \
+    "b # SFT a (SFT) 50 % +- 1.2 50 % 100 % 87.5 % 42 40 1235"
+is "the table's columns stand in line" \
+    "$(awk '{ n[length($0)]++ } END { print length(n) }' r/summary.txt)" 1
+has "the table is shown" "$out" "$(cat r/summary.txt)"
+
+rm r/calls
+run
+is "finished jobs are skipped" "$rc $(calls)" "0 "
+has "and named" "$out" "finished before"
+run --from b
+is "--from runs the job and its successors anew" "$rc $(calls)" "0 b eval-b "
+is "and keeps the old run" "$(cat r/old/b.1/exit)" 0
+is "and only those" "$(ls r/old)" "$(printf 'b.1\nb.1.log\neval-b.1\neval-b.1.log')"
+rm -r r/calls r/a
+run
+is "successors of a job that was lost run anew" "$(calls)" "a b eval-b "
+
+case_folder again
+echo "75+ 75 75 75+ 75 0" >stop.in
+echo 0 >ok.in
+printf 'a stop.in\nb ok.in after=a\n' >c.chain
+run
+is "75 starts the job again while checkpoints come" "$rc $(calls)" "0 a a a a a a b "
+has "the restarts are counted" "$out" "5 times cut off"
+
+case_folder stall
+echo "75+ 75" >stop.in
+printf 'a stop.in\n' >c.chain
+run
+is "75 without a new checkpoint ends after three" "$rc $(calls)" "75 a a a a "
+has "and says so" "$out" "without a new checkpoint"
+
+case_folder failure
+echo "3 0" >bad.in
+echo 0 >ok.in
+printf 'a ok.in\nb bad.in after=a\nc ok.in after=b\n' >c.chain
+run
+is "a failing job ends the chain with its code" "$rc $(calls)" "3 a b "
+has "and is named" "$out" "job 'b' failed with exit code 3"
+has "with its log" "$out" "b attempt 0: 3"
+run
+is "afterwards the chain goes on where it failed" "$rc $(calls)" "0 a b b c "
+
+case_folder killed
+echo "75+ die 0" >die.in
+printf 'a die.in\n' >c.chain
+run
+is "an old exit file does not hide a kill" "$rc $(calls)" "137 a a "
+run
+is "a killed job goes on" "$rc $(calls)" "0 a a a "
+
+case_folder branch
+echo 0 >ok.in
+printf 'a ok.in\nb ok.in after=a\nc ok.in after=a\n' >c.chain
+run
+rm r/calls
+run --from c
+is "--from leaves other branches" "$rc $(calls)" "0 c "
+
+case_folder errors
+echo 0 >ok.in
+printf 'a ok.in\na ok.in\nb none.in\nc ok.in after=z\nd ok.in wrong\ne ok.in train.x="open\nf\ng ok.in row=g\n' >c.chain
+run
+is "a wrong chain ends with 2 before anything runs" "$rc $(calls)" "2 "
+is "all errors at once, with file and line" "$(grep -o '^c.chain:[0-9]*' <<<"$out" | tr '\n' ' ')" \
+    "c.chain:2 c.chain:3 c.chain:4 c.chain:5 c.chain:6 c.chain:7 c.chain:8 "
+run --from nothing
+has "--from wants a job of the chain" "$out" "--from nothing: no such job"
+
+case_folder signal
+echo "usr1 0" >wait.in
+printf 'a wait.in\n' >c.chain
+"$source_dir/jobs/run" c.chain --root r --gradus "$source_dir/tests/chain/gradus" --ranks 1 \
+    >out 2>&1 &
+runner=$!
+for ((i = 0; i < 100; i++)); do
+    [[ ! -e r/waiting ]] || break
+    sleep 0.1
+done
+has "two at once are refused" "$(run; echo "$rc $out")" "2 jobs/run: another jobs/run works"
+kill -TERM $runner
+wait $runner
+is "a stop reaches the ranks through mpirun, ends with 75" $? 75
+has "and says where" "$(cat out)" "a: stopped at chk0000001"
+run
+is "afterwards the job goes on" "$rc $(calls)" "0 a a "
+
+echo "$checks checks, $bad failed"
+((bad == 0))

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DROOT=DIR -DLAYERS="base deck ..." -P check_includes.cmake
+# Reads every #include of include/gradus, src, cuda and tests under ROOT and fails where
+#   - a file of a layer includes the header of a higher layer, or of a folder that is no layer;
+#   - a file outside cuda/ includes a header of CUDA, cuBLASLt, cuDNN or NCCL.
+# src/main.cpp and tests/ may include every layer.
+cmake_minimum_required(VERSION 3.25)
+if(NOT ROOT OR NOT LAYERS)
+    message(FATAL_ERROR "check_includes.cmake wants -DROOT and -DLAYERS")
+endif()
+separate_arguments(LAYERS)
+list(LENGTH LAYERS layer_count)
+set(device_headers "^(cuda|cuda_[a-z0-9_]+|cuda/.*|cub/.*|cublas[A-Za-z_0-9]*|cudnn[a-z_0-9]*|nccl[a-z_0-9]*|nvtx3/.*)(\\.h|\\.hpp|\\.cuh)?$")
+
+set(errors 0)
+set(files_read 0)
+set(includes_read 0)
+
+# The rank of the layer that `file` may include up to, and its name, in `level` and `owner`.
+function(layer_of file)
+    if(file MATCHES "^(include/gradus|src)/([^/]+)/")
+        set(name ${CMAKE_MATCH_2})
+        list(FIND LAYERS ${name} found)
+        set(level ${found} PARENT_SCOPE)
+        set(owner ${name} PARENT_SCOPE)
+    elseif(file MATCHES "^cuda/")
+        # cuda/ implements interfaces of `tensor` and `ranks`: the higher of the two is its roof.
+        list(FIND LAYERS tensor found)
+        set(level ${found} PARENT_SCOPE)
+        set(owner cuda PARENT_SCOPE)
+    else()
+        math(EXPR found "${layer_count} - 1")
+        set(level ${found} PARENT_SCOPE)
+        set(owner "" PARENT_SCOPE)
+    endif()
+endfunction()
+
+file(GLOB_RECURSE files RELATIVE ${ROOT}
+     ${ROOT}/include/*.hpp ${ROOT}/include/*.h ${ROOT}/src/*.hpp ${ROOT}/src/*.h ${ROOT}/src/*.cpp
+     ${ROOT}/cuda/*.hpp ${ROOT}/cuda/*.cuh ${ROOT}/cuda/*.cu ${ROOT}/cuda/*.cpp
+     ${ROOT}/tests/*.hpp ${ROOT}/tests/*.cpp)
+foreach(file IN LISTS files)
+    layer_of(${file})
+    if(level LESS 0)
+        message("${file}: '${owner}' is no layer; the layers are: ${LAYERS}")
+        math(EXPR errors "${errors} + 1")
+        continue()
+    endif()
+    math(EXPR files_read "${files_read} + 1")
+    file(STRINGS ${ROOT}/${file} lines REGEX "^[ \t]*#[ \t]*include[ \t]*[<\"]")
+    foreach(line IN LISTS lines)
+        math(EXPR includes_read "${includes_read} + 1")
+        string(REGEX REPLACE "^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)[>\"].*$" "\\1" header "${line}")
+        if(header MATCHES ${device_headers} AND NOT file MATCHES "^cuda/")
+            message("${file}: includes ${header}; only files in cuda/ may")
+            math(EXPR errors "${errors} + 1")
+        elseif(header MATCHES "^gradus/([^/]+)/" OR header MATCHES "^(\\.\\./)+([^./][^/]*)/")
+            if(header MATCHES "^gradus/([^/]+)/")
+                set(wanted ${CMAKE_MATCH_1})
+            else()
+                # "../model/x.hpp" from src/base/: the folder it names
+                get_filename_component(folder ${file} DIRECTORY)
+                get_filename_component(target ${ROOT}/${folder}/${header} ABSOLUTE)
+                file(RELATIVE_PATH target ${ROOT} ${target})
+                if(NOT target MATCHES "^(include/gradus|src)/([^/]+)/")
+                    continue()
+                endif()
+                set(wanted ${CMAKE_MATCH_2})
+            endif()
+            list(FIND LAYERS ${wanted} found)
+            if(found LESS 0)
+                message("${file}: includes ${header}, and '${wanted}' is no layer")
+                math(EXPR errors "${errors} + 1")
+            elseif(found GREATER level)
+                message("${file}: includes ${header}: '${wanted}' lies above '${owner}'")
+                math(EXPR errors "${errors} + 1")
+            endif()
+        endif()
+    endforeach()
+endforeach()
+
+message("${files_read} files, ${includes_read} includes, ${errors} against the rule")
+if(errors)
+    message(FATAL_ERROR "A file may include its own layer and lower ones: ${LAYERS}")
+endif()
+if(includes_read EQUAL 0)
+    message(FATAL_ERROR "No include found under ${ROOT}: the check looked in the wrong place")
+endif()
