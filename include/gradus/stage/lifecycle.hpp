@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gradus/stage/run.hpp"
+#include "gradus/stage/stack.hpp"
+
+namespace gradus {
+
+/// Where a training stage begins: its own checkpoint (restart), another stage's weights
+/// (model.from), or nothing.
+struct StartPoint {
+    std::unique_ptr<CheckpointReader> own;   ///< checkpoint of this run, null: a fresh start
+    std::unique_ptr<CheckpointReader> from;  ///< weights of an earlier stage
+    ModelConfig config;
+    std::int64_t step = 0;  ///< updates made
+    bool finished = false;  ///< the run has reached its goal before
+};
+
+/// Reads the `restart` and `model.from` keys. Throws CheckpointError with what to do.
+StartPoint find_start(Run& run);
+
+/// Loads weights, moments and (where there is one) reference into the stack: from the run's own
+/// checkpoint, else weights from `model.from`, else initialised from run.seed.
+void load_start(Run& run, Stack& stack, const StartPoint& start);
+
+/// Checkpoints of a training loop and its way to stop.
+class Lifecycle {
+  public:
+    Lifecycle(Run& run, Stack& stack, std::int64_t total_steps);
+
+    /// Begins a step: asks rank 0 whether to stop.
+    void begin_step();
+    /// Ends step number `step` (updates made so far): true where the loop must end now with exit
+    /// code 75. `due()` then says whether a checkpoint is to be written.
+    bool end_step(std::int64_t step);
+    bool due(std::int64_t step);
+    /// Writes a checkpoint of the stack, `extra` slabs and `state`.
+    void save(std::int64_t step, Json state, const std::vector<Slab>& extra, bool finished);
+    void finish() { stack_.checkpoints->finish(); }
+    /// Progress line and log line of a step.
+    void report(std::int64_t step, const std::string& line);
+
+  private:
+    Run& run_;
+    Stack& stack_;
+    std::int64_t total_, every_, log_every_, first_step_ = -1;
+    double every_time_, last_saved_at_, step_began_ = 0, started_;
+    std::int64_t last_saved_step_ = -1;
+    bool stopping_ = false;
+};
+
+}  // namespace gradus

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "gradus/deck/deck.hpp"
+#include "gradus/reward/reward.hpp"
+#include "gradus/rollout/engine.hpp"
+#include "gradus/stage/data.hpp"
+#include "gradus/stage/run.hpp"
+#include "gradus/stage/stack.hpp"
+#include "gradus/store/rollout_table.hpp"
+
+namespace gradus {
+
+/// What the deck's stage needs of the model machinery.
+StackNeeds stack_needs(const Deck& deck);
+
+/// The rewards that `reward.NAME.` keys describe, in order of name.
+std::vector<NamedReward> deck_rewards(const Deck& deck);
+/// Accuracy, format and language: what evaluate and sample always measure.
+std::vector<NamedReward> standard_rewards(const Deck& deck);
+
+/// Generates `samples` responses to each of `prompts` (indices into `rows`, dealt to data ranks in
+/// turn), scores them on host threads meanwhile, and returns this data rank's rows in the order of
+/// (prompt, sample). `groups` are the addresses of the prompts' groups; they enter the random
+/// address, so that a prompt that comes up again is sampled anew.
+struct GenerateAndScore {
+    const std::vector<PromptRow>& rows;
+    const std::vector<std::int64_t>& prompts;
+    const std::vector<std::int64_t>& groups;
+    std::int32_t samples;
+    GenerationOptions options;
+};
+std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
+                                           const GenerateAndScore& work);
+
+/// Rows of all data ranks in order of (group, sample), on every rank.
+std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
+
+}  // namespace gradus

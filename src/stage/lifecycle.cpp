@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/lifecycle.hpp"
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+
+StartPoint find_start(Run& run) {
+    StartPoint start;
+    auto note = [&](const std::string& text) { run.log.warn("{}", text); };
+    const std::string& restart = run.deck.text("restart");
+    std::string own;
+    if (restart == "latest")
+        own = find_checkpoint(run.dir, note);
+    else if (restart != "none") {
+        own = find_checkpoint(restart, note);
+        require<CheckpointError>(!own.empty(), "restart = {}: there is no checkpoint", restart);
+    }
+    if (own.empty()) {
+        start.config = resolve_model(run.deck, *run.tokenizer, start.from, note);
+        return start;
+    }
+    const std::string& verify = run.deck.text("run.restart_verify");
+    start.own = std::make_unique<CheckpointReader>(
+        own, verify == "none" ? Verify::none : verify == "full" ? Verify::full : Verify::touched);
+    const Json& state = start.own->state();
+    require<CheckpointError>(state.contains("stage") && state["stage"] == run.deck.stage(),
+                             "{} was written by another stage than `{}`: choose another run.dir, or "
+                             "restart = none",
+                             own, run.deck.stage());
+    start.config = ModelConfig::from_json(state["model"]);
+    if (run.deck.text("model.from").empty()) {
+        std::unique_ptr<CheckpointReader> unused;
+        const ModelConfig asked = resolve_model(run.deck, *run.tokenizer, unused, note);
+        require<CheckpointError>(asked == start.config,
+                                 "{} is of another model than this deck describes:\n  checkpoint "
+                                 "{}\n  deck       {}\ncorrect the model. keys or use another run.dir",
+                                 own, start.config.to_json().dump(), asked.to_json().dump());
+    }
+    start.step = start.own->step();
+    start.finished = state.value("finished", false);
+    return start;
+}
+
+void load_start(Run& run, Stack& stack, const StartPoint& start) {
+    if (start.own) {
+        load_parameters(*stack.policy, *start.own, "weights");
+        stack.optimizer->load(*start.own, start.own->state()["optimizer_steps"].get<std::int64_t>());
+        if (stack.reference) load_parameters(*stack.reference, *start.own, "reference");
+        run.log.info("restarted from {} at step {}", start.own->directory(), start.step);
+        return;
+    }
+    if (start.from) {
+        load_parameters(*stack.policy, *start.from, "weights");
+        run.log.info("weights from {}", start.from->directory());
+    } else {
+        stack.policy->initialize(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
+                                 run.deck.number("model.init_std"));
+        run.log.info("weights initialised from seed {}", run.deck.integer("run.seed"));
+    }
+    if (stack.reference)
+        stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
+}
+
+Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)
+    : run_(run),
+      stack_(stack),
+      total_(total_steps),
+      every_(run.deck.integer("ckpt.every")),
+      log_every_(run.deck.integer("run.log_every")),
+      started_(now_seconds()) {
+    const std::string& time = run.deck.text("ckpt.every_time");
+    every_time_ = time.empty() || time == "none" ? 0 : run.deck.number("ckpt.every_time");
+    last_saved_at_ = started_;
+    run_.log.info("memory of this rank:\n{}", run_.arena.table());
+    run_.log.info("{} parameters", format_count(static_cast<double>(stack.config.parameters())));
+}
+
+void Lifecycle::begin_step() {
+    step_began_ = now_seconds();
+    run_.watchdog.alive();
+    run_.stop.begin_step();
+}
+
+bool Lifecycle::end_step(std::int64_t step) {
+    stack_.checkpoints->poll();
+    run_.stop.observe_step(now_seconds() - step_began_);
+    const StopRequest request = run_.stop.end_step();
+    if (request == StopRequest::none || step >= total_) return false;
+    run_.log.info("stopping after step {} of {}: {}", step, total_, run_.stop.reason());
+    return stopping_ = true;
+}
+
+bool Lifecycle::due(std::int64_t step) {
+    if (step == last_saved_step_) return false;
+    if (stopping_ || (every_ > 0 && step % every_ == 0)) return true;
+    if (every_time_ <= 0) return false;
+    // Clocks differ: rank 0's counts.
+    const double age = run_.is_root() ? now_seconds() - last_saved_at_ : 0;
+    return run_.grid.world().max(age) >= every_time_;
+}
+
+void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& extra, bool finished) {
+    Profile::Region region(run_.profile, "checkpoint.write");
+    state["stage"] = run_.deck.stage();
+    state["model"] = stack_.config.to_json();
+    state["tokenizer"] = run_.tokenizer->identity();
+    state["optimizer_steps"] = stack_.optimizer->steps();
+    state["finished"] = finished;
+    std::vector<Slab> slabs = stack_.optimizer->slabs();
+    if (stack_.reference)
+        for (Slab& slab : parameter_slabs(*stack_.reference, run_.grid, "reference"))
+            slabs.push_back(std::move(slab));
+    slabs.insert(slabs.end(), extra.begin(), extra.end());
+    stack_.checkpoints->write(step, slabs, state, run_.deck.resolved());
+    if (finished || stopping_) stack_.checkpoints->finish();
+    run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
+    last_saved_step_ = step;
+    last_saved_at_ = now_seconds();
+    run_.watchdog.alive();
+}
+
+void Lifecycle::report(std::int64_t step, const std::string& line) {
+    if (first_step_ < 0) first_step_ = step - 1;
+    const double elapsed = now_seconds() - started_;
+    const double left = elapsed / static_cast<double>(step - first_step_) *
+                        static_cast<double>(total_ - step);
+    const std::string text = fmt::format("step {:>5}/{} {}", step, total_, line);
+    if (log_every_ > 0 && (step % log_every_ == 0 || step == total_)) run_.log.info("{}", text);
+    run_.log.progress(fmt::format("{} | {} left", text, format_duration(left)));
+}
+
+}  // namespace gradus

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stages, one file each.
+#pragma once
+
+#include "gradus/base/exit_code.hpp"
+#include "gradus/stage/run.hpp"
+
+namespace gradus {
+
+ExitCode run_supervised(Run& run);  ///< pretrain, sft
+ExitCode run_rl(Run& run);
+ExitCode run_sample(Run& run);
+ExitCode run_evaluate(Run& run);
+ExitCode run_score(Run& run);
+ExitCode run_problems(Run& run);
+ExitCode run_bench(Run& run);
+
+}  // namespace gradus
