@@ -85,6 +85,14 @@ run
 is "75 without a new checkpoint ends after three" "$rc $(calls)" "75 a a a a "
 has "and says so" "$out" "without a new checkpoint"
 
+case_folder stop_file
+echo "stop 0" >stop.in
+printf 'a stop.in\n' >c.chain
+run
+is "a stop file ends the chain with 75" "$rc $(calls)" "75 a "
+run
+is "and the same command goes on" "$rc $(calls)" "0 a a "
+
 case_folder failure
 echo "3 0" >bad.in
 echo 0 >ok.in
