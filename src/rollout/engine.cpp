@@ -85,12 +85,10 @@ namespace {
 class Generation {
   public:
     Generation(Engine::Impl& e, const ParameterSet& p, const std::vector<Request>& r,
-               const GenerationOptions& o);
+               const GenerationOptions& o, const Engine::FinishedCallback& f);
     bool done() const { return finished_ == static_cast<std::int64_t>(results_.size()); }
     void admit();
     void decode_step();
-    std::int64_t finished() const { return finished_; }
-    std::int64_t tokens() const { return tokens_; }
     std::vector<Generated> take() { return std::move(results_); }
 
   private:
@@ -109,6 +107,7 @@ class Generation {
     const ParameterSet& parameters_;
     const std::vector<Request>& requests_;
     const GenerationOptions& options_;
+    const Engine::FinishedCallback& on_finished_;
     PagePool pool_;
     std::int64_t reserved_ = 0;  ///< free pages promised to running sequences
     std::vector<Generated> results_;
@@ -117,13 +116,13 @@ class Generation {
     std::deque<Prompt> prompts_;
     std::vector<Slot> running_;
     std::vector<std::int32_t> copies_from_, copies_to_;
-    std::int64_t finished_ = 0, tokens_ = 0;
+    std::int64_t finished_ = 0;
     std::size_t longest_stop_ = 0;
 };
 
 Generation::Generation(Engine::Impl& e, const ParameterSet& p, const std::vector<Request>& r,
-                       const GenerationOptions& o)
-    : e_(e), parameters_(p), requests_(r), options_(o), pool_(e.limits.pages) {
+                       const GenerationOptions& o, const Engine::FinishedCallback& f)
+    : e_(e), parameters_(p), requests_(r), options_(o), on_finished_(f), pool_(e.limits.pages) {
     check_lengths();
     for (const Request& request : requests_) {
         first_result_.push_back(results_.size());
@@ -305,7 +304,6 @@ bool Generation::sample(std::size_t result, std::size_t request, std::span<const
          .position = static_cast<std::uint32_t>(out.tokens.size())});
     out.tokens.push_back(drawn.token);
     out.log_probs.push_back(drawn.log_prob);
-    ++tokens_;
     next = drawn.token;
     bool complete = true;
     if (drawn.token == e_.tokenizer.eos())
@@ -316,7 +314,10 @@ bool Generation::sample(std::size_t result, std::size_t request, std::span<const
         out.finish = FinishReason::length;
     else
         complete = false;
-    finished_ += complete;
+    if (complete) {
+        ++finished_;
+        if (on_finished_) on_finished_(out, result);
+    }
     return complete;
 }
 
@@ -379,13 +380,11 @@ void Generation::decode_step() {
 std::vector<Generated> Engine::generate(
     const ParameterSet& parameters, const std::vector<Request>& requests,
     const GenerationOptions& options,
-    const std::function<void(std::int64_t, std::int64_t)>& progress) {
-    Generation generation(*impl_, parameters, requests, options);
-    std::int64_t steps = 0;
+    const FinishedCallback& finished) {
+    Generation generation(*impl_, parameters, requests, options, finished);
     while (!generation.done()) {
         generation.admit();
         generation.decode_step();
-        if (progress && ++steps % 16 == 0) progress(generation.finished(), generation.tokens());
     }
     return generation.take();
 }

@@ -52,17 +52,20 @@ class Engine {
         std::int64_t pages = 0;         ///< 0: enough for `slots` sequences of max_length
         std::int64_t prefill_tokens = 0;///< token budget of a prefill (the model's max_tokens)
     };
+    using FinishedCallback = std::function<void(const Generated& result, std::size_t index)>;
+
     Engine(Transformer& model, const Tokenizer& tokenizer, const Grid& grid, Ops& ops, Arena& arena,
            Profile& profile, Limits limits);
     ~Engine();
 
-    /// Results in the order of (request, sample). `progress` is called now and then with
-    /// (finished sequences, tokens so far). Throws DataError where prompt + max_new_tokens exceeds
+    /// Results in the order of (request, sample). `finished(result, index)` is called as each
+    /// sequence ends, with its place in the results (rewards start there while others are still
+    /// being generated). Throws DataError where prompt + max_new_tokens exceeds
     /// max_length.
     std::vector<Generated> generate(const ParameterSet& parameters,
                                     const std::vector<Request>& requests,
                                     const GenerationOptions& options,
-                                    const std::function<void(std::int64_t, std::int64_t)>& progress);
+                                    const FinishedCallback& finished);
 
     struct Impl;  // named by the engine's own source file only
 

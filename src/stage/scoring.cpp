@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/scoring.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+std::unique_ptr<Reward> make_reward(const std::string& kind, const std::string& language) {
+    if (kind == "accuracy") return make_accuracy_reward();
+    if (kind == "format") return make_format_reward();
+    if (kind == "language") return make_language_reward(language);
+    if (kind == "repetition") return make_repetition_reward();
+    throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
+}
+
+/// Appends plain values to a byte string, and reads them back.
+class Packer {
+  public:
+    template <class T>
+    void value(const T& v) {
+        static_assert(std::is_trivially_copyable_v<T>);
+        bytes_.append(reinterpret_cast<const char*>(&v), sizeof v);
+    }
+    template <class T>
+    void array(const std::vector<T>& v) {
+        value(v.size());
+        bytes_.append(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(T));
+    }
+    void text(const std::string& v) {
+        value(v.size());
+        bytes_ += v;
+    }
+    std::string take() { return std::move(bytes_); }
+
+  private:
+    std::string bytes_;
+};
+
+class Unpacker {
+  public:
+    explicit Unpacker(const std::string& bytes) : bytes_(bytes) {}
+    bool empty() const { return at_ == bytes_.size(); }
+    template <class T>
+    void value(T& v) {
+        std::memcpy(&v, take(sizeof v), sizeof v);
+    }
+    template <class T>
+    void array(std::vector<T>& v) {
+        std::size_t n = 0;
+        value(n);
+        v.resize(n);
+        if (n > 0) std::memcpy(v.data(), take(n * sizeof(T)), n * sizeof(T));
+    }
+    void text(std::string& v) {
+        std::size_t n = 0;
+        value(n);
+        v.assign(take(n), n);
+    }
+
+  private:
+    const char* take(std::size_t n) {
+        require(at_ + n <= bytes_.size(), "a gathered rollout row is cut short");
+        const char* p = bytes_.data() + at_;
+        at_ += n;
+        return p;
+    }
+    const std::string& bytes_;
+    std::size_t at_ = 0;
+};
+
+/// One list of fields for both directions.
+template <class Archive, class Row>
+void exchange(Archive& a, Row& row) {
+    a.value(row.step);
+    a.value(row.prompt);
+    a.text(row.prompt_id);
+    a.value(row.group);
+    a.value(row.sample);
+    a.array(row.prompt_tokens);
+    a.array(row.tokens);
+    a.array(row.log_probs);
+    a.value(row.finish);
+    a.array(row.rewards);
+    a.value(row.reward);
+    a.value(row.advantage);
+    a.text(row.prompt_text);
+    a.text(row.response_text);
+    a.text(row.reference);
+}
+
+}  // namespace
+
+StackNeeds stack_needs(const Deck& deck) {
+    const std::string& stage = deck.stage();
+    if (stage == "pretrain" || stage == "sft" || stage == "bench")
+        return {.train = true, .generate = stage == "bench"};
+    if (stage == "sample" || stage == "evaluate") return {.generate = true};
+    if (stage != "rl") return {};
+    const std::int64_t tokens = deck.integer("rl.prompts") * deck.integer("rl.group") *
+                                deck.integer("train.max_length");
+    return {.train = true,
+            .reference = true,
+            .generate = true,
+            .extra_checkpoint_bytes = tokens * 6 * 4};
+}
+
+std::vector<NamedReward> deck_rewards(const Deck& deck) {
+    std::vector<NamedReward> rewards;
+    for (const std::string& name : deck.names("reward")) {
+        const std::string key = "reward." + name + ".";
+        rewards.push_back(
+            {name, make_reward(deck.text(key + "kind"), deck.text(key + "language"))});
+    }
+    return rewards;
+}
+
+std::vector<NamedReward> standard_rewards(const Deck& deck) {
+    std::vector<NamedReward> rewards;
+    rewards.push_back({"accuracy", make_accuracy_reward()});
+    rewards.push_back({"format", make_format_reward()});
+    rewards.push_back({"language", make_language_reward("en")});
+    return rewards;
+}
+
+std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
+                                           const GenerateAndScore& work) {
+    const int data_size = run.grid.data_size(), data_rank = run.grid.data_rank();
+    std::vector<Request> requests;
+    std::vector<std::size_t> mine;
+    for (std::size_t i = 0; i < work.prompts.size(); ++i) {
+        if (static_cast<int>(i % static_cast<std::size_t>(data_size)) != data_rank) continue;
+        mine.push_back(i);
+        requests.push_back({.prompt = work.groups[i],
+                            .tokens = work.rows[static_cast<std::size_t>(work.prompts[i])].tokens,
+                            .samples = work.samples});
+    }
+    std::vector<RolloutRow> rows(mine.size() * static_cast<std::size_t>(work.samples));
+    std::vector<std::size_t> submitted;
+    auto finished = [&](const Generated& result, std::size_t index) {
+        const std::size_t i = mine[index / static_cast<std::size_t>(work.samples)];
+        const PromptRow& prompt = work.rows[static_cast<std::size_t>(work.prompts[i])];
+        RolloutRow& row = rows[index];
+        row.prompt = work.prompts[i];
+        row.prompt_id = prompt.id;
+        row.group = work.groups[i];
+        row.sample = result.sample;
+        row.prompt_tokens = prompt.tokens;
+        row.tokens = result.tokens;
+        row.log_probs = result.log_probs;
+        row.finish = result.finish;
+        row.prompt_text = prompt.text;
+        row.response_text = run.chat.response_text(result.tokens);
+        row.reference = prompt.reference;
+        pool.submit({{.prompt = prompt.text,
+                      .response = row.response_text,
+                      .reference = prompt.reference,
+                      .tokens = static_cast<std::int32_t>(row.tokens.size()),
+                      .truncated = row.finish == FinishReason::length}});
+        submitted.push_back(index);
+        run.watchdog.alive();
+    };
+    stack.engine->generate(*stack.policy, requests, work.options, finished);
+    Profile::Region region(run.profile, "reward.collect");
+    const auto scores = pool.collect();
+    for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
+    return rows;
+}
+
+std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {
+    Packer packer;
+    for (const RolloutRow& row : mine) exchange(packer, row);
+    std::vector<RolloutRow> all;
+    for (const std::string& bytes : grid.data().all_gather(packer.take())) {
+        Unpacker unpacker(bytes);
+        while (!unpacker.empty()) exchange(unpacker, all.emplace_back());
+    }
+    std::sort(all.begin(), all.end(), [](const RolloutRow& a, const RolloutRow& b) {
+        return a.group != b.group ? a.group < b.group : a.sample < b.sample;
+    });
+    return all;
+}
+
+}  // namespace gradus
