@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// stage = problems: generated problems with worked solutions, split by problem.
+#include <set>
+
+#include "gradus/base/error.hpp"
+#include "gradus/reward/problems.hpp"
+#include "stages.hpp"
+
+namespace gradus {
+namespace {
+
+/// The problems of one family that are not in `taken`, each prompt once.
+class ProblemSource {
+  public:
+    ProblemSource(ProblemOptions options, std::set<std::string>& taken)
+        : options_(options), taken_(taken) {}
+
+    Problem next() {
+        for (int tries = 0; tries < 100000; ++tries) {
+            Problem problem = make_problem(options_, index_++);
+            if (taken_.insert(problem.prompt).second) return problem;
+        }
+        throw DeckError("there are not enough distinct problems: raise problems.max_terms or ask "
+                        "for fewer (problems.count, problems.eval_count, problems.documents)");
+    }
+
+  private:
+    ProblemOptions options_;
+    std::set<std::string>& taken_;
+    std::int64_t index_ = 0;
+};
+
+Json prompt_row(const char* split, std::int64_t i, const Problem& problem) {
+    return {{"id", fmt::format("{}-{}", split, i)},
+            {"prompt", problem.prompt},
+            {"reference", problem.answer},
+            {"kind", "math"},
+            {"level", problem.level}};
+}
+
+}  // namespace
+
+ExitCode run_problems(Run& run) {
+    const Deck& deck = run.deck;
+    if (run.is_root()) {
+        const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
+        const ProblemOptions options{
+            .seed = seed,
+            .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
+            .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
+            .words = deck.number("problems.words")};
+        require<DeckError>(options.min_terms <= options.max_terms,
+                           "problems.min_terms = {} is more than problems.max_terms = {}",
+                           options.min_terms, options.max_terms);
+        const DocumentOptions documents{.worked = deck.number("problems.worked"),
+                                        .imperfect = deck.number("problems.imperfect"),
+                                        .mixed = deck.number("problems.mixed")};
+        // One set of prompts over all splits: no problem can be in two of them.
+        std::set<std::string> taken;
+        ProblemSource source(options, taken);
+        std::string eval, train, direct, base;
+        for (std::int64_t i = 0; i < deck.integer("problems.eval_count"); ++i)
+            eval += prompt_row("eval", i, source.next()).dump() + "\n";
+        for (std::int64_t i = 0; i < deck.integer("problems.count"); ++i) {
+            const Problem problem = source.next();
+            train += prompt_row("train", i, problem).dump() + "\n";
+            direct += Json{{"prompt", problem.prompt},
+                           {"response", "<answer>" + problem.answer + "</answer>"}}
+                          .dump() +
+                      "\n";
+        }
+        for (std::int64_t i = 0; i < deck.integer("problems.documents"); ++i) {
+            const Problem problem = source.next();
+            base += Json{{"prompt", problem.prompt},
+                         {"response", make_document_response(problem, documents, seed, i)}}
+                        .dump() +
+                    "\n";
+        }
+        write_file_atomically(run.path("eval.jsonl"), eval);
+        write_file_atomically(run.path("train.jsonl"), train);
+        write_file_atomically(run.path("direct.jsonl"), direct);
+        write_file_atomically(run.path("base.jsonl"), base);
+        run.log.info("{} problems, {} of them for evaluation, {} in the base text; no prompt twice",
+                     taken.size(), deck.integer("problems.eval_count"),
+                     deck.integer("problems.documents"));
+    }
+    run.finish(1, 0, {});
+    return ExitCode::done;
+}
+
+}  // namespace gradus

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// stage = sample: rejection sampling. n responses a prompt, filtered; what remains is SFT data.
+#include <filesystem>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "gradus/base/error.hpp"
+#include "gradus/stage/lifecycle.hpp"
+#include "gradus/stage/scoring.hpp"
+#include "gradus/text/script.hpp"
+#include "stages.hpp"
+
+namespace gradus {
+namespace {
+
+/// The filters of the deck, in order; a response is counted at the first that refuses it.
+class Filters {
+  public:
+    explicit Filters(const Deck& deck)
+        : correct_(deck.flag("sample.keep_correct")),
+          format_(deck.flag("sample.keep_format")),
+          language_(deck.number("sample.min_language")),
+          length_(deck.integer("sample.max_length")),
+          repetition_(deck.number("sample.max_repetition")),
+          per_prompt_(deck.integer("sample.max_per_prompt")) {}
+
+    bool keep(const RolloutRow& row) {
+        ++seen_;
+        const char* refused = refusal(row);
+        if (refused != nullptr) ++refused_[refused];
+        return refused == nullptr;
+    }
+    Json counts() const {
+        Json json = {{"sampled", seen_}};
+        std::int64_t kept = seen_;
+        for (const char* name : {"truncated", "incorrect", "format", "language", "length",
+                                 "repetition", "duplicate", "enough"}) {
+            const auto it = refused_.find(name);
+            json["refused"][name] = it == refused_.end() ? 0 : it->second;
+            kept -= it == refused_.end() ? 0 : it->second;
+        }
+        json["kept"] = kept;
+        json["acceptance"] = seen_ > 0 ? static_cast<double>(kept) / static_cast<double>(seen_) : 0;
+        return json;
+    }
+
+  private:
+    /// Rewards of a row: accuracy, format, language, repetition.
+    const char* refusal(const RolloutRow& row) {
+        if (row.finish == FinishReason::length) return "truncated";
+        if (correct_ && row.rewards[0] != 1) return "incorrect";
+        if (format_ && row.rewards[1] != 1) return "format";
+        if (!(row.rewards[2] >= language_)) return "language";
+        if (length_ > 0 && static_cast<std::int64_t>(row.tokens.size()) > length_) return "length";
+        if (-row.rewards[3] > repetition_) return "repetition";
+        if (!texts_[row.prompt].insert(row.response_text).second) return "duplicate";
+        if (per_prompt_ > 0 && static_cast<std::int64_t>(texts_[row.prompt].size()) > per_prompt_)
+            return "enough";
+        return nullptr;
+    }
+
+    bool correct_, format_;
+    double language_;
+    std::int64_t length_;
+    double repetition_;
+    std::int64_t per_prompt_;
+    std::map<std::int64_t, std::set<std::string>> texts_;
+    std::map<std::string, std::int64_t> refused_;
+    std::int64_t seen_ = 0;
+};
+
+}  // namespace
+
+ExitCode run_sample(Run& run) {
+    const std::string& asked = run.deck.text("sample.output");
+    const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
+    if (run.deck.text("restart") != "none" && std::filesystem::exists(output)) {
+        run.log.info("{} is there: nothing to do", output);
+        return ExitCode::done;
+    }
+    StartPoint start;
+    start.config = resolve_model(run.deck, *run.tokenizer, start.from,
+                                 [&](const std::string& text) { run.log.warn("{}", text); });
+    require<DeckError>(start.from != nullptr,
+                       "stage = sample needs model.from: a run directory or a checkpoint");
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+                stack_needs(run.deck));
+    load_parameters(*stack.policy, *start.from, "weights");
+    run.log.info("weights from {}\n{}", start.from->directory(), run.arena.table());
+
+    std::int64_t skipped = 0;
+    const std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
+    std::vector<std::int64_t> all(prompts.size());
+    std::iota(all.begin(), all.end(), 0);
+    std::vector<NamedReward> rewards = standard_rewards(run.deck);
+    rewards.push_back({"repetition", make_repetition_reward()});
+    RewardPool pool(std::move(rewards), 1);
+    const std::vector<RolloutRow> mine = generate_and_score(
+        run, stack, pool,
+        {.rows = prompts,
+         .prompts = all,
+         .groups = all,
+         .samples = static_cast<std::int32_t>(run.deck.integer("sample.n")),
+         .options = resolve_generation(run.deck, 0)});
+    if (run.grid.tensor_rank() == 0)
+        write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0),
+                       {"accuracy", "format", "language", "repetition"}, mine);
+
+    const std::vector<RolloutRow> rows = gather_rows(run.grid, mine);
+    Filters filters(run.deck);
+    std::string text;
+    double tokens = 0;
+    for (const RolloutRow& row : rows) {
+        tokens += static_cast<double>(row.tokens.size());
+        // Written text must be JSON, so what is not UTF-8 cannot be training data.
+        if (filters.keep(row))
+            text += Json{{"id", row.prompt_id},
+                         {"prompt", to_valid_utf8(row.prompt_text)},
+                         {"response", to_valid_utf8(row.response_text)},
+                         {"reference", to_valid_utf8(row.reference)}}
+                        .dump() +
+                    "\n";
+    }
+    const Json counts = filters.counts();
+    run.log.info("{}", counts.dump(2));
+    require<DataError>(!text.empty(),
+                       "no sample passed the filters: {}; loosen sample. keys or train on",
+                       counts.dump());
+    if (run.is_root()) write_file_atomically(run.path("acceptance.json"), counts.dump(2) + "\n");
+    run.finish(1, tokens, {{"acceptance", counts}});
+    if (run.is_root()) write_file_atomically(output, text);
+    run.grid.world().barrier();
+    return ExitCode::done;
+}
+
+}  // namespace gradus
