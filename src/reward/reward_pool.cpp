@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+#include "gradus/base/error.hpp"
+#include "gradus/reward/reward.hpp"
+
+namespace gradus {
+
+struct RewardPool::Impl {
+    explicit Impl(const std::vector<NamedReward>& all) : rewards(all) {}
+
+    const std::vector<NamedReward>& rewards;
+    std::mutex mutex;
+    std::condition_variable work_to_do;
+    std::condition_variable all_done;
+    // A deque keeps references to its elements valid while others are appended. A worker writes
+    // only the row that it took, so rows need no lock.
+    std::deque<RewardInput> inputs;
+    std::deque<std::vector<double>> rows;
+    std::size_t taken = 0;
+    std::size_t finished = 0;
+    std::int64_t submitted = 0;
+    bool stopping = false;
+    std::vector<std::thread> threads;
+
+    std::vector<double> score(const RewardInput& input) const {
+        std::vector<double> row;
+        row.reserve(rewards.size());
+        for (const NamedReward& named : rewards) {
+            // Rewards do not throw on what a model wrote; should memory run out in one, the sample
+            // is unscorable rather than the job lost.
+            try {
+                row.push_back(named.reward->score(input));
+            } catch (const std::exception&) {
+                row.push_back(kUnscorable);
+            }
+        }
+        return row;
+    }
+
+    void work() {
+        std::unique_lock lock(mutex);
+        while (true) {
+            work_to_do.wait(lock, [&] { return stopping || taken < inputs.size(); });
+            if (stopping) return;
+            const RewardInput& input = inputs[taken];
+            std::vector<double>& row = rows[taken];
+            ++taken;
+            lock.unlock();
+            row = score(input);
+            lock.lock();
+            if (++finished == inputs.size()) all_done.notify_all();
+        }
+    }
+};
+
+RewardPool::RewardPool(std::vector<NamedReward> rewards, int threads)
+    : rewards_(std::move(rewards)), impl_(std::make_unique<Impl>(rewards_)) {
+    require<DeckError>(threads >= 0, "the number of reward threads is {}; it must be 0 or more",
+                       threads);
+    for (int i = 0; i < threads; ++i) impl_->threads.emplace_back([this] { impl_->work(); });
+}
+
+RewardPool::~RewardPool() {
+    {
+        const std::lock_guard lock(impl_->mutex);
+        impl_->stopping = true;
+    }
+    impl_->work_to_do.notify_all();
+    for (std::thread& thread : impl_->threads) thread.join();
+}
+
+std::int64_t RewardPool::submit(std::vector<RewardInput> inputs) {
+    const std::lock_guard lock(impl_->mutex);
+    const std::int64_t first = impl_->submitted;
+    for (RewardInput& input : inputs) {
+        impl_->inputs.push_back(std::move(input));
+        impl_->rows.emplace_back();
+    }
+    impl_->submitted += static_cast<std::int64_t>(inputs.size());
+    impl_->work_to_do.notify_all();
+    return first;
+}
+
+std::vector<std::vector<double>> RewardPool::collect() {
+    std::unique_lock lock(impl_->mutex);
+    if (impl_->threads.empty()) {
+        for (; impl_->taken < impl_->inputs.size(); ++impl_->taken, ++impl_->finished) {
+            impl_->rows[impl_->taken] = impl_->score(impl_->inputs[impl_->taken]);
+        }
+    }
+    impl_->all_done.wait(lock, [&] { return impl_->finished == impl_->inputs.size(); });
+    std::vector<std::vector<double>> rows(std::make_move_iterator(impl_->rows.begin()),
+                                          std::make_move_iterator(impl_->rows.end()));
+    impl_->inputs.clear();
+    impl_->rows.clear();
+    impl_->taken = impl_->finished = 0;
+    return rows;
+}
+
+}  // namespace gradus
