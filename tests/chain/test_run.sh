@@ -46,6 +46,8 @@ eval-b eval.in after=b,a model.from=${ROOT}/b row="b # SFT" from="a (SFT)"   dat
 END
 run run.seed=7
 is "a chain that succeeds ends with 0" $rc 0
+is "with a line a job" "$(sed '/^$/,$d' <<<"$out" | tr -s ' ' | cut -d ' ' -f 1,2 | tr '\n' ,)" \
+    "a done,b done,eval-b done,"
 is "jobs run in order" "$(calls)" "a b eval-b "
 is "arguments: deck's, chain's, caller's; ROOT in the place of \$ROOT" "$(sed -n 2p r/calls)" \
     "b run.dir=$PWD/r/b restart=latest model.from=$PWD/r/a train.steps=3 run.seed=7"
@@ -61,6 +63,9 @@ has "the table is shown" "$out" "$(cat r/summary.txt)"
 rm r/calls
 run
 is "finished jobs are skipped" "$rc $(calls)" "0 "
+is "with a line a job, and no more before the table" \
+    "$(sed '/^$/,$d' <<<"$out" | tr -s ' ' | tr '\n' ,)" \
+    "a finished before ,b finished before ,eval-b finished before ,"
 has "and named" "$out" "finished before"
 run --from b
 is "--from runs the job and its successors anew" "$rc $(calls)" "0 b eval-b "
