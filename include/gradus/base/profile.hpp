@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <chrono>
+#include <atomic>
+#include <deque>
 #include <map>
 #include <string>
 #include <string_view>
@@ -66,12 +67,12 @@ class Profile {
     void leave();
 
     double start_;
-    std::vector<Row> rows_;
+    std::deque<Row> rows_;  // a deque: names must not move
     std::map<std::string, std::size_t, std::less<>> index_;
     std::vector<Open> open_;
     std::map<std::string, double> lap_;
-    // Name of the innermost region for the watchdog: pointer to a never-freed string.
-    const char* volatile current_ = "idle";
+    // For the watchdog: points at a name that lives as long as the profile.
+    std::atomic<const char*> current_{"idle"};
 };
 
 }  // namespace gradus

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/base/json_lines.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "gradus/base/error.hpp"
+#include "gradus/base/handle.hpp"
+
+namespace gradus {
+namespace {
+
+struct CloseDescriptor {
+    void operator()(int descriptor) const { ::close(descriptor); }
+};
+using Descriptor = UniqueHandle<int, CloseDescriptor, -1>;
+
+void write_all(int descriptor, const std::string& text, const std::string& path) {
+    for (std::size_t at = 0; at < text.size();) {
+        const ssize_t n = ::write(descriptor, text.data() + at, text.size() - at);
+        if (n < 0 && errno == EINTR) continue;
+        require<DataError>(n > 0, "cannot write {}: {}", path, std::strerror(errno));
+        at += static_cast<std::size_t>(n);
+    }
+}
+
+}  // namespace
+
+void for_each_json_line(const std::string& path,
+                        const std::function<void(const Json&, std::int64_t)>& row) {
+    std::ifstream in(path);
+    require<DataError>(in.good() && !std::filesystem::is_directory(path), "cannot read {}: {}", path,
+                       std::strerror(errno));
+    std::string line;
+    for (std::int64_t number = 1; std::getline(in, line); ++number) {
+        if (!line.empty() && line.back() == '\r') line.pop_back();
+        if (line.find_first_not_of(" \t") == std::string::npos) continue;
+        Json object;
+        try {
+            object = Json::parse(line);
+        } catch (const nlohmann::json::exception& error) {
+            throw DataError(fmt::format("{}:{}: not a JSON object: {}", path, number, error.what()));
+        }
+        require<DataError>(object.is_object(), "{}:{}: a JSON object is expected, this is {}", path,
+                           number, object.type_name());
+        row(object, number);
+    }
+    require<DataError>(in.eof(), "{}: reading stopped in the middle: {}", path, std::strerror(errno));
+}
+
+JsonLinesWriter::JsonLinesWriter(std::string path) : path_(std::move(path)) {
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    require<DataError>(descriptor_ >= 0, "cannot open {}: {}", path_, std::strerror(errno));
+}
+
+JsonLinesWriter::~JsonLinesWriter() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void JsonLinesWriter::write(const Json& object) {
+    write_all(descriptor_, object.dump() + "\n", path_);
+}
+
+void cut_json_lines(const std::string& path, const std::string& key, std::int64_t last) {
+    if (!std::filesystem::exists(path)) return;
+    const std::string text = read_file(path);
+    std::string kept;
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = text.find('\n', at);
+        if (end == std::string::npos) break;  // a torn last line
+        const std::string line = text.substr(at, end - at);
+        at = end + 1;
+        const Json object = Json::parse(line, nullptr, false);
+        if (object.is_object() && object.value(key, std::int64_t{0}) <= last) kept += line + "\n";
+    }
+    if (kept != text) write_file_atomically(path, kept);
+}
+
+void write_file_atomically(const std::string& path, const std::string& text) {
+    const std::string temporary = path + ".tmp";
+    {
+        const Descriptor file(
+            ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+        require<DataError>(static_cast<bool>(file), "cannot write {}: {}", temporary,
+                           std::strerror(errno));
+        write_all(file.get(), text, temporary);
+        require<DataError>(::fsync(file.get()) == 0, "cannot sync {}: {}", temporary,
+                           std::strerror(errno));
+    }
+    require<DataError>(::rename(temporary.c_str(), path.c_str()) == 0, "cannot rename {} to {}: {}",
+                       temporary, path, std::strerror(errno));
+}
+
+std::string read_file(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    require<DataError>(in.good() && !std::filesystem::is_directory(path), "cannot read {}: {}", path,
+                       std::strerror(errno));
+    std::ostringstream text;
+    text << in.rdbuf();
+    require<DataError>(in.good(), "cannot read {}: {}", path, std::strerror(errno));
+    return std::move(text).str();
+}
+
+}  // namespace gradus
