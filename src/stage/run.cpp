@@ -52,7 +52,7 @@ Run::Run(const Deck& d, MpiSession& session)
       stop(MPI_COMM_WORLD, duration_or(d, "run.walltime", 0), duration_or(d, "run.stop_margin", 0),
            dir + "/stop"),
       watchdog(
-          duration_or(d, "run.timeout", 600), session.rank(), session.host(),
+          duration_or(d, "run.timeout", 600),
           [this] { return profile.current(); },
           [this](const std::string& words) { log.rank_line(words); }),
       started_(now_seconds()) {

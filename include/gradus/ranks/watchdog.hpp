@@ -11,12 +11,12 @@
 namespace gradus {
 
 /// A thread that ends the process when the main thread has not called `alive` for `timeout` seconds.
-/// It calls no MPI: it writes one line that names rank, host and phase, then _exit(70); the launcher
-/// ends the other ranks.
+/// It calls no MPI: it hands one line with the phase to `last_words` (which adds rank and host), then
+/// _exit(70); the launcher ends the other ranks.
 class Watchdog {
   public:
     /// `phase` is called from the watchdog thread and must not block. `timeout` <= 0: no thread.
-    Watchdog(double timeout, int rank, std::string host, std::function<std::string()> phase,
+    Watchdog(double timeout, std::function<std::string()> phase,
              std::function<void(const std::string&)> last_words);
     ~Watchdog();
     Watchdog(const Watchdog&) = delete;
@@ -29,8 +29,6 @@ class Watchdog {
     void watch();
 
     double timeout_;
-    int rank_;
-    std::string host_;
     std::function<std::string()> phase_;
     std::function<void(const std::string&)> last_words_;
     std::atomic<double> last_;

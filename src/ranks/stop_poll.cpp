@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/ranks/stop_poll.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "gradus/base/profile.hpp"
+#include "gradus/ranks/session.hpp"
+
+namespace gradus {
+
+StopPoll::StopPoll(MPI_Comm world, double walltime, double margin, std::string stop_file)
+    : deadline_(walltime > 0 ? now_seconds() + walltime : 0),
+      margin_(margin),
+      stop_file_(std::move(stop_file)) {
+    check(MPI_Comm_dup(world, &world_));
+}
+
+StopPoll::~StopPoll() {
+    int finalized = 0;
+    MPI_Finalized(&finalized);
+    if (finalized != 0) return;
+    if (request_ != MPI_REQUEST_NULL) MPI_Wait(&request_, MPI_STATUS_IGNORE);
+    MPI_Comm_free(&world_);
+}
+
+StopRequest StopPoll::decide() {
+    const StopRequest signal = stop_requested();
+    if (signal != StopRequest::none) {
+        reason_ = signal == StopRequest::urgent ? "SIGTERM" : "SIGUSR1 or SIGINT";
+        return signal;
+    }
+    if (!stop_file_.empty() && access(stop_file_.c_str(), F_OK) == 0) {
+        reason_ = "stop file";
+        return StopRequest::soon;
+    }
+    const double margin = margin_ > 0 ? margin_ : 2 * longest_checkpoint_ + longest_step_;
+    if (deadline_ > 0 && now_seconds() + margin >= deadline_) {
+        reason_ = "wall-clock budget";
+        return StopRequest::soon;
+    }
+    return StopRequest::none;
+}
+
+void StopPoll::begin_step() {
+    int rank = 0;
+    check(MPI_Comm_rank(world_, &rank));
+    if (rank == 0) value_ = static_cast<int>(decide());
+    check(MPI_Ibcast(&value_, 1, MPI_INT, 0, world_, &request_));
+}
+
+StopRequest StopPoll::end_step() {
+    check(MPI_Wait(&request_, MPI_STATUS_IGNORE));
+    return static_cast<StopRequest>(value_);
+}
+
+void StopPoll::observe_step(double seconds) { longest_step_ = std::max(longest_step_, seconds); }
+void StopPoll::observe_checkpoint(double seconds) {
+    longest_checkpoint_ = std::max(longest_checkpoint_, seconds);
+}
+
+}  // namespace gradus
