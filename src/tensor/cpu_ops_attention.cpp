@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention over packed sequences. Scores of a block of rows of one (sequence, head) are one
+// product with strided leading dimensions; columns above the diagonal of the last block only are
+// wasted. Backward (Dao et al. 2022, FlashAttention, section B.2):
+//   P = exp(scale q k^T - lse), dP = dO v^T, dS = scale P (dP - rowsum(dO o)),
+//   dV = P^T dO, dQ = dS k, dK = dS^T q.
+// Bound: FLOPs.
+#include <cblas.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "cpu_math.hpp"
+#include "cpu_ops.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus::cpu {
+
+namespace {
+
+struct Matrix {
+    float* data;
+    std::int64_t stride;
+};
+
+/// C[m,n] = alpha op(A) op(B) + beta C
+void product(Matrix c, std::int64_t m, std::int64_t n, std::int64_t k, Matrix a, CBLAS_TRANSPOSE ta,
+             Matrix b, CBLAS_TRANSPOSE tb, float alpha, float beta) {
+    auto i = [](std::int64_t value) { return static_cast<int>(value); };
+    cblas_sgemm(CblasRowMajor, ta, tb, i(m), i(n), i(k), alpha, a.data, i(a.stride), b.data,
+                i(b.stride), beta, c.data, i(c.stride));
+}
+
+/// row[0 .. n) becomes e^(row - max), row[n .. width) zero. Returns {max, sum}.
+struct RowSoftmax {
+    float max, sum;
+};
+RowSoftmax exponentiate(float* row, std::int64_t n, std::int64_t width) {
+    float max = row[0];
+#pragma omp simd reduction(max : max)
+    for (std::int64_t j = 0; j < n; ++j) max = row[j] > max ? row[j] : max;
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t j = 0; j < n; ++j) {
+        const float e = exp_f32(row[j] - max);
+        row[j] = e;
+        sum += e;
+    }
+    std::fill(row + n, row + width, 0.0f);
+    return {max, sum};
+}
+
+void multiply(float* x, std::int64_t n, float factor) {
+    for (std::int64_t i = 0; i < n; ++i) x[i] *= factor;
+}
+
+float dot(const float* a, const float* b, std::int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+/// Calls body(first token, row block begin, row block end) for every block of rows; begin and end
+/// count from the sequence's first token.
+template <class Body>
+void for_each_block(const Packing& packing, std::int64_t longest, Body body) {
+    const std::int32_t* starts = packing.starts.i32();
+    for (std::int64_t s = 0; s < packing.sequences; ++s) {
+        const std::int64_t length = starts[s + 1] - starts[s];
+        require(length >= 0 && length <= longest,
+                "attention: sequence of {} tokens, the workspace holds {}", length, longest);
+        const auto step = length <= kWhole ? kWhole : kBlock;
+        for (std::int64_t begin = 0; begin < length; begin += step) {
+            body(std::int64_t{starts[s]}, begin, std::min(begin + step, length));
+        }
+    }
+}
+
+}  // namespace
+
+void CpuOps::attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const Packing& packing,
+                       const AttentionShape& shape) {
+    const auto [nh, nkv, d, scale] = shape;
+    const auto group = nh / nkv;
+    const auto q_stride = nh * d;
+    const auto kv_stride = nkv * d;
+    for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
+        const auto rows = end - begin;
+        const Matrix scores{scores_.f32(), end};
+        for (std::int64_t h = 0; h < nh; ++h) {
+            const auto q_at = (first + begin) * q_stride + h * d;
+            const auto kv_at = first * kv_stride + h / group * d;
+            const Matrix o{out.f32() + q_at, q_stride};
+            product(scores, rows, end, d, {q.f32() + q_at, q_stride}, CblasNoTrans,
+                    {k.f32() + kv_at, kv_stride}, CblasTrans, scale, 0.0f);
+            float inverse[kWhole];
+            for (std::int64_t i = 0; i < rows; ++i) {
+                const auto [max, sum] =
+                    exponentiate(scores.data + i * end, begin + i + 1, end);
+                inverse[i] = 1.0f / sum;
+                lse.f32()[(first + begin + i) * nh + h] = max + std::log(sum);
+            }
+            product(o, rows, d, end, scores, CblasNoTrans, {v.f32() + kv_at, kv_stride},
+                    CblasNoTrans, 1.0f, 0.0f);
+            for (std::int64_t i = 0; i < rows; ++i) multiply(o.data + i * q_stride, d, inverse[i]);
+        }
+    });
+}
+
+void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out, Tensor q,
+                                Tensor k, Tensor v, Tensor out, Tensor lse, const Packing& packing,
+                                const AttentionShape& shape) {
+    const auto nh = shape.heads;
+    const auto d = shape.head_dim;
+    const auto scale = shape.scale;
+    const auto group = nh / shape.kv_heads;
+    const auto q_stride = nh * d;
+    const auto kv_stride = shape.kv_heads * d;
+    std::fill_n(d_k.f32(), d_k.elements(), 0.0f);
+    std::fill_n(d_v.f32(), d_v.elements(), 0.0f);
+    for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
+        const auto rows = end - begin;
+        const Matrix p{scores_.f32(), end};
+        const Matrix dp{scores_.f32() + scores_.dim(1), end};
+        for (std::int64_t h = 0; h < nh; ++h) {
+            const auto q_at = (first + begin) * q_stride + h * d;
+            const auto kv_at = first * kv_stride + h / group * d;
+            const Matrix q_rows{q.f32() + q_at, q_stride};
+            const Matrix g_rows{d_out.f32() + q_at, q_stride};
+            const Matrix k_rows{k.f32() + kv_at, kv_stride};
+            product(p, rows, end, d, q_rows, CblasNoTrans, k_rows, CblasTrans, scale, 0.0f);
+            product(dp, rows, end, d, g_rows, CblasNoTrans, {v.f32() + kv_at, kv_stride},
+                    CblasTrans, scale, 0.0f);
+            for (std::int64_t i = 0; i < rows; ++i) {
+                float* p_row = p.data + i * end;
+                float* dp_row = dp.data + i * end;
+                const auto n = begin + i + 1;
+                const float log_sum = lse.f32()[(first + begin + i) * nh + h];
+                const float delta =
+                    scale * dot(g_rows.data + i * q_stride, out.f32() + q_at + i * q_stride, d);
+#pragma omp simd
+                for (std::int64_t j = 0; j < n; ++j) {
+                    const float e = exp_f32(p_row[j] - log_sum);
+                    p_row[j] = e;
+                    dp_row[j] = e * (dp_row[j] - delta);
+                }
+                std::fill(p_row + n, p_row + end, 0.0f);
+                std::fill(dp_row + n, dp_row + end, 0.0f);
+            }
+            product({d_v.f32() + kv_at, kv_stride}, end, d, rows, p, CblasTrans, g_rows,
+                    CblasNoTrans, 1.0f, 1.0f);
+            product({d_q.f32() + q_at, q_stride}, rows, d, end, dp, CblasNoTrans, k_rows,
+                    CblasNoTrans, 1.0f, 0.0f);
+            product({d_k.f32() + kv_at, kv_stride}, end, d, rows, dp, CblasTrans, q_rows,
+                    CblasNoTrans, 1.0f, 1.0f);
+        }
+    });
+}
+
+}  // namespace gradus::cpu

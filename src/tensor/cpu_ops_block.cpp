@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a transformer block needs between its products. Bound: bytes.
+#include <algorithm>
+#include <cmath>
+
+#include "cpu_math.hpp"
+#include "cpu_ops.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus::cpu {
+
+void CpuOps::rms_norm(Tensor out, Tensor inv_rms, Tensor x, Tensor weight, float eps) {
+    const auto n = weight.elements();
+    const auto rows = inv_rms.elements();
+    require(x.elements() == rows * n, "rms_norm: {} rows of {} from {}", rows, n,
+            x.shape().text());
+    const float* w = weight.f32();
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* in = x.f32() + r * n;
+        float* to = out.f32() + r * n;
+        float sum = 0;
+#pragma omp simd reduction(+ : sum)
+        for (std::int64_t i = 0; i < n; ++i) sum += in[i] * in[i];
+        const float inv = 1.0f / std::sqrt(sum / static_cast<float>(n) + eps);
+        inv_rms.f32()[r] = inv;
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) to[i] = in[i] * inv * w[i];
+    }
+}
+
+/// With u = x inv: d_x = inv (d_out w - u mean(d_out w u)), d_weight += d_out u.
+void CpuOps::rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x, Tensor weight,
+                               Tensor inv_rms) {
+    const auto n = weight.elements();
+    const auto rows = inv_rms.elements();
+    require(x.elements() == rows * n, "rms_norm_backward: {} rows of {} from {}", rows, n,
+            x.shape().text());
+    const float* w = weight.f32();
+    float* dw = d_weight.f32();
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* in = x.f32() + r * n;
+        const float* g = d_out.f32() + r * n;
+        float* d = d_x.f32() + r * n;
+        const float inv = inv_rms.f32()[r];
+        float dot = 0;
+#pragma omp simd reduction(+ : dot)
+        for (std::int64_t i = 0; i < n; ++i) {
+            const float gx = g[i] * in[i];
+            dot += gx * w[i];
+            dw[i] += gx * inv;
+        }
+        const float back = dot * inv * inv * inv / static_cast<float>(n);
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) d[i] = g[i] * w[i] * inv - in[i] * back;
+    }
+}
+
+namespace {
+
+/// cos and sin [2, half] of a position. The angle is rounded to float32 as in Hugging Face's rotary
+/// embedding.
+void write_angles(float* out, std::int64_t position, const float* frequency, std::int64_t half) {
+    for (std::int64_t i = 0; i < half; ++i) {
+        const float angle = static_cast<float>(position) * frequency[i];
+        out[i] = std::cos(angle);
+        out[half + i] = std::sin(angle);
+    }
+}
+
+}  // namespace
+
+void CpuOps::extend_angles(std::int64_t rows, Tensor inv_freq) {
+    const auto half = inv_freq.elements();
+    require(half <= frequencies_.elements(), "rope: head dimension {} is above the limit {}",
+            2 * half, limits_.max_head_dim);
+    const float* f = inv_freq.f32();
+    if (half != angle_half_ || !std::equal(f, f + half, frequencies_.f32())) {
+        std::copy(f, f + half, frequencies_.f32());
+        angle_half_ = half;
+        angle_rows_ = 0;
+    }
+    for (; angle_rows_ < rows; ++angle_rows_) {
+        write_angles(angles_.f32() + angle_rows_ * 2 * half, angle_rows_, f, half);
+    }
+}
+
+void CpuOps::rope(Tensor x, Tensor positions, Tensor inv_freq, float sign) {
+    const auto tokens = x.dim(0);
+    const auto half = inv_freq.elements();
+    const auto heads = x.shape().row_elements() / std::max<std::int64_t>(1, 2 * half);
+    require(x.shape().row_elements() == heads * 2 * half && positions.elements() >= tokens,
+            "rope: x {}, {} frequencies, {} positions", x.shape().text(), half,
+            positions.elements());
+    if (tokens == 0) return;
+    const std::int32_t* p = positions.i32();
+    require(*std::min_element(p, p + tokens) >= 0, "rope: a position is negative");
+    const std::int64_t table = angles_.dim(0) - 1;
+    extend_angles(std::min<std::int64_t>(*std::max_element(p, p + tokens) + 1, table), inv_freq);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+        // Positions beyond the table (generation may go on longer) use its last row as scratch.
+        const auto angle_row = std::min<std::int64_t>(p[t], table);
+        float* angle = angles_.f32() + angle_row * 2 * half;
+        if (angle_row == table) write_angles(angle, p[t], inv_freq.f32(), half);
+        const float* __restrict cosine = angle;
+        const float* __restrict sine = cosine + half;
+        float* row = x.f32() + t * heads * 2 * half;
+        for (std::int64_t h = 0; h < heads; ++h, row += 2 * half) {
+            float* __restrict first = row;
+            float* __restrict second = row + half;
+            for (std::int64_t i = 0; i < half; ++i) {
+                const float a = first[i];
+                const float b = second[i];
+                const float s = sine[i] * sign;
+                first[i] = a * cosine[i] - b * s;
+                second[i] = b * cosine[i] + a * s;
+            }
+        }
+    }
+}
+
+void CpuOps::swiglu(Tensor out, Tensor gate, Tensor up) {
+    const auto n = out.elements();
+    require(gate.elements() == n && up.elements() == n, "swiglu: {}, {}, {}", out.shape().text(),
+            gate.shape().text(), up.shape().text());
+    float* o = out.f32();
+    const float* g = gate.f32();
+    const float* u = up.f32();
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) o[i] = g[i] * sigmoid_f32(g[i]) * u[i];
+}
+
+/// silu'(g) = s + g s (1 - s), s = sigmoid(g)
+void CpuOps::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate, Tensor up) {
+    const auto n = d_out.elements();
+    require(gate.elements() == n && up.elements() == n, "swiglu_backward: {}, {}, {}",
+            d_out.shape().text(), gate.shape().text(), up.shape().text());
+    float* dg = d_gate.f32();
+    float* du = d_up.f32();
+    const float* d = d_out.f32();
+    const float* g = gate.f32();
+    const float* u = up.f32();
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) {
+        const float s = sigmoid_f32(g[i]);
+        const float silu = g[i] * s;
+        const float out = d[i];
+        const float slope = out * u[i] * (s + silu * (1.0f - s));
+        dg[i] = slope;
+        du[i] = out * silu;
+    }
+}
+
+}  // namespace gradus::cpu

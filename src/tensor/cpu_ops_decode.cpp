@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generation: pages of keys and values, and attention of one token a row. Bound: bytes of the cache.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "cpu_math.hpp"
+#include "cpu_ops.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus::cpu {
+
+void CpuOps::kv_store(const PagedCache& cache, Tensor k, Tensor v, Tensor slot) {
+    // [page, row] is one index, because pages are contiguous.
+    const auto n = k.shape().row_elements();
+    const auto bytes = static_cast<std::size_t>(n) * sizeof(float);
+    const auto slots = cache.keys.dim(0) * cache.page_size;
+    const auto tokens = k.dim(0);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+        const std::int64_t at = slot.i32()[t];
+        if (at < 0) continue;
+        require(at < slots, "kv_store: slot {} of {}", at, slots);
+        std::memcpy(cache.keys.f32() + at * n, k.f32() + t * n, bytes);
+        std::memcpy(cache.values.f32() + at * n, v.f32() + t * n, bytes);
+    }
+}
+
+void CpuOps::kv_copy_pages(const PagedCache& cache, Tensor from, Tensor to) {
+    const auto n = cache.keys.shape().row_elements();
+    const auto bytes = static_cast<std::size_t>(n) * sizeof(float);
+    const auto count = from.elements();
+    for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t source = from.i32()[i];
+        const std::int64_t target = to.i32()[i];
+        require(source >= 0 && target >= 0 && std::max(source, target) < cache.keys.dim(0),
+                "kv_copy_pages: page {} to {} of {}", source, target, cache.keys.dim(0));
+        if (source == target) continue;
+        std::memcpy(cache.keys.f32() + target * n, cache.keys.f32() + source * n, bytes);
+        std::memcpy(cache.values.f32() + target * n, cache.values.f32() + source * n, bytes);
+    }
+}
+
+namespace {
+
+constexpr std::int64_t kTokens = 64;  ///< tokens whose scores are held at once
+
+float dot(const float* __restrict a, const float* __restrict b, std::int64_t n) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = 0; i < n; ++i) sum += a[i] * b[i];
+    return sum;
+}
+
+void add_scaled(float* __restrict out, const float* __restrict x, float factor, std::int64_t n) {
+    for (std::int64_t i = 0; i < n; ++i) out[i] += factor * x[i];
+}
+
+/// One query head against one sequence: online softmax (Milakov and Gimelshein 2018) over chunks of
+/// at most kTokens tokens that do not cross a page. The order of the sums depends on the length and
+/// on the page size alone.
+struct DecodeHead {
+    const PagedCache& cache;
+    std::int64_t kv_stride;  ///< nkv D
+    std::int64_t head_dim;
+    float scale;
+
+    void run(float* out, const float* q, const std::int32_t* pages, std::int64_t length,
+             std::int64_t kv_at) const {
+        std::fill_n(out, head_dim, 0.0f);
+        float max = -std::numeric_limits<float>::infinity();
+        float sum = 0;
+        for (std::int64_t t = 0; t < length;) {
+            const auto row = t % cache.page_size;
+            const auto n = std::min({kTokens, cache.page_size - row, length - t});
+            const auto at =
+                (pages[t / cache.page_size] * cache.page_size + row) * kv_stride + kv_at;
+            chunk(out, q, at, n, max, sum);
+            t += n;
+        }
+        const float inverse = length > 0 ? 1.0f / sum : 0.0f;
+        for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= inverse;
+    }
+
+    void chunk(float* out, const float* q, std::int64_t at, std::int64_t n, float& max,
+               float& sum) const {
+        const float* k = cache.keys.f32() + at;
+        const float* v = cache.values.f32() + at;
+        float scores[kTokens];
+        float top = max;
+        for (std::int64_t j = 0; j < n; ++j) {
+            scores[j] = scale * dot(q, k + j * kv_stride, head_dim);
+            top = scores[j] > top ? scores[j] : top;
+        }
+        const float keep = exp_f32(max - top);
+        if (keep != 1.0f) {
+            for (std::int64_t i = 0; i < head_dim; ++i) out[i] *= keep;
+        }
+        float part = 0;
+#pragma omp simd reduction(+ : part)
+        for (std::int64_t j = 0; j < n; ++j) {
+            scores[j] = exp_f32(scores[j] - top);
+            part += scores[j];
+        }
+        for (std::int64_t j = 0; j < n; ++j) add_scaled(out, v + j * kv_stride, scores[j], head_dim);
+        sum = sum * keep + part;
+        max = top;
+    }
+};
+
+}  // namespace
+
+void CpuOps::attention_decode(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
+                              Tensor lengths, const AttentionShape& shape) {
+    const auto rows = q.dim(0);
+    const auto d = shape.head_dim;
+    const auto group = shape.heads / shape.kv_heads;
+    const auto max_pages = page_table.dim(1);
+    const DecodeHead head{cache, shape.kv_heads * d, d, shape.scale};
+    for (std::int64_t b = 0; b < rows; ++b) {
+        const std::int64_t length = lengths.i32()[b];
+        require(length <= max_pages * cache.page_size,
+                "attention_decode: {} tokens in {} pages of {}", length, max_pages,
+                cache.page_size);
+        for (std::int64_t h = 0; h < shape.heads; ++h) {
+            const auto at = (b * shape.heads + h) * d;
+            head.run(out.f32() + at, q.f32() + at, page_table.i32() + b * max_pages, length,
+                     h / group * d);
+        }
+    }
+}
+
+}  // namespace gradus::cpu

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// Statistics of logits over a slice of the vocabulary. Bound: bytes of the logits, and exp.
+#include <cmath>
+
+#include "cpu_math.hpp"
+#include "cpu_ops.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus::cpu {
+
+void CpuOps::head_max(Tensor row_max, Tensor logits, float inv_temperature) {
+    const auto n = logits.shape().row_elements();
+    const auto rows = logits.dim(0);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* z = logits.f32() + r * n;
+        float max = z[0];
+#pragma omp simd reduction(max : max)
+        for (std::int64_t j = 0; j < n; ++j) max = z[j] > max ? z[j] : max;
+        // Scaling is monotonic, so the maximum of the scaled logits is the scaled maximum.
+        row_max.f32()[r] = max * inv_temperature;
+    }
+}
+
+void CpuOps::head_sums(Tensor sums, Tensor logits, Tensor row_max, Tensor targets,
+                       std::int64_t offset, float inv_temperature) {
+    const auto n = logits.shape().row_elements();
+    const auto rows = logits.dim(0);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* z = logits.f32() + r * n;
+        const float max = row_max.f32()[r];
+        double s0 = 0;
+        double s1 = 0;
+#pragma omp simd reduction(+ : s0, s1)
+        for (std::int64_t j = 0; j < n; ++j) {
+            const float y = z[j] * inv_temperature - max;
+            const float e = exp_f32(y);
+            s0 += e;
+            s1 += e == 0.0f ? 0.0f : e * y;  // an impossible token (-inf) adds nothing
+        }
+        const auto target = targets.i32()[r] - offset;
+        const bool here = targets.i32()[r] >= 0 && target >= 0 && target < n;
+        float* out = sums.f32() + 3 * r;
+        out[0] = static_cast<float>(s0);
+        out[1] = static_cast<float>(s1);
+        out[2] = here ? z[target] * inv_temperature - max : 0.0f;
+    }
+}
+
+void CpuOps::head_finish(Tensor log_prob, Tensor entropy, Tensor sums) {
+    const auto rows = log_prob.elements();
+    for (std::int64_t r = 0; r < rows; ++r) {
+        const float* s = sums.f32() + 3 * r;
+        const double log_sum = std::log(static_cast<double>(s[0]));
+        log_prob.f32()[r] = static_cast<float>(s[2] - log_sum);
+        entropy.f32()[r] = static_cast<float>(log_sum - static_cast<double>(s[1]) / s[0]);
+    }
+}
+
+void CpuOps::head_backward(Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
+                           Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
+                           float inv_temperature) {
+    const auto n = logits.shape().row_elements();
+    const auto rows = logits.dim(0);
+    for (std::int64_t r = 0; r < rows; ++r) {
+        float* z = logits.f32() + r * n;
+        const float* s = sums.f32() + 3 * r;
+        const float max = row_max.f32()[r];
+        const float log_sum = std::log(s[0]);
+        const float entropy = log_sum - s[1] / s[0];
+        // A row without a target has no log-prob to pass a gradient through.
+        const float g = targets.i32()[r] >= 0 ? d_log_prob.f32()[r] * inv_temperature : 0.0f;
+        const float h = d_entropy.f32()[r] * inv_temperature;
+        const float inverse = 1.0f / s[0];
+        const float shift = entropy - log_sum;
+#pragma omp simd
+        for (std::int64_t j = 0; j < n; ++j) {
+            const float y = z[j] * inv_temperature - max;
+            const float p = exp_f32(y) * inverse;
+            const float slope = p == 0.0f ? 0.0f : p * (y + shift);
+            z[j] = -g * p - h * slope;
+        }
+        const auto target = targets.i32()[r] - offset;
+        if (targets.i32()[r] >= 0 && target >= 0 && target < n) z[target] += g;
+    }
+}
+
+}  // namespace gradus::cpu
