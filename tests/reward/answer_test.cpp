@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <boost/test/unit_test.hpp>
+#include <cmath>
+
+#include "gradus/reward/reward.hpp"
+
+using namespace gradus;
+
+namespace {
+
+double accuracy(const std::string& response, const std::string& reference) {
+    return make_accuracy_reward()->score({.response = response, .reference = reference});
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(answer)
+
+BOOST_AUTO_TEST_CASE(parts_of_a_response) {
+    BOOST_TEST(final_part("<think>a</think> b") == " b");
+    BOOST_TEST(final_part("<think>a</think>b</think>c") == "c");
+    BOOST_TEST(final_part("<think>a") == "<think>a");
+    BOOST_TEST(final_part("b") == "b");
+    BOOST_TEST(reasoning_part("<think>a</think>b") == "a");
+    BOOST_TEST(reasoning_part("<think>a") == "a");
+    BOOST_TEST(reasoning_part("</think><think>a") == "a");
+    BOOST_TEST(reasoning_part("b") == "");
+    BOOST_TEST(reasoning_part("") == "");
+}
+
+BOOST_AUTO_TEST_CASE(where_the_answer_stands) {
+    BOOST_TEST(extract_answer("<think>1 <answer>2</answer></think><answer> 3 </answer>") == "3");
+    BOOST_TEST(extract_answer("<answer>1</answer> or <answer>2</answer>") == "2");
+    BOOST_TEST(extract_answer("<answer>1</answer> <answer>2") == "1");
+    BOOST_TEST(extract_answer("<answer>5</answer> \\boxed{6} #### 7") == "5");
+    BOOST_TEST(extract_answer("\\boxed{1} so \\boxed{\\frac{1}{2}}. #### 7") == "\\frac{1}{2}");
+    BOOST_TEST(extract_answer("so it is 12\n#### 1,080\n") == "1,080");
+    BOOST_TEST(extract_answer("First 3, then 15-3=12.") == "12");
+    BOOST_TEST(extract_answer("It fell to -3 degrees.") == "-3");
+    BOOST_TEST(extract_answer("<think>7+8=15</think>15") == "15");
+    BOOST_TEST(extract_answer("<think>7+8=15, so 15<answer>15</answer>") == "15");
+    // What was only thought is no answer.
+    BOOST_TEST(extract_answer("<think>7+8=15</think>I do not know.") == "");
+    BOOST_TEST(extract_answer("") == "");
+    BOOST_TEST(extract_answer("\\boxed{3 and no end 4") == "4");
+}
+
+BOOST_AUTO_TEST_CASE(references) {
+    // From GSM8K's training rows.
+    BOOST_TEST(extract_reference("She earned 0.2 x 50 = $<<0.2*50=10>>10.\n#### 10") == "10");
+    BOOST_TEST(extract_reference("There are...\n#### 109,200,000") == "109,200,000");
+    BOOST_TEST(extract_reference(" 42\n") == "42");
+}
+
+BOOST_AUTO_TEST_CASE(numbers_are_compared_by_value) {
+    const auto same = [](const char* a, const char* b) {
+        return accuracy("<answer>" + std::string(a) + "</answer>", b) == 1.0;
+    };
+    BOOST_TEST(same("1,234", "1234.0"));
+    BOOST_TEST(same("$1,234.50", "1234.5"));
+    BOOST_TEST(same("+7", "7"));
+    BOOST_TEST(same("007", "7"));
+    BOOST_TEST(same("08", "8"));
+    BOOST_TEST(same("-0", "0"));
+    BOOST_TEST(same("\u22125", "-5"));
+    BOOST_TEST(same("\uff11\uff18", "18"));
+    BOOST_TEST(same("25%", "25"));
+    BOOST_TEST(same(".5", "1/2"));
+    BOOST_TEST(same("3 1/2", "3.5"));
+    BOOST_TEST(same("-3 1/2", "-3.5"));
+    BOOST_TEST(same("1.5e3", "1500"));
+    BOOST_TEST(same("The answer is 18.", "18"));
+    BOOST_TEST(same("18 apples", "18"));
+    BOOST_TEST(same("7+8=15", "15"));
+    BOOST_TEST(same("x = -2", "-2"));
+    BOOST_TEST(same("2/6", "1/3"));
+    BOOST_TEST(!same("0.3333333333333333333333", "1/3"));
+    BOOST_TEST(!same("12345678901234567890123", "12345678901234567890124"));
+    BOOST_TEST(same("12345678901234567890123.0", "12345678901234567890123"));
+    BOOST_TEST(!same("18", "-18"));
+    BOOST_TEST(!same("12 or 18", "18"));
+    BOOST_TEST(!same("1,2", "12"));
+    BOOST_TEST(!same("2x", "2"));
+    BOOST_TEST(!same("2^3", "8"));
+    BOOST_TEST(!same("1/0", "0"));
+    BOOST_TEST(!same("many", "18"));
+    BOOST_TEST(!same("", "18"));
+}
+
+BOOST_AUTO_TEST_CASE(cases_of_other_projects) {
+    // hendrycks/math math_equivalence_test.py: test_decimals2, test_dollars.
+    BOOST_TEST(accuracy("\\boxed{0.1}", ".1") == 1.0);
+    BOOST_TEST(accuracy("\\boxed{10}", "\\$10") == 1.0);
+    // Math-Verify test_all.py: test_number_extraction, cases 0, 1, 3.
+    BOOST_TEST(accuracy("-5", "-5") == 1.0);
+    BOOST_TEST(accuracy("7,425,000", "7425000") == 1.0);
+    BOOST_TEST(accuracy("1000.0", "1000") == 1.0);
+    // SkyThought test_math.py, cases 1 and 3; slime test_rm_math.py, cases 0, 1, 3.
+    BOOST_TEST(accuracy("5", "4") == 0.0);
+    BOOST_TEST(accuracy("The answer is $4.", "4.") == 1.0);
+    BOOST_TEST(accuracy("\\frac{1}{2}", "0.5") == 1.0);
+    BOOST_TEST(accuracy("\\frac12", "\\frac{1}{2}") == 1.0);
+    BOOST_TEST(accuracy("3/4", "\\frac{3}{4}") == 1.0);
+    // open-r1 test_rewards.py: test_accuracy_reward_correct_answer and _wrong_answer.
+    BOOST_TEST(accuracy("\\boxed{\\frac{63}{400}}", "\\frac{63}{400}") == 1.0);
+    BOOST_TEST(accuracy("\\boxed{\\frac{64}{400}}", "\\frac{63}{400}") == 0.0);
+}
+
+BOOST_AUTO_TEST_CASE(a_reference_without_a_number_is_unscorable) {
+    for (const char* reference : {"", "blue", "x^2+4", "2\\pi", "(1, 2)", "1/0"}) {
+        BOOST_TEST(std::isnan(accuracy("<answer>4</answer>", reference)), reference);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(hostile_responses_take_bounded_time) {
+    BOOST_TEST(accuracy("<answer>" + std::string(3'000'000, '9') + "</answer>", "9") == 0.0);
+    BOOST_TEST(accuracy("<answer>1e99999999</answer>", "9") == 0.0);
+    BOOST_TEST(accuracy("1e-400 1e400 1e401", "9") == 0.0);
+    std::string groups = "1";
+    for (int i = 0; i < 300'000; ++i) groups += ",111";
+    BOOST_TEST(accuracy(groups, "9") == 0.0);
+    std::string slashes;
+    for (int i = 0; i < 300'000; ++i) slashes += "1/1 1.\\frac{";
+    BOOST_TEST(accuracy(slashes, "9") == 0.0);
+    BOOST_TEST(accuracy(std::string(1'000'000, '{') + "\\boxed{", "9") == 0.0);
+    BOOST_TEST(accuracy("\xFF\xC0 5", "5") == 1.0);
+}
+
+BOOST_AUTO_TEST_SUITE_END()

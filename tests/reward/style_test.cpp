@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <boost/test/unit_test.hpp>
+
+#include "gradus/base/error.hpp"
+#include "gradus/reward/reward.hpp"
+
+using namespace gradus;
+
+namespace {
+
+double format(const std::string& response, bool truncated = false) {
+    return make_format_reward()->score({.response = response, .truncated = truncated});
+}
+double language(const std::string& response, const std::string& target = "en") {
+    return make_language_reward(target)->score({.response = response});
+}
+double repetition(const std::string& response) {
+    return make_repetition_reward()->score({.response = response});
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(style)
+
+BOOST_AUTO_TEST_CASE(format_is_all_or_nothing) {
+    BOOST_TEST(format("<think>a</think><answer>1</answer>") == 1.0);
+    BOOST_TEST(format(" <think>\na\n</think>\n\n<answer>1</answer>\n") == 1.0);
+    for (const char* bad :
+         {"<answer>1</answer>", "<think>a</think>1", "<think>a<answer>1</answer>",
+          "<think></think><answer>1</answer>", "<think> \n</think><answer>1</answer>",
+          "<think>a</think><answer> </answer>", "<think>a</think>so<answer>1</answer>",
+          "<think>a</think><answer>1</answer>.", "x<think>a</think><answer>1</answer>",
+          "<answer>1</answer><think>a</think>", "<think><think>a</think><answer>1</answer>",
+          "<think>a</think><answer>1</answer><answer>1</answer>",
+          "<think>a<answer>1</answer></think>", "<think>a</think><answer>1", ""}) {
+        BOOST_TEST(format(bad) == 0.0, bad);
+    }
+    BOOST_TEST(format("<think>a</think><answer>1</answer>", true) == 0.0);
+}
+
+BOOST_AUTO_TEST_CASE(language_counts_words_of_the_reasoning) {
+    BOOST_TEST(language("<think>1, then 2, so 3</think><answer>3</answer>") == 1.0);
+    // One English word, two Chinese characters.
+    const std::string half = "<think>1, then 2, \u6240\u4ee5 3</think><answer>so</answer>";
+    BOOST_TEST(language(half) == 1.0 / 3.0);
+    BOOST_TEST(language(half, "zh") == 2.0 / 3.0);
+    BOOST_TEST(language("then \u4e00") == 0.5);
+    BOOST_TEST(language("<answer>18</answer>") == 1.0);
+    BOOST_TEST(language("<think>1+1=2</think>\u4e00") == 1.0);
+    BOOST_TEST(language("<think>\u0442\u043e so") == 0.5);
+    BOOST_CHECK_THROW(make_language_reward("fr"), DeckError);
+}
+
+BOOST_AUTO_TEST_CASE(repetition_is_the_share_of_repeated_trigrams) {
+    BOOST_TEST(repetition("") == 0.0);
+    BOOST_TEST(repetition("a b") == 0.0);
+    BOOST_TEST(repetition("a b c d e") == 0.0);
+    // Trigrams: abc bca cab abc, three of four distinct.
+    BOOST_TEST(repetition("a b c a b c") == -0.25);
+    BOOST_TEST(repetition(" A b\nC\ta B c ") == -0.25);
+    // Ten words, eight trigrams, one distinct.
+    BOOST_TEST(repetition("a a a a a a a a a a") == -0.875);
+    // Words joined otherwise are other trigrams.
+    BOOST_TEST(repetition("ab c d a bc d") == 0.0);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
