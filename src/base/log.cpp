@@ -4,13 +4,25 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "gradus/base/error.hpp"
 
 namespace gradus {
 
-Log::Log(int rank) : rank_(rank), terminal_(isatty(STDOUT_FILENO) == 1) {}
+namespace {
+
+/// Whether stdout is a terminal that understands "erase line". Launchers give ranks a terminal of
+/// their own and say so by TERM=dumb.
+bool is_terminal() {
+    const char* kind = std::getenv("TERM");
+    return isatty(STDOUT_FILENO) == 1 && kind != nullptr && std::strcmp(kind, "dumb") != 0;
+}
+
+}  // namespace
+
+Log::Log(int rank) : rank_(rank), terminal_(is_terminal()) {}
 
 Log::~Log() {
     clear_progress();
