@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+// stage = bench: rates of a model shape, each beside the ceiling measured in the same run.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <vector>
+
+#include "gradus/base/error.hpp"
+#include "gradus/base/philox.hpp"
+#include "gradus/stage/lifecycle.hpp"
+#include "gradus/stage/scoring.hpp"
+#include "stages.hpp"
+
+namespace gradus {
+namespace {
+
+/// Best of several runs: what the machine can do, not what its neighbours left over.
+double best_seconds(std::int64_t runs, const std::function<void()>& body) {
+    double best = 1e300;
+    for (std::int64_t i = 0; i < runs; ++i) {
+        const double began = now_seconds();
+        body();
+        best = std::min(best, now_seconds() - began);
+    }
+    return best;
+}
+
+/// Sequences of random tokens, `length` each.
+std::vector<Sequence> random_sequences(std::int64_t tokens, std::int64_t length, std::int64_t vocab) {
+    std::vector<Sequence> batch;
+    for (std::int64_t at = 0; at < tokens; at += length) {
+        Sequence s;
+        RandomSequence random({.seed = 1, .stream = Stream::test, .prompt = static_cast<std::uint64_t>(at)});
+        for (std::int64_t i = 0; i < length; ++i)
+            s.tokens.push_back(static_cast<TokenId>(random.integer(0, vocab - 1)));
+        s.weight.assign(s.tokens.size(), 1.0f);
+        s.weight[0] = 0;
+        s.address = static_cast<std::int64_t>(batch.size());
+        batch.push_back(std::move(s));
+    }
+    return batch;
+}
+
+/// The products of a training step by shape: what the machine's own sgemm needs for the same FLOPs.
+struct Product {
+    std::int64_t m, n, k, count;
+};
+std::vector<Product> step_products(const ModelConfig& c, std::int64_t tokens, int tensor) {
+    const std::int64_t q = c.heads * c.head_dim / tensor, kv = c.kv_heads * c.head_dim / tensor,
+                       i = c.intermediate / tensor, v = c.vocab_size / tensor;
+    // Forward, gradient by input, gradient by weight: the same FLOPs in three shapes.
+    std::vector<Product> products;
+    auto add = [&](std::int64_t out, std::int64_t in, std::int64_t count) {
+        products.push_back({tokens, out, in, count});
+        products.push_back({tokens, in, out, count});
+        products.push_back({out, in, tokens, count});
+    };
+    add(q, c.hidden, c.layers);
+    add(kv, c.hidden, 2 * c.layers);
+    add(c.hidden, q, c.layers);
+    add(i, c.hidden, 2 * c.layers);
+    add(c.hidden, i, c.layers);
+    add(v, c.hidden, 1);
+    return products;
+}
+
+double flops(const std::vector<Product>& products) {
+    double sum = 0;
+    for (const Product& p : products)
+        sum += 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) *
+               static_cast<double>(p.k) * static_cast<double>(p.count);
+    return sum;
+}
+
+/// FLOP/s of sgemm over the shapes of a training step.
+double product_rate(Ops& ops, Device& device, const std::vector<Product>& products, std::int64_t runs) {
+    Arena arena(&device);
+    std::int64_t largest = 0;
+    for (const Product& p : products) largest = std::max({largest, p.m * p.n, p.m * p.k, p.k * p.n});
+    const Tensor a = arena.take("bench", DType::f32, {largest});
+    const Tensor b = arena.take("bench", DType::f32, {largest});
+    const Tensor c = arena.take("bench", DType::f32, {largest});
+    ops.fill(a, 0.5f);
+    ops.fill(b, 0.25f);
+    const double seconds = best_seconds(runs, [&] {
+        for (const Product& p : products)
+            for (std::int64_t i = 0; i < p.count; ++i)
+                ops.gemm(c.as({p.m, p.n}), a.as({p.m, p.k}), Transpose::no, b.as({p.n, p.k}),
+                         Transpose::yes, 1, 0);
+        ops.synchronize();
+    });
+    return flops(products) / seconds;
+}
+
+/// Seconds to write and sync `bytes` to a plain file in the run directory.
+double plain_write_seconds(const std::string& path, std::int64_t bytes) {
+    const std::vector<char> block(std::size_t{8} << 20, 'x');
+    const double began = now_seconds();
+    const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    require<DataError>(file >= 0, "cannot write {}: {}", path, std::strerror(errno));
+    for (std::int64_t at = 0; at < bytes;) {
+        const auto n = static_cast<std::size_t>(
+            std::min<std::int64_t>(static_cast<std::int64_t>(block.size()), bytes - at));
+        const ssize_t written = ::write(file, block.data(), n);
+        if (written <= 0) {
+            ::close(file);
+            throw DataError(fmt::format("cannot write {}: {}", path, std::strerror(errno)));
+        }
+        at += written;
+    }
+    ::fsync(file);
+    ::close(file);
+    const double seconds = now_seconds() - began;
+    ::unlink(path.c_str());
+    return seconds;
+}
+
+class Bench {
+  public:
+    Bench(Run& run, Stack& stack) : run_(run), stack_(stack), runs_(run.deck.integer("bench.steps")) {}
+
+    void train(Json& result) {
+        const std::int64_t tokens = run_.deck.integer("bench.tokens");
+        const std::int64_t length =
+            std::min({tokens, run_.deck.integer("train.max_length"), stack_.config.max_positions});
+        const auto batch = random_sequences(tokens * run_.grid.data_size(), length,
+                                            stack_.config.vocab_size);
+        stack_.trainer->next_token_step(batch, 0);
+        const double seconds = best_seconds(runs_, [&] {
+            stack_.trainer->next_token_step(batch, 0);
+            run_.watchdog.alive();
+        });
+        const double model_flops =
+            3 * stack_.config.forward_flops(static_cast<double>(length) / 2) * static_cast<double>(tokens) /
+            run_.grid.tensor_size();
+        const double ceiling = product_rate(
+            *stack_.ops, *run_.device, step_products(stack_.config, tokens, run_.grid.tensor_size()), runs_);
+        const double rate = model_flops / seconds;
+        result["train"] = {{"tokens", tokens},
+                           {"length", length},
+                           {"seconds", seconds},
+                           {"tokens_per_s", static_cast<double>(tokens) / seconds},
+                           {"flops_per_s", rate},
+                           {"sgemm_flops_per_s", ceiling},
+                           {"share_of_sgemm", rate / ceiling}};
+        run_.log.info("train       {:>10} tokens/s a data rank  {:.3g} FLOP/s, {:.1f} % of sgemm's {:.3g}",
+                      format_count(static_cast<double>(tokens) / seconds), rate, 100 * rate / ceiling,
+                      ceiling);
+    }
+
+    void generate(Json& result) {
+        const GenerationOptions options = resolve_generation(run_.deck, 0);
+        std::vector<Request> requests;
+        const auto prompts = random_sequences(64 * run_.deck.integer("rollout.slots") / 8, 64,
+                                              stack_.config.vocab_size);
+        for (std::size_t i = 0; i < prompts.size(); ++i)
+            requests.push_back({.prompt = static_cast<std::int64_t>(i),
+                                .tokens = prompts[i].tokens,
+                                .samples = 8});
+        double tokens = 0;
+        const double began = now_seconds();
+        for (const Generated& g : stack_.engine->generate(*stack_.policy, requests, options, {}))
+            tokens += static_cast<double>(g.tokens.size());
+        const double seconds = now_seconds() - began;
+        result["generate"] = {{"tokens", tokens}, {"seconds", seconds}, {"tokens_per_s", tokens / seconds}};
+        run_.log.info("generate    {:>10} tokens/s a data rank, {} sequences at once",
+                      format_count(tokens / seconds), run_.deck.integer("rollout.slots"));
+    }
+
+    void checkpoint(Json& result) {
+        double bytes = 0;
+        const std::vector<Slab> slabs = stack_.optimizer->slabs();
+        for (const Slab& slab : slabs)
+            bytes += static_cast<double>(slab.box.elements() * size_of(slab.dtype));
+        double seconds = 1e300, plain = 1e300;
+        for (std::int64_t i = 0; i < std::max<std::int64_t>(2, runs_); ++i) {
+            run_.grid.world().barrier();
+            plain = std::min(plain, plain_write_seconds(run_.path(fmt::format("plain.{}", run_.grid.rank())),
+                                                        static_cast<std::int64_t>(bytes)));
+            run_.grid.world().barrier();
+            const double began = now_seconds();
+            stack_.checkpoints->write(i + 1, slabs,
+                                      {{"stage", "bench"},
+                                       {"model", stack_.config.to_json()},
+                                       {"tokenizer", run_.tokenizer->identity()},
+                                       {"optimizer_steps", stack_.optimizer->steps()}},
+                                      run_.deck.resolved());
+            stack_.checkpoints->finish();
+            seconds = std::min(seconds, now_seconds() - began);
+            run_.watchdog.alive();
+        }
+        result["checkpoint"] = {{"bytes", bytes},
+                                {"seconds", seconds},
+                                {"bytes_per_s", bytes / seconds},
+                                {"plain_bytes_per_s", bytes / plain},
+                                {"share_of_plain", plain / seconds}};
+        run_.log.info("checkpoint  {:>10}/s a rank, {:.1f} % of a plain file's {}/s",
+                      format_bytes(bytes / seconds), 100 * plain / seconds, format_bytes(bytes / plain));
+    }
+
+  private:
+    Run& run_;
+    Stack& stack_;
+    std::int64_t runs_;
+};
+
+/// Peak and present resident memory of this process in bytes (VmHWM, VmRSS of /proc/self/status).
+std::pair<double, double> resident_bytes() {
+    const std::string status = read_file("/proc/self/status");
+    auto value = [&](const char* name) {
+        const std::size_t at = status.find(name);
+        return at == std::string::npos ? 0.0 : 1024 * std::atof(status.c_str() + at + std::strlen(name));
+    };
+    return {value("VmHWM:"), value("VmRSS:")};
+}
+
+}  // namespace
+
+ExitCode run_bench(Run& run) {
+    const double at_start = resident_bytes().second;
+    const std::vector<std::string> asked = run.deck.list("bench.what");
+    auto wanted = [&](const char* what) {
+        return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
+    };
+    StackNeeds needs = stack_needs(run.deck);
+    needs.generate = wanted("generate");
+    StartPoint start;
+    start.config = resolve_model(run.deck, *run.tokenizer, start.from,
+                                 [&](const std::string& text) { run.log.warn("{}", text); });
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile, needs);
+    load_start(run, stack, start);
+    run.log.info("{} parameters; memory of this rank:\n{}",
+                 format_count(static_cast<double>(start.config.parameters())), run.arena.table());
+    Bench bench(run, stack);
+    Json result = {{"parameters", start.config.parameters()},
+                   {"ranks", run.grid.size()},
+                   {"arena_bytes", run.arena.bytes()}};
+    if (wanted("train")) bench.train(result);
+    if (wanted("generate")) bench.generate(result);
+    if (wanted("checkpoint")) bench.checkpoint(result);
+    const double grown = resident_bytes().first - at_start;
+    result["resident_growth_bytes"] = grown;
+    run.log.info("memory      arena {}, process peak less start {} ({:+.1f} %)",
+                 format_bytes(static_cast<double>(run.arena.bytes())), format_bytes(grown),
+                 100 * (grown / static_cast<double>(run.arena.bytes()) - 1));
+    run.finish(1, 0, result);
+    if (run.is_root()) write_file_atomically(run.path("bench.json"), result.dump(2) + "\n");
+    return ExitCode::done;
+}
+
+}  // namespace gradus
