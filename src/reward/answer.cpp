@@ -99,6 +99,8 @@ std::string extract_reference(const std::string& reference) {
     return std::string(after_hashes(reference, found) ? trimmed(found) : trimmed(reference));
 }
 
-std::unique_ptr<Reward> make_accuracy_reward() { return std::make_unique<AccuracyReward>(); }
+std::unique_ptr<Reward> make_accuracy_reward() {
+    return std::make_unique<AccuracyReward>();
+}
 
 }  // namespace gradus

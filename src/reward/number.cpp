@@ -17,9 +17,15 @@ using boost::multiprecision::cpp_int;
 constexpr std::size_t kLongestAnswer = 1000;
 constexpr int kLargestExponent = 400;
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
-bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+bool is_letter(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+bool is_space(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
 
 /// Composes compatibility characters: full-width digits, one-half signs, narrow spaces.
 std::string compatible(std::string_view text) {
@@ -28,11 +34,10 @@ std::string compatible(std::string_view text) {
     }
     const std::string valid = to_valid_utf8(text);
     utf8proc_uint8_t* mapped = nullptr;
-    const auto size = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(valid.data()),
-                                   static_cast<utf8proc_ssize_t>(valid.size()), &mapped,
-                                   static_cast<utf8proc_option_t>(UTF8PROC_STABLE |
-                                                                  UTF8PROC_COMPOSE |
-                                                                  UTF8PROC_COMPAT));
+    const auto size = utf8proc_map(
+        reinterpret_cast<const utf8proc_uint8_t*>(valid.data()),
+        static_cast<utf8proc_ssize_t>(valid.size()), &mapped,
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT));
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(mapped, &std::free);
     if (size < 0) return valid;
     return {reinterpret_cast<const char*>(mapped), static_cast<std::size_t>(size)};
@@ -77,8 +82,7 @@ std::size_t unsigned_end(std::string_view text, std::size_t at) {
     const std::size_t whole = end - at;
     if (whole >= 1 && whole <= 3) {
         // Thousands commas count only in whole groups of three: "1,2" is a list.
-        while (end + 3 < text.size() && text[end] == ',' &&
-               skip_digits(text, end + 1) == end + 4) {
+        while (end + 3 < text.size() && text[end] == ',' && skip_digits(text, end + 1) == end + 4) {
             end += 4;
         }
     }
@@ -205,12 +209,15 @@ std::string plain_notation(std::string_view text) {
     struct Replacement {
         std::string_view from, to;
     };
-    static constexpr Replacement kReplacements[] = {
-        {"\\$", ""},         {"$", ""},          {"\\%", ""},          {"%", ""},
-        {"\\!", ""},         {"\\,", ""},        {"\\;", " "},         {"\\ ", " "},
-        {"{,}", ","},        {"^\\circ", ""},    {"^{\\circ}", ""},    {"\\left", ""},
-        {"\\right", ""},     {"\xE2\x88\x92", "-"}, {"\xE2\x80\x93", "-"}, {"\xE2\x81\x84", "/"},
-        {"\xE2\x82\xAC", ""}, {"\xC2\xA3", ""}};
+    static constexpr Replacement kReplacements[] = {{"\\$", ""},           {"$", ""},
+                                                    {"\\%", ""},           {"%", ""},
+                                                    {"\\!", ""},           {"\\,", ""},
+                                                    {"\\;", " "},          {"\\ ", " "},
+                                                    {"{,}", ","},          {"^\\circ", ""},
+                                                    {"^{\\circ}", ""},     {"\\left", ""},
+                                                    {"\\right", ""},       {"\xE2\x88\x92", "-"},
+                                                    {"\xE2\x80\x93", "-"}, {"\xE2\x81\x84", "/"},
+                                                    {"\xE2\x82\xAC", ""},  {"\xC2\xA3", ""}};
     const std::string source = compatible(text);
     const std::string_view view = source;
     std::string out;
@@ -222,9 +229,9 @@ std::string plain_notation(std::string_view text) {
                 continue;
             }
         }
-        const auto* found = std::find_if(
-            std::begin(kReplacements), std::end(kReplacements),
-            [&](const Replacement& r) { return view.substr(at).starts_with(r.from); });
+        const auto* found =
+            std::find_if(std::begin(kReplacements), std::end(kReplacements),
+                         [&](const Replacement& r) { return view.substr(at).starts_with(r.from); });
         if (found != std::end(kReplacements)) {
             out += found->to;
             at += found->from.size();

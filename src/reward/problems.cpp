@@ -43,7 +43,9 @@ int apply(int value, Operation operation) {
     }
 }
 
-bool in_range(int value) { return value >= 0 && value <= kLargestValue; }
+bool in_range(int value) {
+    return value >= 0 && value <= kLargestValue;
+}
 
 Chain draw_chain(RandomSequence& random, int terms) {
     Chain chain;
@@ -138,8 +140,7 @@ std::string work_out(const Chain& chain, const Connectives& words, int slip_at =
     int value = chain.start;
     for (std::size_t i = 0; i < chain.operations.size(); ++i) {
         const Operation operation = chain.operations[i];
-        const int result =
-            apply(value, operation) + (static_cast<int>(i) == slip_at ? slip : 0);
+        const int result = apply(value, operation) + (static_cast<int>(i) == slip_at ? slip : 0);
         if (i > 0) text += words.then[i - 1];
         text += fmt::format("{}{}{}={}, ", value, operation.symbol, operation.operand, result);
         value = result;
@@ -189,10 +190,9 @@ struct Slip {
 Slip draw_slip(const Chain& chain, RandomSequence& random) {
     static constexpr std::array<int, 6> kAmounts = {-10, -2, -1, 1, 2, 10};
     for (int trial = 0; trial < 16; ++trial) {
-        const Slip slip{
-            static_cast<int>(
-                random.integer(0, static_cast<std::int64_t>(chain.operations.size()) - 1)),
-            kAmounts[static_cast<std::size_t>(random.integer(0, 5))]};
+        const Slip slip{static_cast<int>(random.integer(
+                            0, static_cast<std::int64_t>(chain.operations.size()) - 1)),
+                        kAmounts[static_cast<std::size_t>(random.integer(0, 5))]};
         int value = chain.start;
         bool fits = true;
         for (std::size_t i = 0; i < chain.operations.size() && fits; ++i) {
@@ -208,10 +208,10 @@ Slip draw_slip(const Chain& chain, RandomSequence& random) {
 }  // namespace
 
 Problem make_problem(const ProblemOptions& options, std::int64_t index) {
-    require<DeckError>(options.min_terms >= 2 && options.min_terms <= options.max_terms &&
-                           options.max_terms <= 20,
-                       "problems of {} to {} terms cannot be made; choose 2 <= min <= max <= 20",
-                       options.min_terms, options.max_terms);
+    require<DeckError>(
+        options.min_terms >= 2 && options.min_terms <= options.max_terms && options.max_terms <= 20,
+        "problems of {} to {} terms cannot be made; choose 2 <= min <= max <= 20",
+        options.min_terms, options.max_terms);
     RandomSequence random({.seed = options.seed,
                            .stream = Stream::problems,
                            .step = make_chain,
@@ -246,8 +246,7 @@ std::string make_document_response(const Problem& problem, const DocumentOptions
     const Connectives words = mixes ? mixed(operations, random) : english(operations);
     const Slip slip = imperfect && flaw == slipped ? draw_slip(chain, random) : Slip{};
     const std::string reasoning = work_out(chain, words, slip.at, slip.amount);
-    const std::string_view answer =
-        std::string_view(reasoning).substr(reasoning.rfind(' ') + 1);
+    const std::string_view answer = std::string_view(reasoning).substr(reasoning.rfind(' ') + 1);
     const bool closed = !(imperfect && flaw == unclosed);
     const bool tagged = !(imperfect && flaw == untagged);
     return fmt::format("<think>{}{}{}{}{}", reasoning, closed ? "</think>" : "",

@@ -27,8 +27,8 @@ class FormatReward final : public Reward {
 
   private:
     static bool well_formed(std::string_view text) {
-        static constexpr std::array<std::string_view, 4> kTags = {"<think>", "</think>",
-                                                                  "<answer>", "</answer>"};
+        static constexpr std::array<std::string_view, 4> kTags = {"<think>", "</think>", "<answer>",
+                                                                  "</answer>"};
         // The text before each tag, in this order; white space alone outside the elements.
         static constexpr std::array<bool, 4> kBlankBefore = {true, false, true, false};
         std::size_t begin = 0;
@@ -96,7 +96,9 @@ class RepetitionReward final : public Reward {
 
 }  // namespace
 
-std::unique_ptr<Reward> make_format_reward() { return std::make_unique<FormatReward>(); }
+std::unique_ptr<Reward> make_format_reward() {
+    return std::make_unique<FormatReward>();
+}
 
 std::unique_ptr<Reward> make_language_reward(const std::string& language) {
     require<DeckError>(language == "en" || language == "zh",
@@ -104,6 +106,8 @@ std::unique_ptr<Reward> make_language_reward(const std::string& language) {
     return std::make_unique<LanguageReward>(language == "en" ? "Latin" : "Han");
 }
 
-std::unique_ptr<Reward> make_repetition_reward() { return std::make_unique<RepetitionReward>(); }
+std::unique_ptr<Reward> make_repetition_reward() {
+    return std::make_unique<RepetitionReward>();
+}
 
 }  // namespace gradus

@@ -44,9 +44,8 @@ std::vector<TokenId> encode_with_tags(const Tokenizer& tokenizer, std::string_vi
     std::vector<TokenId> tokens;
     std::size_t begin = 0;
     for (std::size_t at = text.find('<'); at != text.npos; at = text.find('<', at + 1)) {
-        const auto tag = std::find_if(kResponseTags.begin(), kResponseTags.end(), [&](auto name) {
-            return text.substr(at).starts_with(name);
-        });
+        const auto tag = std::find_if(kResponseTags.begin(), kResponseTags.end(),
+                                      [&](auto name) { return text.substr(at).starts_with(name); });
         if (tag == kResponseTags.end()) continue;
         append_text(tokens, tokenizer, text.substr(begin, at - begin));
         tokens.push_back(needed_special(tokenizer, *tag));

@@ -82,9 +82,9 @@ std::string lower_case(std::string_view text) {
     std::size_t at = 0;
     while (at < text.size()) {
         utf8proc_int32_t point = 0;
-        const auto read = utf8proc_iterate(
-            reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
-            static_cast<utf8proc_ssize_t>(text.size() - at), &point);
+        const auto read =
+            utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
+                             static_cast<utf8proc_ssize_t>(text.size() - at), &point);
         if (read <= 0) break;
         std::array<utf8proc_uint8_t, 4> bytes{};
         const auto written = utf8proc_encode_char(utf8proc_tolower(point), bytes.data());
@@ -133,9 +133,7 @@ std::vector<Word> words(std::string_view text) {
         const int kind = groups - 1;
         if (kind > 1) {
             const std::string_view word(valid.data() + bounds[0], bounds[1] - bounds[0]);
-            found.push_back({lower_case(word), kind == 2   ? "Latin"
-                                               : kind == 3 ? "Han"
-                                                           : "Other"});
+            found.push_back({lower_case(word), kind == 2 ? "Latin" : kind == 3 ? "Han" : "Other"});
         }
         at = bounds[1];
     }

@@ -46,7 +46,9 @@ struct Evaluator {
     }
 };
 
-int evaluate(const std::string& formula) { return Evaluator{formula.c_str()}.sum(); }
+int evaluate(const std::string& formula) {
+    return Evaluator{formula.c_str()}.sum();
+}
 
 /// The value of a story, read verb by verb.
 int evaluate_story(const std::string& story) {
@@ -130,8 +132,8 @@ BOOST_AUTO_TEST_CASE(clean_documents_score_full_marks) {
     const auto language = make_language_reward("en");
     for (int i = 0; i < 500; ++i) {
         const Problem problem = make_problem({.seed = 5}, i);
-        const std::string text = make_document_response(
-            problem, {.worked = 1.0, .imperfect = 0.0, .mixed = 0.0}, 9, i);
+        const std::string text =
+            make_document_response(problem, {.worked = 1.0, .imperfect = 0.0, .mixed = 0.0}, 9, i);
         BOOST_TEST(text == "<think>" + problem.reasoning + "</think><answer>" + problem.answer +
                                "</answer>");
         const RewardInput input{.response = text, .reference = problem.answer};

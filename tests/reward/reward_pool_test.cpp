@@ -26,8 +26,8 @@ std::vector<RewardInput> inputs(int count) {
     for (int i = 0; i < count; ++i) {
         const std::string n = std::to_string(i);
         list.push_back({.prompt = n,
-                        .response = "<think>then \u4e00 then \u4e00 then " + n + "</think><answer>" +
-                                    std::to_string(i % 7) + "</answer>",
+                        .response = "<think>then \u4e00 then \u4e00 then " + n +
+                                    "</think><answer>" + std::to_string(i % 7) + "</answer>",
                         .reference = i % 5 == 0 ? "none" : std::to_string(i % 3),
                         .truncated = i % 2 == 0});
     }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 
 #include "gradus/base/error.hpp"
 #include "gradus/reward/reward.hpp"
@@ -58,6 +59,10 @@ BOOST_AUTO_TEST_CASE(repetition_is_the_share_of_repeated_trigrams) {
     // Trigrams: abc bca cab abc, three of four distinct.
     BOOST_TEST(repetition("a b c a b c") == -0.25);
     BOOST_TEST(repetition(" A b\nC\ta B c ") == -0.25);
+    // open-r1 test_rewards.py, TestRepetitionPenaltyReward with n = 3.
+    BOOST_TEST(repetition("word word word word") == -0.5);
+    BOOST_TEST(repetition("A B C A B") == 0.0);
+    BOOST_TEST(std::abs(repetition("A B C A B C E F G A B C A B C") + 0.3846) < 5e-5);
     // Ten words, eight trigrams, one distinct.
     BOOST_TEST(repetition("a a a a a a a a a a") == -0.875);
     // Words joined otherwise are other trigrams.
