@@ -17,8 +17,8 @@ class CpuDevice final : public Device {
         const auto rounded = (static_cast<std::size_t>(bytes) + 63) / 64 * 64;
         void* memory = std::aligned_alloc(64, rounded);
         require(memory != nullptr,
-                "this host has no {} bytes ({:.2f} GiB) of memory left: use fewer ranks on it, "
-                "fewer tokens a micro-batch, or a smaller model",
+                "this host has no {} bytes ({:.2f} GiB) of memory left: fewer ranks a node, a "
+                "smaller train.micro_tokens or rollout.slots need less",
                 bytes, static_cast<double>(bytes) / (1 << 30));
         std::memset(memory, 0, rounded);
         return memory;

@@ -10,72 +10,90 @@ namespace gradus {
 std::int64_t size_of(DType dtype) { return dtype == DType::bf16 ? 2 : 4; }
 
 const char* name_of(DType dtype) {
-    return dtype == DType::f32 ? "f32" : dtype == DType::bf16 ? "bf16" : "i32";
+    switch (dtype) {
+        case DType::f32: return "f32";
+        case DType::bf16: return "bf16";
+        case DType::i32: return "i32";
+    }
+    return "?";
 }
 
 Shape::Shape(std::initializer_list<std::int64_t> dims) : rank_(static_cast<int>(dims.size())) {
-    require(dims.size() <= dims_.size(), "a shape of {} dimensions", dims.size());
+    require(dims.size() <= dims_.size(), "a shape has at most {} dimensions, asked for {}",
+            dims_.size(), dims.size());
     std::copy(dims.begin(), dims.end(), dims_.begin());
+    for (auto n : dims) require(n >= 0, "negative dimension in shape {}", text());
 }
 
 std::int64_t Shape::elements() const {
-    std::int64_t n = 1;
-    for (int i = 0; i < rank_; ++i) n *= (*this)[i];
-    return n;
+    std::int64_t product = 1;
+    for (int i = 0; i < rank_; ++i) product *= (*this)[i];
+    return product;
 }
 
 std::int64_t Shape::row_elements() const {
-    std::int64_t n = 1;
-    for (int i = 1; i < rank_; ++i) n *= (*this)[i];
-    return n;
+    std::int64_t product = 1;
+    for (int i = 1; i < rank_; ++i) product *= (*this)[i];
+    return product;
 }
 
 std::string Shape::text() const {
-    std::string text = "[";
-    for (int i = 0; i < rank_; ++i) text += (i > 0 ? ", " : "") + std::to_string((*this)[i]);
-    return text + "]";
+    std::string out = "[";
+    for (int i = 0; i < rank_; ++i) out += (i > 0 ? ", " : "") + std::to_string((*this)[i]);
+    return out + "]";
 }
 
-Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
-    assert(begin >= 0 && count >= 0 && begin + count <= dim(0));
-    Shape shape = shape_;
-    switch (shape_.rank()) {
-        case 1: shape = {count}; break;
-        case 2: shape = {count, shape_[1]}; break;
-        case 3: shape = {count, shape_[1], shape_[2]}; break;
-        default: shape = {count, shape_[1], shape_[2], shape_[3]};
+namespace {
+
+/// `shape` with dimension i set to `value`.
+Shape with_dim(const Shape& shape, int i, std::int64_t value) {
+    auto at = [&](int j) { return j == i ? value : shape[j]; };
+    switch (shape.rank()) {
+        case 1: return {at(0)};
+        case 2: return {at(0), at(1)};
+        case 3: return {at(0), at(1), at(2)};
+        case 4: return {at(0), at(1), at(2), at(3)};
+        default: return {};
     }
-    return Tensor(static_cast<char*>(data_) + begin * shape_.row_elements() * size_of(dtype_), dtype_,
-                  shape);
+}
+
+}  // namespace
+
+Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
+    require(shape_.rank() >= 1 && begin >= 0 && count >= 0 && begin + count <= dim(0),
+            "rows {} .. {} of a tensor of shape {}", begin, begin + count, shape_.text());
+    void* first = data_;
+    if (data_ != nullptr) {
+        first = static_cast<char*>(data_) + begin * shape_.row_elements() * size_of(dtype_);
+    }
+    return {first, dtype_, with_dim(shape_, 0, count)};
 }
 
 Tensor Tensor::as(Shape shape) const {
-    assert(shape.elements() <= elements());
-    return Tensor(data_, dtype_, shape);
+    require(shape.elements() <= elements(), "tensor of shape {} seen as the larger {}",
+            shape_.text(), shape.text());
+    return {data_, dtype_, shape};
 }
 
-std::string Box::text() const { return offset.text() + " + " + count.text(); }
+std::string Box::text() const { return offset.text() + "+" + count.text(); }
 
 Box intersect(const Box& a, const Box& b) {
-    assert(a.offset.rank() == b.offset.rank());
-    std::array<std::int64_t, 4> offset{}, count{};
     const int rank = a.offset.rank();
+    require(a.count.rank() == rank && b.offset.rank() == rank && b.count.rank() == rank,
+            "boxes {} and {} of different rank", a.text(), b.text());
+    Box common = a;
+    bool empty = false;
     for (int i = 0; i < rank; ++i) {
-        const auto u = static_cast<std::size_t>(i);
-        offset[u] = std::max(a.offset[i], b.offset[i]);
-        const std::int64_t end = std::min(a.offset[i] + a.count[i], b.offset[i] + b.count[i]);
-        count[u] = std::max<std::int64_t>(0, end - offset[u]);
+        const auto begin = std::max(a.offset[i], b.offset[i]);
+        const auto end = std::min(a.offset[i] + a.count[i], b.offset[i] + b.count[i]);
+        common.offset = with_dim(common.offset, i, begin);
+        common.count = with_dim(common.count, i, std::max<std::int64_t>(0, end - begin));
+        empty = empty || end <= begin;
     }
-    auto shape = [rank](const std::array<std::int64_t, 4>& v) -> Shape {
-        switch (rank) {
-            case 0: return {};
-            case 1: return {v[0]};
-            case 2: return {v[0], v[1]};
-            case 3: return {v[0], v[1], v[2]};
-            default: return {v[0], v[1], v[2], v[3]};
-        }
-    };
-    return {shape(offset), shape(count)};
+    if (empty) {
+        for (int i = 0; i < rank; ++i) common.count = with_dim(common.count, i, 0);
+    }
+    return common;
 }
 
 }  // namespace gradus
