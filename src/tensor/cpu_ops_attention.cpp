@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu_math.hpp"
 #include "cpu_ops.hpp"
@@ -31,23 +32,53 @@ void product(Matrix c, std::int64_t m, std::int64_t n, std::int64_t k, Matrix a,
                 i(b.stride), beta, c.data, i(c.stride));
 }
 
-/// row[0 .. n) becomes e^(row - max), row[n .. width) zero. Returns {max, sum}.
+/// Rows of scores have room for whole vectors, so that loops over them have no remainder.
+constexpr std::int64_t kLane = 16;
+std::int64_t padded(std::int64_t n) { return (n + kLane - 1) & ~(kLane - 1); }
+
+/// row[n .. padded(n)) becomes `value`.
+void pad(float* row, std::int64_t n, float value) {
+    const auto end = padded(n);
+    for (auto j = n; j < end; ++j) row[j] = value;
+}
+
+/// row[0 .. n) becomes e^(row - max), the rest up to `width` zero. Returns {max, sum}.
 struct RowSoftmax {
     float max, sum;
 };
 RowSoftmax exponentiate(float* row, std::int64_t n, std::int64_t width) {
+    pad(row, n, -std::numeric_limits<float>::infinity());
+    const auto end = padded(n);
     float max = row[0];
 #pragma omp simd reduction(max : max)
-    for (std::int64_t j = 0; j < n; ++j) max = row[j] > max ? row[j] : max;
+    for (std::int64_t j = 0; j < end; ++j) max = row[j] > max ? row[j] : max;
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < n; ++j) {
+    for (std::int64_t j = 0; j < end; ++j) {
         const float e = exp_f32(row[j] - max);
         row[j] = e;
         sum += e;
     }
-    std::fill(row + n, row + width, 0.0f);
+    if (end < width) std::fill(row + end, row + width, 0.0f);
     return {max, sum};
+}
+
+/// The same row of P and dS from scaled scores and scale dP.
+void differentiate(float* p, float* dp, std::int64_t n, std::int64_t width, float log_sum,
+                   float delta) {
+    pad(p, n, -std::numeric_limits<float>::infinity());
+    pad(dp, n, 0.0f);
+    const auto end = padded(n);
+#pragma omp simd
+    for (std::int64_t j = 0; j < end; ++j) {
+        const float e = exp_f32(p[j] - log_sum);
+        p[j] = e;
+        dp[j] = e * (dp[j] - delta);
+    }
+    if (end < width) {
+        std::fill(p + end, p + width, 0.0f);
+        std::fill(dp + end, dp + width, 0.0f);
+    }
 }
 
 void multiply(float* x, std::int64_t n, float factor) {
@@ -87,7 +118,8 @@ void CpuOps::attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, con
     const auto kv_stride = nkv * d;
     for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
         const auto rows = end - begin;
-        const Matrix scores{scores_.f32(), end};
+        const auto width = padded(end);
+        const Matrix scores{scores_.f32(), width};
         for (std::int64_t h = 0; h < nh; ++h) {
             const auto q_at = (first + begin) * q_stride + h * d;
             const auto kv_at = first * kv_stride + h / group * d;
@@ -97,7 +129,7 @@ void CpuOps::attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, con
             float inverse[kWhole];
             for (std::int64_t i = 0; i < rows; ++i) {
                 const auto [max, sum] =
-                    exponentiate(scores.data + i * end, begin + i + 1, end);
+                    exponentiate(scores.data + i * width, begin + i + 1, end);
                 inverse[i] = 1.0f / sum;
                 lse.f32()[(first + begin + i) * nh + h] = max + std::log(sum);
             }
@@ -121,8 +153,9 @@ void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out
     std::fill_n(d_v.f32(), d_v.elements(), 0.0f);
     for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
         const auto rows = end - begin;
-        const Matrix p{scores_.f32(), end};
-        const Matrix dp{scores_.f32() + scores_.dim(1), end};
+        const auto width = padded(end);
+        const Matrix p{scores_.f32(), width};
+        const Matrix dp{scores_.f32() + scores_.dim(1), width};
         for (std::int64_t h = 0; h < nh; ++h) {
             const auto q_at = (first + begin) * q_stride + h * d;
             const auto kv_at = first * kv_stride + h / group * d;
@@ -133,20 +166,13 @@ void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out
             product(dp, rows, end, d, g_rows, CblasNoTrans, {v.f32() + kv_at, kv_stride},
                     CblasTrans, scale, 0.0f);
             for (std::int64_t i = 0; i < rows; ++i) {
-                float* p_row = p.data + i * end;
-                float* dp_row = dp.data + i * end;
+                float* p_row = p.data + i * width;
+                float* dp_row = dp.data + i * width;
                 const auto n = begin + i + 1;
                 const float log_sum = lse.f32()[(first + begin + i) * nh + h];
                 const float delta =
                     scale * dot(g_rows.data + i * q_stride, out.f32() + q_at + i * q_stride, d);
-#pragma omp simd
-                for (std::int64_t j = 0; j < n; ++j) {
-                    const float e = exp_f32(p_row[j] - log_sum);
-                    p_row[j] = e;
-                    dp_row[j] = e * (dp_row[j] - delta);
-                }
-                std::fill(p_row + n, p_row + end, 0.0f);
-                std::fill(dp_row + n, dp_row + end, 0.0f);
+                differentiate(p_row, dp_row, n, end, log_sum, delta);
             }
             product({d_v.f32() + kv_at, kv_stride}, end, d, rows, p, CblasTrans, g_rows,
                     CblasNoTrans, 1.0f, 1.0f);

@@ -18,8 +18,9 @@ CpuOps::CpuOps(const OpsLimits& limits, Arena& arena) : limits_(limits) {
     // A rank is one core; other BLAS libraries do not have this function.
     if (&openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
     const auto length = std::max<std::int64_t>(1, limits.max_length);
+    const auto row = (length + 15) / 16 * 16;
     const auto half = std::max<std::int64_t>(1, limits.max_head_dim / 2);
-    const auto block = std::max(kBlock * length, kWhole * std::min(length, kWhole));
+    const auto block = std::max(kBlock * row, kWhole * std::min(row, kWhole));
     scores_ = arena.take("workspace", DType::f32, {2, block});
     angles_ = arena.take("workspace", DType::f32, {length + 1, 2, half});
     frequencies_ = arena.take("workspace", DType::f32, {half});

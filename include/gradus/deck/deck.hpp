@@ -26,6 +26,8 @@ class Schedule {
     static Schedule parse(const std::string& text);
     double at(std::int64_t step) const;
     std::string text() const;
+    /// The values it takes, in order.
+    std::vector<double> levels() const;
 
   private:
     std::vector<std::pair<std::int64_t, double>> entries_;
