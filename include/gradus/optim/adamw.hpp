@@ -46,6 +46,9 @@ class AdamW {
         OwnedRows rows;
         Tensor m, v;
     };
+    /// Over the whole model, from gradients already summed over data ranks.
+    double gradient_norm();
+
     ParameterSet& parameters_;
     const Grid& grid_;
     Ops& ops_;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <span>
 #include <vector>
 
 #include "gradus/base/profile.hpp"
@@ -48,6 +50,14 @@ class Trainer {
                                               double temperature);
 
   private:
+    /// Called once a micro-batch with log_prob_ and entropy_ of its rows; gives d_log_prob_ and
+    /// d_entropy_, which are zero before.
+    using Loss = std::function<void(std::span<const Sequence* const>)>;
+    /// This rank's micro-batches: forward, loss and, where `update`, backward.
+    void run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature, bool update,
+                           const Loss& loss);
+    TokenResult next_token(const std::vector<Sequence>& batch, bool update);
+
     Transformer& model_;
     ParameterSet& parameters_;
     AdamW& optimizer_;

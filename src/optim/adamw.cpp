@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/optim/adamw.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+/// `shape` with its first dimension set to `rows`.
+Shape with_rows(const Shape& shape, std::int64_t rows) {
+    switch (shape.rank()) {
+        case 1: return {rows};
+        case 2: return {rows, shape[1]};
+        case 3: return {rows, shape[1], shape[2]};
+        case 4: return {rows, shape[1], shape[2], shape[3]};
+        default: throw InternalError("a parameter without dimensions has no rows");
+    }
+}
+
+std::int64_t local_rows(const Parameter& parameter) { return parameter.box.count[0]; }
+
+/// Rows of the local box as a box of the whole tensor.
+Box global_box(const Parameter& parameter, OwnedRows rows) {
+    const Box& local = parameter.box;
+    return {.offset = with_rows(local.offset, local.offset[0] + rows.begin),
+            .count = with_rows(local.count, rows.end - rows.begin)};
+}
+
+Tensor piece_of(const Tensor& tensor, OwnedRows rows) {
+    return tensor.rows(rows.begin, rows.end - rows.begin);
+}
+
+/// Whether this rank writes its part: of a replicated tensor only the first tensor rank does.
+bool writes(const Parameter& parameter, const Grid& grid) {
+    return parameter.split_dim >= 0 || grid.tensor_rank() == 0;
+}
+
+Slab slab_of(const Parameter& parameter, OwnedRows rows, const std::string& group,
+             const Tensor& data) {
+    return {.tensor = group + "/" + parameter.name,
+            .dtype = DType::f32,
+            .global = parameter.global,
+            .box = global_box(parameter, rows),
+            .data = data.data()};
+}
+
+/// Checks that the tensor is there and has the parameter's shape.
+void check_stored(const CheckpointReader& reader, const std::string& name,
+                  const Parameter& parameter) {
+    require<CheckpointError>(reader.has(name), "{} holds no tensor {}", reader.directory(), name);
+    const auto info = reader.info(name);
+    require<CheckpointError>(info.global == parameter.global && info.dtype == DType::f32,
+                             "{}: {} is {} {}, the model needs f32 {}", reader.directory(), name,
+                             name_of(info.dtype), info.global.text(), parameter.global.text());
+}
+
+/// Every rank holds all rows of its local box again.
+void gather_rows(const Parameter& parameter, Communicator& data) {
+    const std::int64_t rows = local_rows(parameter);
+    const std::int64_t row_bytes = parameter.value.bytes() / std::max<std::int64_t>(rows, 1);
+    std::vector<std::int64_t> offsets;
+    for (int r = 0; r < data.size(); ++r) {
+        offsets.push_back(owned_rows(rows, r, data.size()).begin * row_bytes);
+    }
+    offsets.push_back(rows * row_bytes);
+    data.all_gather_blocks(std::as_writable_bytes(parameter.value.floats()), offsets);
+}
+
+}  // namespace
+
+OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size) {
+    return {.begin = rows * data_rank / data_size, .end = rows * (data_rank + 1) / data_size};
+}
+
+AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
+             AdamWOptions options)
+    : parameters_(parameters), grid_(grid), ops_(ops), options_(options) {
+    const auto& all = parameters_.all();
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const OwnedRows rows = owned_rows(local_rows(all[i]), grid.data_rank(), grid.data_size());
+        if (rows.begin == rows.end) continue;
+        const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
+        pieces_.push_back({.parameter = i,
+                           .rows = rows,
+                           .m = arena.take("adam.m", DType::f32, shape),
+                           .v = arena.take("adam.v", DType::f32, shape)});
+    }
+    norm_scratch_ =
+        arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
+}
+
+double AdamW::step(double lr) {
+    const Tensor grads = parameters_.flat_grads();
+    grid_.data().all_reduce(grads.floats(), Reduce::sum);
+    const double norm = gradient_norm();
+    const double clip = options_.clip;
+    // As torch.nn.utils.clip_grad_norm_.
+    const double scale = clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0;
+    ++steps_;
+    for (const Piece& piece : pieces_) {
+        const Parameter& parameter = parameters_.all()[piece.parameter];
+        ops_.adamw(piece_of(parameter.value, piece.rows), piece_of(parameter.grad, piece.rows),
+                   piece.m, piece.v,
+                   {.lr = static_cast<float>(lr),
+                    .beta1 = static_cast<float>(options_.beta1),
+                    .beta2 = static_cast<float>(options_.beta2),
+                    .eps = static_cast<float>(options_.eps),
+                    .weight_decay =
+                        parameter.decay ? static_cast<float>(options_.weight_decay) : 0.0f,
+                    .grad_scale = static_cast<float>(scale),
+                    .step = steps_});
+    }
+    ops_.fill(grads, 0);
+    ops_.synchronize();
+    if (grid_.data_size() > 1) {
+        for (const Parameter& parameter : parameters_.all()) gather_rows(parameter, grid_.data());
+    }
+    return norm;
+}
+
+double AdamW::gradient_norm() {
+    const auto& all = parameters_.all();
+    ops_.fill(norm_scratch_, 0);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        ops_.sum_squares(norm_scratch_.rows(static_cast<std::int64_t>(i), 1), all[i].grad);
+    }
+    ops_.synchronize();
+    const auto found = norm_scratch_.floats();
+    std::vector<double> squares(found.begin(), found.end());
+    // A replicated parameter counts once; a bad copy of it must still be seen by all.
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!writes(all[i], grid_) && std::isfinite(squares[i])) squares[i] = 0;
+    }
+    grid_.tensor().all_reduce(std::span(squares), Reduce::sum);
+    double sum = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        require<NumericError>(std::isfinite(squares[i]),
+                              "the gradient of {} is not finite (optimiser step {}); the parameters "
+                              "are as before the step. Lower train.lr, or look at the batch",
+                              all[i].name, steps_ + 1);
+        sum += squares[i];
+    }
+    return std::sqrt(sum);
+}
+
+std::vector<Slab> AdamW::slabs() const {
+    std::vector<Slab> slabs;
+    for (const Piece& piece : pieces_) {
+        const Parameter& parameter = parameters_.all()[piece.parameter];
+        if (!writes(parameter, grid_)) continue;
+        slabs.push_back(slab_of(parameter, piece.rows, "weights",
+                                piece_of(parameter.value, piece.rows)));
+        slabs.push_back(slab_of(parameter, piece.rows, "adam_m", piece.m));
+        slabs.push_back(slab_of(parameter, piece.rows, "adam_v", piece.v));
+    }
+    return slabs;
+}
+
+void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
+    // All tensors first: a missing one must not be found on some ranks only.
+    for (const Parameter& parameter : parameters_.all()) {
+        check_stored(reader, "adam_m/" + parameter.name, parameter);
+        check_stored(reader, "adam_v/" + parameter.name, parameter);
+    }
+    for (const Piece& piece : pieces_) {
+        const Parameter& parameter = parameters_.all()[piece.parameter];
+        const Box box = global_box(parameter, piece.rows);
+        reader.read("adam_m/" + parameter.name, box, piece.m.data());
+        reader.read("adam_v/" + parameter.name, box, piece.v.data());
+    }
+    steps_ = steps;
+}
+
+void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
+                     const std::string& group) {
+    for (const Parameter& parameter : parameters.all()) {
+        check_stored(reader, group + "/" + parameter.name, parameter);
+    }
+    for (const Parameter& parameter : parameters.all()) {
+        reader.read(group + "/" + parameter.name, parameter.box, parameter.value.data());
+    }
+}
+
+std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& grid,
+                                  const std::string& group) {
+    std::vector<Slab> slabs;
+    for (const Parameter& parameter : parameters.all()) {
+        const OwnedRows rows =
+            owned_rows(local_rows(parameter), grid.data_rank(), grid.data_size());
+        if (rows.begin == rows.end || !writes(parameter, grid)) continue;
+        slabs.push_back(slab_of(parameter, rows, group, piece_of(parameter.value, rows)));
+    }
+    return slabs;
+}
+
+}  // namespace gradus

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/train/trainer.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr std::int64_t kNone = std::numeric_limits<std::int64_t>::max();
+
+std::vector<std::int64_t> lengths_of(const std::vector<Sequence>& batch) {
+    std::vector<std::int64_t> lengths;
+    for (const Sequence& s : batch) lengths.push_back(static_cast<std::int64_t>(s.tokens.size()));
+    return lengths;
+}
+
+struct BatchCounts {
+    double tokens = 0, trained = 0;
+};
+
+BatchCounts count(const std::vector<Sequence>& batch) {
+    BatchCounts counts;
+    for (const Sequence& s : batch) {
+        counts.tokens += static_cast<double>(s.tokens.size());
+        for (std::size_t t = 1; t < s.weight.size(); ++t) counts.trained += s.weight[t] > 0 ? 1 : 0;
+    }
+    return counts;
+}
+
+std::vector<const Sequence*> members_of(const std::vector<Sequence>& batch,
+                                        const std::vector<std::int64_t>& indices) {
+    std::vector<const Sequence*> members;
+    for (const std::int64_t i : indices) members.push_back(&batch[static_cast<std::size_t>(i)]);
+    return members;
+}
+
+/// All ranks agree on the first sequence with a loss that is not a number, or on none.
+void check_finite(Communicator& data, std::int64_t first_bad, double loss, std::int64_t step) {
+    std::array<std::int64_t, 1> first = {first_bad};
+    data.all_reduce(std::span<std::int64_t>(first), Reduce::min);
+    if (first[0] != kNone) {
+        throw NumericError(fmt::format("the loss of sequence {} of the batch is not finite "
+                                       "(optimiser step {}, batch loss {}); the parameters are as "
+                                       "before the step. Lower train.lr, or look at the sequence",
+                                       first[0], step, loss));
+    }
+}
+
+float inverse(double temperature) {
+    require<DeckError>(temperature > 0,
+                       "a temperature of {} has no log-probs to train on: it must be above 0",
+                       temperature);
+    return static_cast<float>(1.0 / temperature);
+}
+
+/// The trained tokens of one sequence, side by side.
+struct TokenColumns {
+    std::vector<std::int64_t> row;
+    std::vector<float> log_prob, entropy, old_log_prob, ref_log_prob, advantage;
+    std::vector<float> d_log_prob, d_entropy;
+
+    void gather(const Sequence& s, std::size_t place, const MicroBatch& micro,
+                std::span<const float> log_probs, std::span<const float> entropies) {
+        for (auto* v : {&log_prob, &entropy, &old_log_prob, &ref_log_prob, &advantage}) v->clear();
+        row.clear();
+        for (std::size_t t = 1; t < s.tokens.size(); ++t) {
+            if (!(s.weight[t] > 0)) continue;
+            row.push_back(micro.row(place, static_cast<std::int64_t>(t)));
+            const auto r = static_cast<std::size_t>(row.back());
+            log_prob.push_back(log_probs[r]);
+            entropy.push_back(entropies[r]);
+            // On-policy: the ratio is 1 and its gradient that of the log-prob.
+            old_log_prob.push_back(s.old_log_prob.empty() ? log_probs[r] : s.old_log_prob[t]);
+            if (!s.ref_log_prob.empty()) ref_log_prob.push_back(s.ref_log_prob[t]);
+            advantage.push_back(s.advantage[t]);
+        }
+        d_log_prob.assign(row.size(), 0.0f);
+        d_entropy.assign(row.size(), 0.0f);
+    }
+};
+
+void check_policy_sequence(const Sequence& s, const PolicyLossOptions& options) {
+    const std::size_t n = s.tokens.size();
+    auto fits = [n](const std::vector<float>& v) { return v.empty() || v.size() == n; };
+    require(s.advantage.size() == n && fits(s.old_log_prob) && fits(s.ref_log_prob) &&
+                fits(s.sampler_log_prob) && (options.kl_coef == 0 || !s.ref_log_prob.empty()),
+            "sequence {}: per-token inputs of the policy loss do not fit its {} tokens", s.address,
+            n);
+}
+
+void measure_gap(const Sequence& s, const TokenColumns& columns, PolicyLossSums& sums) {
+    if (s.sampler_log_prob.empty()) return;
+    for (std::size_t t = 1, i = 0; t < s.tokens.size(); ++t) {
+        if (!(s.weight[t] > 0)) continue;
+        const double gap =
+            std::abs(static_cast<double>(columns.log_prob[i++]) - s.sampler_log_prob[t]);
+        sums.sampler_gap += gap;
+        sums.sampler_gap_max = std::max(sums.sampler_gap_max, gap);
+    }
+}
+
+void add(PolicyLossSums& sums, const PolicyLossSums& more) {
+    sums.loss += more.loss;
+    sums.kl += more.kl;
+    sums.entropy += more.entropy;
+    sums.ratio += more.ratio;
+    sums.clipped_low += more.clipped_low;
+    sums.clipped_high += more.clipped_high;
+    sums.sampler_gap += more.sampler_gap;
+    sums.sampler_gap_max = std::max(sums.sampler_gap_max, more.sampler_gap_max);
+    sums.tokens += more.tokens;
+}
+
+void reduce(PolicyLossSums& sums, Communicator& data) {
+    std::array<double, 8> values = {sums.loss,        sums.kl,           sums.entropy,
+                                    sums.ratio,       sums.clipped_low,  sums.clipped_high,
+                                    sums.sampler_gap, sums.tokens};
+    data.all_reduce(std::span<double>(values), Reduce::sum);
+    sums = {.loss = values[0],
+            .kl = values[1],
+            .entropy = values[2],
+            .ratio = values[3],
+            .clipped_low = values[4],
+            .clipped_high = values[5],
+            .sampler_gap = values[6],
+            .sampler_gap_max = data.max(sums.sampler_gap_max),
+            .tokens = values[7]};
+}
+
+}  // namespace
+
+Trainer::Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer, const Grid& grid,
+                 Ops& ops, Arena& arena, Profile& profile, Limits limits)
+    : model_(model),
+      parameters_(parameters),
+      optimizer_(optimizer),
+      grid_(grid),
+      ops_(ops),
+      profile_(profile),
+      limits_(limits),
+      micro_(limits.micro_tokens, arena),
+      log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
+      entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
+      d_log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
+      d_entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
+      d_hidden_(arena.take("batch.d_hidden", DType::f32,
+                           {limits.micro_tokens, model.config().hidden})) {}
+
+void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature,
+                                bool update, const Loss& loss) {
+    const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
+    for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
+        if (indices.empty()) continue;  // fewer sequences than ranks
+        const std::vector<const Sequence*> members = members_of(batch, indices);
+        Tensor hidden;
+        {
+            Profile::Region region(profile_, "train.forward");
+            micro_.fill(members, false);
+            hidden = model_.forward(parameters_, micro_.packed(), update);
+        }
+        const std::int64_t n = micro_.tokens();
+        const Tensor d_log_prob = d_log_prob_.as({n}), d_entropy = d_entropy_.as({n});
+        const Tensor d_hidden = d_hidden_.as({n, model_.config().hidden});
+        {
+            Profile::Region region(profile_, "train.head");
+            model_.head_log_probs(parameters_, hidden, micro_.targets(), inv_temperature,
+                                  log_prob_.as({n}), entropy_.as({n}));
+            ops_.fill(d_log_prob, 0);
+            ops_.fill(d_entropy, 0);
+            ops_.synchronize();
+            loss(members);
+            if (!update) continue;
+            model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature, d_log_prob,
+                                 d_entropy, d_hidden);
+        }
+        Profile::Region region(profile_, "train.backward");
+        model_.backward(parameters_, micro_.packed(), d_hidden);
+        ops_.synchronize();
+    }
+}
+
+Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, bool update) {
+    const BatchCounts counts = count(batch);
+    double sum = 0;
+    std::int64_t first_bad = kNone;
+    run_micro_batches(batch, 1.0f, update, [&](std::span<const Sequence* const> members) {
+        const std::span<const float> log_prob = log_prob_.floats();
+        const std::span<float> d_log_prob = d_log_prob_.floats();
+        for (std::size_t i = 0; i < members.size(); ++i) {
+            const Sequence& s = *members[i];
+            double loss = 0;
+            for (std::size_t t = 1; t < s.tokens.size(); ++t) {
+                if (!(s.weight[t] > 0)) continue;
+                const auto r = static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t)));
+                loss -= static_cast<double>(s.weight[t]) * log_prob[r];
+                d_log_prob[r] = static_cast<float>(-s.weight[t] / counts.trained);
+            }
+            if (!std::isfinite(loss)) first_bad = std::min(first_bad, s.address);
+            sum += loss;
+        }
+    });
+    TokenResult result{.loss = grid_.data().sum(sum) / std::max(1.0, counts.trained),
+                       .tokens = counts.tokens,
+                       .trained_tokens = counts.trained};
+    check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
+    return result;
+}
+
+Trainer::TokenResult Trainer::next_token_step(const std::vector<Sequence>& batch, double lr) {
+    TokenResult result = next_token(batch, true);
+    Profile::Region region(profile_, "train.optimizer");
+    result.grad_norm = optimizer_.step(lr);
+    return result;
+}
+
+Trainer::TokenResult Trainer::next_token_loss(const std::vector<Sequence>& batch) {
+    return next_token(batch, false);
+}
+
+Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
+                                           const PolicyLossOptions& options, double temperature,
+                                           double lr) {
+    for (const Sequence& s : batch) check_policy_sequence(s, options);
+    const BatchCounts counts = count(batch);
+    const LossNormalizer normalizer{.tokens = counts.trained,
+                                    .sequences = static_cast<double>(batch.size())};
+    PolicyResult result{.tokens = counts.tokens};
+    TokenColumns columns;
+    std::int64_t first_bad = kNone;
+    run_micro_batches(batch, inverse(temperature), true, [&](std::span<const Sequence* const> members) {
+        for (std::size_t i = 0; i < members.size(); ++i) {
+            const Sequence& s = *members[i];
+            PolicyLossSums sums;
+            columns.gather(s, i, micro_, log_prob_.floats(), entropy_.floats());
+            policy_loss<float>(options, normalizer, columns.log_prob, columns.entropy,
+                               columns.old_log_prob, columns.ref_log_prob, columns.advantage,
+                               columns.d_log_prob, columns.d_entropy, sums);
+            measure_gap(s, columns, sums);
+            add(result.sums, sums);
+            for (std::size_t k = 0; k < columns.row.size(); ++k) {
+                const auto r = static_cast<std::size_t>(columns.row[k]);
+                d_log_prob_.floats()[r] = columns.d_log_prob[k];
+                d_entropy_.floats()[r] = columns.d_entropy[k];
+            }
+            if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
+        }
+    });
+    reduce(result.sums, grid_.data());
+    result.loss = result.sums.loss;
+    check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
+    Profile::Region region(profile_, "train.optimizer");
+    result.grad_norm = optimizer_.step(lr);
+    return result;
+}
+
+std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameters,
+                                                   const std::vector<Sequence>& batch,
+                                                   double temperature) {
+    const float inv_temperature = inverse(temperature);
+    std::vector<std::size_t> starts(1, 0);
+    for (const Sequence& s : batch) starts.push_back(starts.back() + s.tokens.size());
+    std::vector<float> flat(starts.back(), 0.0f);
+    const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
+    for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
+        if (indices.empty()) continue;
+        Profile::Region region(profile_, "logprobs.forward");
+        micro_.fill(members_of(batch, indices), true);
+        const Tensor hidden = model_.forward(parameters, micro_.packed(), false);
+        const std::int64_t n = micro_.tokens();
+        model_.head_log_probs(parameters, hidden, micro_.targets(), inv_temperature,
+                              log_prob_.as({n}), entropy_.as({n}));
+        ops_.synchronize();
+        for (std::size_t i = 0; i < indices.size(); ++i) {
+            const auto index = static_cast<std::size_t>(indices[i]);
+            const std::size_t length = batch[index].tokens.size();
+            if (length < 2) continue;
+            const float* first = log_prob_.f32() + micro_.row(i, 1);
+            std::copy_n(first, length - 1, flat.data() + starts[index] + 1);
+        }
+    }
+    // Each entry is non-zero on one rank only: the sum is that rank's value, exactly.
+    Profile::Region region(profile_, "logprobs.exchange");
+    grid_.data().all_reduce(std::span<float>(flat), Reduce::sum);
+    std::vector<std::vector<float>> result;
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+        result.emplace_back(flat.data() + starts[i], flat.data() + starts[i + 1]);
+    }
+    return result;
+}
+
+}  // namespace gradus
