@@ -95,13 +95,25 @@ std::vector<std::string> Deck::names(std::string_view section) const {
 
 std::string Deck::resolved() const {
     auto quoted = [](const std::string& value) {
-        const bool plain = value.find_first_of("#$\\") == std::string::npos &&
-                           (value.empty() || (value.front() != ' ' && value.back() != ' '));
-        return plain ? value : "\"" + value + "\"";
+        const bool plain = value.find_first_of("#$\\\"") == std::string::npos &&
+                           (value.empty() || (value.front() > ' ' && value.back() > ' '));
+        if (plain) return value;
+        std::string text = "\"";
+        for (char c : value) {
+            if (c == '"' || c == '\\') text += '\\';
+            text += c;
+        }
+        return text + '"';
     };
+    // Where a checkpoint gives the shape of the model, defaults of the shape are not part of the run.
+    const auto from = values_.find("model.from");
+    const bool given_shape = from != values_.end() && !from->second.text.empty();
     std::string text;
-    for (const auto& [key, value] : values_)
-        text += fmt::format("{:<28} = {:<24} # {}\n", key, quoted(value.text), value.origin);
+    for (const auto& [key, value] : values_) {
+        const bool idle = given_shape && key.rfind("model.", 0) == 0 && value.origin == "default";
+        text += fmt::format("{}{:<28} = {:<24} # {}\n", idle ? "# " : "", key, quoted(value.text),
+                            value.origin);
+    }
     return text;
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 
 #include "gradus/base/error.hpp"
@@ -69,27 +70,33 @@ class Lexer {
         }
     }
 
-    /// Takes quotes, comments and variables out of a value.
+    /// Takes quotes, comments and variables out of a value. Inside quotes a backslash keeps the
+    /// character after it; blanks count there, so only those outside are trimmed.
     bool clean(const std::string& raw, const std::string& origin, std::string& out) {
         bool quoted = false;
+        std::size_t keep = 0;  // what of `out` is not trailing blank
         for (std::size_t i = 0; i < raw.size(); ++i) {
             const char c = raw[i];
             if (c == '"') {
                 quoted = !quoted;
-            } else if (c == '#' && !quoted) {
+            } else if (quoted) {
+                if (c == '\\' && i + 1 < raw.size()) ++i;
+                out += raw[i];
+            } else if (c == '#') {
                 break;
-            } else if (c == '$' && !quoted) {
+            } else if (c == '$') {
                 if (!variable(raw, i, origin, out)) return false;
             } else {
                 out += c;
+                if (c == ' ' || c == '\t' || c == '\r') continue;
             }
+            keep = out.size();
         }
         if (quoted) {
             error(origin, "a quote \" is not closed");
             return false;
         }
-        // Blanks inside quotes at the ends of a value count, so only unquoted values are trimmed.
-        if (raw.find('"') == std::string::npos) out = trim(out);
+        out.resize(keep);
         return true;
     }
 
@@ -129,8 +136,9 @@ class Lexer {
             return false;
         }
         const char* value = std::getenv(name.c_str());
-        if (value == nullptr) {
-            error(origin, fmt::format("the environment variable {} is not set", name));
+        if (value == nullptr || std::strchr(value, '\n') != nullptr) {
+            error(origin, fmt::format("the environment variable {} {}", name,
+                                      value == nullptr ? "is not set" : "holds a line break"));
             return false;
         }
         out += value;
@@ -160,7 +168,7 @@ LexedDeck lex_overrides(const std::vector<std::string>& words) {
     for (const std::string& word : words) {
         const std::size_t equals = word.find('=');
         const std::string key = trim(word.substr(0, equals));
-        if (equals == std::string::npos || !is_key(key))
+        if (equals == std::string::npos || !is_key(key) || word.find('\n') != std::string::npos)
             lexer.error("command line", fmt::format("`{}` is not of the form key=value", word));
         else  // the shell has seen to quotes and variables already
             lexer.result.tokens.push_back(

@@ -21,7 +21,7 @@ struct LexedDeck {
 };
 
 /// Grammar: `key = value` a line; `#` begins a comment outside quotes; a backslash at the end of a
-/// line continues it; "..." keeps blanks, # and $ as they are; $NAME and ${NAME} are taken from the
+/// line continues it; "..." keeps blanks, # and $ as they are, and \" and \\ stand for " and \; $NAME and ${NAME} are taken from the
 /// environment; `include = FILE` (relative to the file it stands in) reads FILE at this place.
 LexedDeck lex_deck(const std::string& path);
 LexedDeck lex_deck_text(const std::string& text, const std::string& name);

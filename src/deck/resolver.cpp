@@ -85,8 +85,11 @@ class DeckResolver {
 
   private:
     void find_stage(const std::vector<DeckToken>& tokens) {
+        std::string asked;
         for (const DeckToken& token : tokens)
-            if (token.key == "stage") stage_ = token.value;
+            if (token.key == "stage") asked = token.value;
+        const auto names = stage_names();
+        if (std::find(names.begin(), names.end(), asked) != names.end()) stage_ = asked;
     }
 
     bool known(const DeckToken& token) {
@@ -106,6 +109,13 @@ class DeckResolver {
     }
 
     void check_all(const std::map<std::string, DeckToken>& chosen) {
+        if (stage_.empty()) {
+            // Without a stage it is not known which keys are wanted: only those given are checked.
+            for (const auto& [key, token] : chosen) check(token);
+            if (chosen.find("stage") == chosen.end())
+                check({"stage", std::string(kRequired), "default", false});
+            return;
+        }
         const po::options_description description = describe(chosen);
         po::parsed_options parsed(&description);
         for (const auto& [key, token] : chosen) {
@@ -178,7 +188,7 @@ class DeckResolver {
         throw DeckError(text);
     }
 
-    std::string stage_;
+    std::string stage_;  ///< empty: not given, or unknown
     std::vector<std::string> errors_;
     Deck deck_;
 };

@@ -28,8 +28,8 @@ struct ModelConfig {
     void check(int tensor_size) const;
     /// Trainable numbers in the whole model.
     std::int64_t parameters() const;
-    /// FLOPs of a forward pass a token at context length `context` (products only, causal half
-    /// counted; the backward pass is twice that).
+    /// FLOPs of a forward pass a token that attends to `context` positions in the mean (half the
+    /// length of a causal sequence): products only; the backward pass is twice that.
     double forward_flops(double context) const;
 
     Json to_json() const;

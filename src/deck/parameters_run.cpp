@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sections.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr std::string_view kTraining = "pretrain sft rl bench";
+using enum ParameterType;
+
+}  // namespace
+
+std::vector<Parameter> run_parameters() {
+    return {
+        {"stage", choice, "", kRequired,
+         "problems | pretrain | sft | rl | sample | evaluate | score | bench", "*",
+         "What this run does."},
+        {"restart", text, "", "latest", "", "*",
+         "Where to go on: `latest` (this run's newest checkpoint; none: start), `none` (start anew), or "
+         "the path of a checkpoint."},
+
+        {"run.dir", path, "", kRequired, "", "*",
+         "Run directory: log, metrics, rollouts, checkpoints. Made where it is missing."},
+        {"run.seed", integer, "", "1", ">=0", "*",
+         "Seed of every random draw: weights, order of the data, samples."},
+        {"run.walltime", duration, "", "none", "none | auto | >0", "*",
+         "Time after which the run writes a checkpoint and ends with code 75; `auto`: the time that the "
+         "batch system has left."},
+        {"run.stop_margin", duration, "", "auto", "auto | >=0", "*",
+         "Reserve kept for the last step and checkpoint; `auto`: measured from those before."},
+        {"run.timeout", duration, "", "600", ">0", "*",
+         "A rank that makes no progress for so long ends the job and names itself."},
+        {"run.deterministic", flag, "", "true", "", "*",
+         "Same deck, seed and grid give the same bits. The CPU program always keeps this."},
+        {"run.log_every", integer, "steps", "1", ">=0", "*", "Steps a line of the log; 0: none."},
+        {"run.device", choice, "", "cpu", "cpu", "*", "What the ranks compute on."},
+        {"run.restart_verify", choice, "", "touched", "touched | full | none", "pretrain sft rl",
+         "Which hashes a restart checks: of the blocks that it reads, of the whole checkpoint, none."},
+
+        {"grid.tensor", integer, "ranks", "1", ">0", "*",
+         "Ranks over which each tensor is split; all ranks / this are the data ranks."},
+
+        {"ckpt.every", integer, "steps", "0", ">=0", kTraining,
+         "Steps between checkpoints; 0: only at the end and on a stop."},
+        {"ckpt.every_time", duration, "", "none", "none | >0", kTraining,
+         "Time between checkpoints, beside ckpt.every."},
+        {"ckpt.keep", integer, "", "2", ">0", kTraining, "The newest so many checkpoints stay."},
+        {"ckpt.keep_every", integer, "steps", "0", ">=0", kTraining,
+         "Checkpoints of every so many steps stay for good; 0: none."},
+        {"ckpt.async", flag, "", "true", "", kTraining,
+         "A thread writes checkpoints while the run goes on; costs a copy of the state in memory."},
+    };
+}
+
+}  // namespace gradus

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sections.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr std::string_view kGenerating = "rl sample evaluate bench";
+using enum ParameterType;
+
+}  // namespace
+
+std::vector<Parameter> stage_parameters() {
+    return {
+        {"rollout.max_new_tokens", integer, "tokens", "512", ">0", kGenerating, "Longest response."},
+        {"rollout.temperature", schedule, "", "1", ">=0", kGenerating,
+         "Sampling temperature; 0: the likeliest token."},
+        {"rollout.top_p", number, "", "1", "(0,1]", kGenerating,
+         "Only the likeliest tokens that make up this probability; stage rl wants 1."},
+        {"rollout.top_k", integer, "tokens", "0", ">=0", kGenerating,
+         "Only the likeliest so many tokens; 0: all; stage rl wants 0."},
+        {"rollout.stop", list, "", "", "", kGenerating, "Texts that end a response."},
+        {"rollout.slots", integer, "sequences", "64", ">0", kGenerating,
+         "Sequences that a data rank generates at once."},
+        {"rollout.page_size", integer, "tokens", "16", ">0", kGenerating,
+         "Tokens of a page of the key/value cache."},
+
+        {"sample.n", integer, "samples", "4", ">0", "sample", "Samples a prompt."},
+        {"sample.keep_correct", flag, "", "true", "", "sample", "Keep only those with the right answer."},
+        {"sample.keep_format", flag, "", "true", "", "sample", "Keep only those in R1's form."},
+        {"sample.min_language", number, "", "0", "[0,1]", "sample",
+         "Least share of words in the expected language."},
+        {"sample.max_length", integer, "tokens", "0", ">=0", "sample", "Longest response kept; 0: any."},
+        {"sample.max_repetition", number, "", "1", "[0,1]", "sample",
+         "Largest share of repeated n-grams."},
+        {"sample.max_per_prompt", integer, "samples", "0", ">=0", "sample",
+         "At most so many a prompt; 0: all."},
+        {"sample.output", path, "", "", "", "sample", "SFT data; none: sft.jsonl in the run directory."},
+
+        {"eval.n", integer, "samples", "16", ">0", "evaluate", "Samples a problem."},
+        {"eval.k", list, "", "1 4 16", "", "evaluate", "Values of k for pass@k."},
+        {"eval.name", text, "", "", "", "evaluate", "Name of the row; none: the run directory's."},
+
+        {"problems.count", integer, "problems", "4000", ">0", "problems", "Problems for training."},
+        {"problems.eval_count", integer, "problems", "256", ">0", "problems",
+         "Problems for evaluation, none of them in training."},
+        {"problems.documents", integer, "documents", "30000", ">=0", "problems",
+         "Documents of base text."},
+        {"problems.worked", number, "", "0.5", "[0,1]", "problems",
+         "Share of documents that reason; the others answer at once."},
+        {"problems.imperfect", number, "", "0.1", "[0,1]", "problems",
+         "Share of worked documents with an error or a broken tag."},
+        {"problems.mixed", number, "", "0.2", "[0,1]", "problems",
+         "Share of worked documents that mix languages."},
+        {"problems.min_terms", integer, "", "3", "[2,20]", "problems", "Fewest operands of a problem."},
+        {"problems.max_terms", integer, "", "5", "[2,20]", "problems", "Most operands of a problem."},
+        {"problems.words", number, "", "0.3", "[0,1]", "problems", "Share of problems told in words."},
+
+        {"score.input", path, "", kRequired, "", "score", "JSONL of responses with references."},
+        {"score.output", path, "", "", "", "score",
+         "The same rows with every reward; none: scored.jsonl in the run directory."},
+
+        {"bench.tokens", integer, "tokens", "4096", ">0", "bench", "Tokens of a training step."},
+        {"bench.steps", integer, "", "5", ">0", "bench", "Repetitions of each measurement."},
+        {"bench.what", list, "", "train generate checkpoint", "", "bench", "What to measure."},
+    };
+}
+
+}  // namespace gradus

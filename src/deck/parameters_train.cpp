@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sections.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr std::string_view kTraining = "pretrain sft rl";
+constexpr std::string_view kOptimiser = "pretrain sft rl bench";
+constexpr std::string_view kModel = "pretrain sft rl sample evaluate bench";
+using enum ParameterType;
+
+}  // namespace
+
+std::vector<Parameter> train_parameters() {
+    return {
+        {"train.steps", integer, "updates", "0", ">=0", kTraining,
+         "Updates in all; 0: from train.epochs (not in stage rl)."},
+        {"train.epochs", number, "", "0", ">=0", "pretrain sft",
+         "Passes over the data, in the place of train.steps."},
+        {"train.tokens_per_step", integer, "tokens", "8192", ">0", "pretrain sft",
+         "Tokens of a global batch, over all ranks; whole sequences until this is reached."},
+        {"train.micro_tokens", integer, "tokens", "4096", ">0", kModel,
+         "Tokens that a rank takes through the model at once; sets the memory for activations."},
+        {"train.max_length", integer, "tokens", "1024", ">0", kModel,
+         "Longest sequence, prompt and response; longer text is cut, longer conversations refused."},
+        {"train.lr", number, "", "1e-3", ">=0", kTraining, "Peak learning rate."},
+        {"train.lr_schedule", choice, "", "cosine", "constant | linear | cosine", kTraining,
+         "Course of the learning rate after the warm-up."},
+        {"train.lr_min", number, "", "0", ">=0", kTraining, "Learning rate of the last step."},
+        {"train.warmup", integer, "steps", "0", ">=0", kTraining, "Steps of linear warm-up."},
+
+        {"optim.beta1", number, "", "0.9", "[0,1)", kOptimiser, "AdamW: decay of the first moment."},
+        {"optim.beta2", number, "", "0.95", "[0,1)", kOptimiser, "AdamW: decay of the second moment."},
+        {"optim.eps", number, "", "1e-8", ">0", kOptimiser, "AdamW: epsilon."},
+        {"optim.weight_decay", number, "", "0.1", ">=0", kOptimiser,
+         "AdamW: decoupled weight decay, on matrices only."},
+        {"optim.clip", number, "", "1", ">=0", kOptimiser,
+         "Largest norm of the gradient of the whole model; 0: no clipping."},
+
+        {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
+        {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
+        {"rl.updates", integer, "", "1", ">0", "rl",
+         "Updates that a rollout is split into; divides rl.prompts."},
+        {"rl.epochs", integer, "", "1", ">0", "rl", "Passes over a rollout."},
+        {"rl.reference_every", integer, "steps", "0", ">=0", "rl",
+         "The reference becomes a copy of the policy every so many updates; 0: never."},
+        {"rl.old_logprobs", choice, "", "auto", "auto | trainer | sampler", "rl",
+         "Log-probs that the ratio is taken against: the trainer's before the first update (auto: only "
+         "computed where a rollout feeds several updates), or the sampler's."},
+        {"rl.mask_truncated", flag, "", "false", "", "rl",
+         "Responses cut off at rollout.max_new_tokens give no gradient (their rewards still count)."},
+
+        {"loss.clip_low", schedule, "", "0.2", ">=0", "rl", "Ratios below 1 - this are clipped."},
+        {"loss.clip_high", schedule, "", "0.2", ">=0", "rl", "Ratios above 1 + this are clipped."},
+        {"loss.kl_coef", schedule, "", "0.001", ">=0", "rl",
+         "Weight of the KL divergence to the reference (k3 estimator, in the loss)."},
+        {"loss.entropy_coef", schedule, "", "0", "", "rl", "Weight of an entropy bonus."},
+        {"loss.aggregation", choice, "", "sequence_mean", "sequence_mean | token_mean", "rl",
+         "Mean over sequences of their tokens' means (DeepSeekMath eq. 3), or over all tokens."},
+        {"loss.std", choice, "", "sample", "sample | population | none", "rl",
+         "Standard deviation that advantages are divided by."},
+        {"loss.std_eps", number, "", "1e-4", ">=0", "rl", "Added to that standard deviation."},
+
+        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition", "rl score",
+         "What the reward NAME measures."},
+        {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
+        {"reward.*.language", choice, "", "en", "en | zh", "rl score",
+         "kind = language: the language that the response is to keep to."},
+    };
+}
+
+}  // namespace gradus

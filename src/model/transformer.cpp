@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/model/transformer.hpp"
+
+#include <algorithm>
+#include <map>
+
+#include "block.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr Transpose kNo = Transpose::no, kYes = Transpose::yes;
+
+struct ModelWeights {
+    Parameter *embedding = nullptr, *norm = nullptr, *head = nullptr;
+    std::vector<BlockWeights> blocks;
+};
+
+ModelWeights look_up(const ModelConfig& c, const ParameterSet& set) {
+    // Forward passes only read; gradients are written through the set that backward() was given.
+    ParameterSet& parameters = const_cast<ParameterSet&>(set);
+    ModelWeights w;
+    w.embedding = &parameters.at("model.embed_tokens.weight");
+    w.norm = &parameters.at("model.norm.weight");
+    w.head = c.tied ? w.embedding : &parameters.at("lm_head.weight");
+    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
+        const std::string block = fmt::format("model.layers.{}.", layer);
+        auto get = [&](const char* name) { return &parameters.at(block + name); };
+        BlockWeights b;
+        b.norm1 = get("input_layernorm.weight");
+        b.q = get("self_attn.q_proj.weight");
+        b.k = get("self_attn.k_proj.weight");
+        b.v = get("self_attn.v_proj.weight");
+        if (c.qkv_bias) {
+            b.q_bias = get("self_attn.q_proj.bias");
+            b.k_bias = get("self_attn.k_proj.bias");
+            b.v_bias = get("self_attn.v_proj.bias");
+        }
+        if (c.qk_norm) {
+            b.q_norm = get("self_attn.q_norm.weight");
+            b.k_norm = get("self_attn.k_norm.weight");
+        }
+        b.o = get("self_attn.o_proj.weight");
+        b.norm2 = get("post_attention_layernorm.weight");
+        b.gate = get("mlp.gate_proj.weight");
+        b.up = get("mlp.up_proj.weight");
+        b.down = get("mlp.down_proj.weight");
+        w.blocks.push_back(b);
+    }
+    return w;
+}
+
+}  // namespace
+
+struct Transformer::Impl {
+    Impl(const ModelConfig& config, const Grid& grid, Ops& ops, Arena& arena, const Limits& limits);
+
+    const ModelWeights& weights(const ParameterSet& parameters);
+    /// Residual stream at the input of block `layer`; layer == config.layers: after the last.
+    Tensor stream(std::int64_t layer, std::int64_t tokens) const;
+    BlockActivations& activations(std::int64_t layer) {
+        return kept[kept.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
+    }
+    void embed(const ModelWeights& w, Tensor tokens, Tensor out);
+    Tensor run(const ParameterSet& parameters, const PackedTokens& batch,
+               std::span<const PagedCache> caches, Tensor slot);
+    Tensor final_norm(const ModelWeights& w, Tensor x);
+    /// Logits of this rank's slice of the vocabulary for rows of `hidden`, and their statistics.
+    Tensor chunk_logits(const ModelWeights& w, Tensor hidden);
+    void chunk_statistics(Tensor logits, Tensor targets, float inv_temperature);
+    std::int64_t vocabulary_offset() const { return grid.tensor_rank() * vocabulary; }
+
+    ModelConfig config;
+    const Grid& grid;
+    Ops& ops;
+    Limits limits;
+    std::int64_t rows;        ///< most tokens of any pass
+    std::int64_t vocabulary;  ///< this rank's slice
+    Block block;
+    std::vector<BlockActivations> kept;  ///< one a layer, or one for all
+    std::vector<Tensor> streams;         ///< one a layer and one more, or one for all
+    Tensor hidden, final_inv_rms, d_stream;
+    Tensor logits, gathered, row_max, sums;
+    std::vector<float> host_logits;
+    std::map<const ParameterSet*, ModelWeights> looked_up;
+};
+
+Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& arena, const Limits& l)
+    : config(c),
+      grid(g),
+      ops(o),
+      limits(l),
+      rows(std::max(l.max_tokens, l.max_decode)),
+      vocabulary(c.vocab_size / g.tensor_size()),
+      block(config, g, o, arena, rows, l.max_length, l.train) {
+    limits.head_chunk = std::min(limits.head_chunk, rows);
+    const bool every_layer = limits.train && limits.recompute == Recompute::none;
+    for (std::int64_t i = 0; i < (every_layer ? config.layers : 1); ++i)
+        kept.emplace_back(config, grid.tensor_size(), rows, arena, "activations.blocks");
+    auto take = [&](const char* name, Shape shape) { return arena.take(name, DType::f32, shape); };
+    for (std::int64_t i = 0; i < (limits.train ? config.layers + 1 : 1); ++i)
+        streams.push_back(take("activations.residual", {rows, config.hidden}));
+    hidden = take("activations.residual", {rows, config.hidden});
+    final_inv_rms = take("activations.scratch", {rows});
+    if (limits.train) d_stream = take("activations.scratch", {rows, config.hidden});
+    logits = take("head", {limits.head_chunk, vocabulary});
+    if (grid.tensor_size() > 1) gathered = take("head", {limits.head_chunk, config.vocab_size});
+    row_max = take("head", {limits.head_chunk});
+    sums = take("head", {limits.head_chunk, 3});
+}
+
+const ModelWeights& Transformer::Impl::weights(const ParameterSet& parameters) {
+    const auto found = looked_up.find(&parameters);
+    if (found != looked_up.end()) return found->second;
+    return looked_up.emplace(&parameters, look_up(config, parameters)).first->second;
+}
+
+Tensor Transformer::Impl::stream(std::int64_t layer, std::int64_t tokens) const {
+    return streams[streams.size() == 1 ? 0 : static_cast<std::size_t>(layer)].rows(0, tokens);
+}
+
+void Transformer::Impl::embed(const ModelWeights& w, Tensor tokens, Tensor out) {
+    ops.embedding(out, w.embedding->value, tokens, vocabulary_offset());
+    if (grid.tensor_size() > 1) grid.tensor().all_reduce(out.floats(), Reduce::sum);
+}
+
+Tensor Transformer::Impl::final_norm(const ModelWeights& w, Tensor x) {
+    const Tensor out = hidden.rows(0, x.dim(0));
+    ops.rms_norm(out, final_inv_rms.rows(0, x.dim(0)), x, w.norm->value,
+                 static_cast<float>(config.norm_eps));
+    return out;
+}
+
+Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens& batch,
+                              std::span<const PagedCache> caches, Tensor slot) {
+    const std::int64_t tokens = batch.tokens.elements();
+    require(tokens <= rows, "a pass of {} tokens; memory was planned for {}", tokens, rows);
+    const ModelWeights& w = weights(parameters);
+    embed(w, batch.tokens, stream(0, tokens));
+    for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+        const auto i = static_cast<std::size_t>(layer);
+        block.forward(w.blocks[i], activations(layer), stream(layer, tokens),
+                      stream(layer + 1, tokens), batch, caches.empty() ? nullptr : &caches[i], slot);
+    }
+    return final_norm(w, stream(config.layers, tokens));
+}
+
+Tensor Transformer::Impl::chunk_logits(const ModelWeights& w, Tensor x) {
+    const Tensor out = logits.rows(0, x.dim(0));
+    ops.gemm(out, x, kNo, w.head->value, kYes, 1, 0);
+    return out;
+}
+
+void Transformer::Impl::chunk_statistics(Tensor z, Tensor targets, float inv_temperature) {
+    const Tensor max = row_max.rows(0, z.dim(0)), sum = sums.rows(0, z.dim(0));
+    ops.head_max(max, z, inv_temperature);
+    if (grid.tensor_size() > 1) grid.tensor().all_reduce(max.floats(), Reduce::max);
+    ops.head_sums(sum, z, max, targets, vocabulary_offset(), inv_temperature);
+    if (grid.tensor_size() > 1) grid.tensor().all_reduce(sum.floats(), Reduce::sum);
+}
+
+Transformer::Transformer(const ModelConfig& config, const Grid& grid, Ops& ops, Arena& arena,
+                         Limits limits)
+    : impl_(std::make_unique<Impl>(config, grid, ops, arena, limits)) {}
+Transformer::~Transformer() = default;
+
+const ModelConfig& Transformer::config() const { return impl_->config; }
+std::int64_t Transformer::logit_rows() const { return impl_->limits.head_chunk; }
+
+Tensor Transformer::forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep) {
+    require(!keep || impl_->limits.train, "activations are to be kept by a model without backward");
+    return impl_->run(parameters, batch, {}, {});
+}
+
+Tensor Transformer::prefill(const ParameterSet& parameters, const PackedTokens& batch,
+                            std::span<const PagedCache> caches, Tensor slot) {
+    return impl_->run(parameters, batch, caches, slot);
+}
+
+void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden) {
+    Impl& m = *impl_;
+    const std::int64_t tokens = batch.tokens.elements();
+    const ModelWeights& w = m.weights(parameters);
+    const Tensor d_x = m.d_stream.rows(0, tokens);
+    m.ops.rms_norm_backward(d_x, w.norm->grad, d_hidden, m.stream(m.config.layers, tokens),
+                            w.norm->value, m.final_inv_rms.rows(0, tokens));
+    for (std::int64_t layer = m.config.layers - 1; layer >= 0; --layer) {
+        const BlockWeights& b = w.blocks[static_cast<std::size_t>(layer)];
+        const Tensor x = m.stream(layer, tokens);
+        // The stream after the block is not needed any more: the block's output goes there again.
+        if (m.limits.recompute == Recompute::block)
+            m.block.forward(b, m.activations(layer), x, m.stream(layer + 1, tokens), batch, nullptr, {});
+        m.block.backward(b, m.activations(layer), x, d_x, batch);
+    }
+    m.ops.embedding_backward(w.embedding->grad, d_x, batch.tokens, m.vocabulary_offset());
+}
+
+void Transformer::head_log_probs(const ParameterSet& parameters, Tensor hidden, Tensor targets,
+                                 float inv_temperature, Tensor log_prob, Tensor entropy) {
+    Impl& m = *impl_;
+    const ModelWeights& w = m.weights(parameters);
+    for (std::int64_t at = 0; at < hidden.dim(0); at += m.limits.head_chunk) {
+        const std::int64_t n = std::min(m.limits.head_chunk, hidden.dim(0) - at);
+        const Tensor z = m.chunk_logits(w, hidden.rows(at, n));
+        m.chunk_statistics(z, targets.rows(at, n), inv_temperature);
+        m.ops.head_finish(log_prob.rows(at, n), entropy.rows(at, n), m.sums.rows(0, n));
+    }
+}
+
+void Transformer::head_backward(ParameterSet& parameters, Tensor hidden, Tensor targets,
+                                float inv_temperature, Tensor d_log_prob, Tensor d_entropy,
+                                Tensor d_hidden) {
+    Impl& m = *impl_;
+    const ModelWeights& w = m.weights(parameters);
+    for (std::int64_t at = 0; at < hidden.dim(0); at += m.limits.head_chunk) {
+        const std::int64_t n = std::min(m.limits.head_chunk, hidden.dim(0) - at);
+        const Tensor x = hidden.rows(at, n), d_x = d_hidden.rows(at, n);
+        const Tensor z = m.chunk_logits(w, x);
+        m.chunk_statistics(z, targets.rows(at, n), inv_temperature);
+        m.ops.head_backward(z, m.row_max.rows(0, n), m.sums.rows(0, n), targets.rows(at, n),
+                            d_log_prob.rows(at, n), d_entropy.rows(at, n), m.vocabulary_offset(),
+                            inv_temperature);
+        m.ops.gemm(w.head->grad, z, kYes, x, kNo, 1, 1);
+        m.ops.gemm(d_x, z, kNo, w.head->value, kNo, 1, 0);
+    }
+    if (m.grid.tensor_size() > 1) m.grid.tensor().all_reduce(d_hidden.floats(), Reduce::sum);
+}
+
+Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor positions,
+                           Tensor slot, Tensor page_table, Tensor lengths,
+                           std::span<const PagedCache> caches) {
+    Impl& m = *impl_;
+    const std::int64_t rows = tokens.elements();
+    require(rows <= m.limits.max_decode, "{} rows to decode; memory was planned for {}", rows,
+            m.limits.max_decode);
+    const ModelWeights& w = m.weights(parameters);
+    // A decode step keeps nothing: one stream, changed in place.
+    const Tensor x = m.stream(0, rows);
+    m.embed(w, tokens, x);
+    for (std::int64_t layer = 0; layer < m.config.layers; ++layer) {
+        const auto i = static_cast<std::size_t>(layer);
+        m.block.decode(w.blocks[i], m.activations(layer), x, positions, slot, page_table, lengths,
+                       caches[i]);
+    }
+    return m.final_norm(w, x);
+}
+
+std::span<const float> Transformer::logits(const ParameterSet& parameters, Tensor hidden) {
+    Impl& m = *impl_;
+    const std::int64_t n = hidden.dim(0);
+    require(n <= m.limits.head_chunk, "{} rows of logits; memory was planned for {}", n,
+            m.limits.head_chunk);
+    const Tensor z = m.chunk_logits(m.weights(parameters), hidden);
+    m.ops.synchronize();
+    if (m.grid.tensor_size() == 1) return z.floats();
+    // Slices arrive rank by rank, [parts, n, Vl]; rows of the whole vocabulary leave.
+    const int parts = m.grid.tensor_size();
+    const std::int64_t slice = n * m.vocabulary;
+    const Tensor all = m.gathered.as({parts, n, m.vocabulary});
+    m.ops.copy(all.rows(m.grid.tensor_rank(), 1), z);
+    std::vector<std::int64_t> offsets;
+    for (int r = 0; r <= parts; ++r) offsets.push_back(r * slice * 4);
+    m.grid.tensor().all_gather_blocks(std::as_writable_bytes(all.floats()), offsets);
+    m.host_logits.resize(static_cast<std::size_t>(n * m.config.vocab_size));
+    for (int r = 0; r < parts; ++r)
+        for (std::int64_t row = 0; row < n; ++row)
+            std::copy_n(all.f32() + r * slice + row * m.vocabulary, m.vocabulary,
+                        m.host_logits.data() + row * m.config.vocab_size + r * m.vocabulary);
+    return m.host_logits;
+}
+
+}  // namespace gradus
