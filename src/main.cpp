@@ -129,8 +129,11 @@ int run_without_ranks(const Command& command) {
     if (command.words[0] == "show") return show(command);
     if (command.has("check")) {
         const Deck deck = resolve_deck(command.words[0], overrides_of(command));
-        std::cout << plan_stage(deck, command.options["ranks"].as<int>());
-        return 0;
+        const Plan plan = plan_stage(deck, command.options["ranks"].as<int>());
+        std::cout << plan.text;
+        if (plan.complete) return 0;
+        std::cout << "inputs are missing: see above\n";
+        return static_cast<int>(ExitCode::data);
     }
     return -1;
 }
@@ -167,16 +170,16 @@ void leave_exit_file(const std::string& run_dir, int code) {
 
 /// A failure that all ranks see is told once, by rank 0: the others give it a moment to do so.
 [[noreturn]] void fail(MpiSession& session, const std::string& run_dir, int code,
-                       const std::string& message) {
+                       const std::string& phase, const std::string& message) {
     if (session.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
     leave_exit_file(run_dir, code);
-    session.abort(code, "stage", message);
+    session.abort(code, phase, message);
 }
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
     MpiSession session(&argc, &argv);
     const std::unique_ptr<Communicator> world = make_mpi_communicator(MPI_COMM_WORLD, "start");
-    std::string run_dir;
+    std::string run_dir, phase = "start";
     try {
         Deck deck;
         try {
@@ -188,17 +191,17 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
         }
         run_dir = deck.text("run.dir");
         install_signal_handlers(session.rank() == 0);
-        const int code = static_cast<int>(run_stage(deck, session));
+        const int code = static_cast<int>(run_stage(deck, session, phase));
         if (session.rank() != 0) return 0;
         leave_exit_file(run_dir, code);
         return code;
     } catch (const Error& e) {
-        fail(session, run_dir, static_cast<int>(e.code()), e.what());
+        fail(session, run_dir, static_cast<int>(e.code()), phase, e.what());
     } catch (const std::bad_alloc&) {
-        fail(session, run_dir, static_cast<int>(ExitCode::internal),
+        fail(session, run_dir, static_cast<int>(ExitCode::internal), phase,
              "out of memory on the host; use more ranks or smaller train.micro_tokens, rollout.slots");
     } catch (const std::exception& e) {
-        fail(session, run_dir, static_cast<int>(ExitCode::internal), e.what());
+        fail(session, run_dir, static_cast<int>(ExitCode::internal), phase, e.what());
     }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <exception>
 #include <numeric>
 #include <utility>
 
@@ -39,6 +40,7 @@ void Profile::leave() {
     ++row.calls;
     row.inclusive += seconds;
     row.exclusive += own;
+    if (failed_.empty() && std::uncaught_exceptions() > 0) failed_ = row.name;
     lap_[row.name.substr(0, row.name.find('.'))] += own;
     if (!open_.empty()) open_.back().children += seconds;
     current_.store(open_.empty() ? "idle" : rows_[open_.back().row].name.c_str(),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // stage = evaluate: pass@1 over n samples a problem, pass@k, cons@n, format, language, length.
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -49,7 +50,15 @@ Json measure(const Deck& deck, const std::vector<RolloutRow>& rows, std::size_t 
     double pass = 0, pass_squares = 0, cons = 0, format = 0, language = 0, length = 0, cut = 0;
     std::int64_t unscorable = 0;
     std::map<int, double> at_k;
-    for (const std::string& k : deck.list("eval.k")) at_k[std::stoi(k)] = 0;
+    for (const std::string& word : deck.list("eval.k")) {
+        int k = 0;
+        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), k);
+        if (k > static_cast<int>(n) && !deck.is_set("eval.k")) continue;
+        require<DeckError>(error == std::errc{} && *end == 0 && k > 0 && k <= static_cast<int>(n),
+                           "{}: eval.k has `{}`; numbers from 1 to eval.n = {} are expected",
+                           deck.origin("eval.k"), word, n);
+        at_k[k] = 0;
+    }
     for (std::size_t p = 0; p < problems; ++p) {
         int correct = 0;
         for (std::size_t i = p * n; i < (p + 1) * n; ++i) {

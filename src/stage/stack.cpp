@@ -19,6 +19,8 @@ Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
             .head_chunk = std::min<std::int64_t>(micro, 1024)};
 }
 
+}  // namespace
+
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
     ModelConfig c;
     const std::string& vocab = deck.text("model.vocab_size");
@@ -38,8 +40,6 @@ ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
     c.tied = deck.flag("model.tied");
     return c;
 }
-
-}  // namespace
 
 Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid,
              const Tokenizer& tokenizer, Arena& arena, Profile& profile, const StackNeeds& needs)

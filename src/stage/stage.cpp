@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/stage/stage.hpp"
 
-#include <algorithm>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/stack.hpp"
@@ -10,9 +13,9 @@
 
 namespace gradus {
 
-ExitCode run_stage(const Deck& deck, MpiSession& session) {
-    Run run(deck, session);
-    const std::string& stage = deck.stage();
+namespace {
+
+ExitCode dispatch(Run& run, const std::string& stage) {
     if (stage == "pretrain" || stage == "sft") return run_supervised(run);
     if (stage == "rl") return run_rl(run);
     if (stage == "sample") return run_sample(run);
@@ -23,32 +26,104 @@ ExitCode run_stage(const Deck& deck, MpiSession& session) {
     throw DeckError(fmt::format("stage = {}: this build has no such stage", stage));
 }
 
-std::string plan_stage(const Deck& deck, int ranks) {
+}  // namespace
+
+ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase) {
+    phase = "start";
+    Run run(deck, session);
+    try {
+        return dispatch(run, deck.stage());
+    } catch (...) {
+        if (!run.profile.failed().empty()) phase = run.profile.failed();
+        throw;
+    }
+}
+
+namespace {
+
+std::vector<std::string> inputs(const Deck& deck) {
+    const std::string& stage = deck.stage();
+    if (stage == "score") return {deck.text("score.input")};
+    if (stage == "problems" || stage == "bench") return {};
+    return deck.list("data.path");
+}
+
+void check_inputs(const Deck& deck, Plan& plan) {
+    for (const std::string& path : inputs(deck)) {
+        const bool there = access(path.c_str(), R_OK) == 0;
+        plan.complete = plan.complete && there;
+        plan.text += fmt::format("input {}: {}\n", path, there ? "found" : std::strerror(errno));
+    }
+}
+
+ModelConfig planned_model(const Deck& deck, const Tokenizer& tokenizer, Plan& plan) {
+    std::unique_ptr<CheckpointReader> reader;
+    auto note = [&](const std::string& text) { plan.text += "note: " + text + "\n"; };
+    const std::string& from = deck.text("model.from");
+    if (!from.empty() && find_checkpoint(from, note).empty()) {
+        plan.complete = false;
+        note(fmt::format("model.from = {}: no checkpoint there yet; the plan is for the shape that the "
+                         "model. keys give", from));
+        return model_from_keys(deck, tokenizer);
+    }
+    if (!from.empty()) plan.text += fmt::format("weights from {}\n", from);
+    return resolve_model(deck, tokenizer, reader, note);
+}
+
+/// FLOPs of a training step and what a rank sends in it: gradients and parameters over the data
+/// ranks (reduce and gather, (d - 1) / d of them each way), two sums of activations a block and pass
+/// over the tensor ranks.
+std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& grid, double tokens) {
+    const double context = static_cast<double>(deck.integer("train.max_length")) / 2;
+    const double flops = 3 * config.forward_flops(context) * tokens;
+    const double d = grid.data_size(), t = grid.tensor_size();
+    const double parameters = 4 * static_cast<double>(config.parameters()) / t;
+    const double activations = 4 * tokens / d * static_cast<double>(config.hidden) *
+                               (4.0 * static_cast<double>(config.layers) + 2);
+    const double steps = static_cast<double>(deck.integer("train.steps"));
+    std::string text = fmt::format(
+        "a step of {} tokens: {:.3g} FLOPs, {:.3g} a rank; a rank sends {} over data ranks, {} over "
+        "tensor ranks\n",
+        format_count(tokens), flops, flops / d / t, format_bytes(2 * parameters * (d - 1) / d),
+        format_bytes(2 * activations * (t - 1) / t));
+    if (steps > 0) text += fmt::format("{} steps: {:.3g} FLOPs\n", steps, steps * flops);
+    return text;
+}
+
+}  // namespace
+
+Plan plan_stage(const Deck& deck, int ranks) {
     const std::string& stage = deck.stage();
     const auto tensor = static_cast<int>(deck.integer("grid.tensor"));
     require<DeckError>(ranks > 0 && ranks % tensor == 0,
                        "{} ranks do not divide into columns of grid.tensor = {}", ranks, tensor);
-    std::string text = fmt::format("stage {} on {} ranks: {} data x {} tensor\n", stage, ranks,
-                                   ranks / tensor, tensor);
-    if (stage == "problems" || stage == "score") return text + "needs no model\n";
-
+    Plan plan;
+    plan.text = fmt::format("stage {} on {} ranks: {} data x {} tensor\n", stage, ranks,
+                            ranks / tensor, tensor);
+    check_inputs(deck, plan);
+    if (stage == "problems" || stage == "score") {
+        plan.text += "needs no model\n";
+        return plan;
+    }
     const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
-    std::unique_ptr<CheckpointReader> reader;
-    std::string notes;
-    const ModelConfig config = resolve_model(
-        deck, *tokenizer, reader, [&](const std::string& note) { notes += "note: " + note + "\n"; });
+    const ModelConfig config = planned_model(deck, *tokenizer, plan);
     const Grid grid = Grid::planned(ranks / tensor, tensor);
     Arena arena(nullptr);
     Profile profile;
-    const StackNeeds needs = stack_needs(deck);
-    Stack stack(deck, config, grid, *tokenizer, arena, profile, needs);
-    const double context = static_cast<double>(deck.integer("train.max_length")) / 2;
-    const double forward = config.forward_flops(context);
-    text += notes;
-    text += fmt::format("{} parameters, {:.3g} FLOPs a token forward, {:.3g} with backward\n",
-                        format_count(static_cast<double>(config.parameters())), forward, 3 * forward);
-    text += fmt::format("memory of a rank:\n{}", arena.table());
-    return text;
+    const Stack stack(deck, config, grid, *tokenizer, arena, profile, stack_needs(deck));
+    plan.text += fmt::format("{} parameters\n", format_count(static_cast<double>(config.parameters())));
+    if (stage == "pretrain" || stage == "sft")
+        plan.text += plan_step(deck, config, grid,
+                               static_cast<double>(deck.integer("train.tokens_per_step")));
+    if (stage == "rl")
+        plan.text += "at most, if every response takes all its length, " +
+                     plan_step(deck, config, grid,
+                               static_cast<double>(deck.integer("rl.prompts") *
+                                                   deck.integer("rl.group") /
+                                                   deck.integer("rl.updates") *
+                                                   deck.integer("train.max_length")));
+    plan.text += fmt::format("memory of a rank:\n{}", arena.table());
+    return plan;
 }
 
 }  // namespace gradus

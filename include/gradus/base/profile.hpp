@@ -42,6 +42,8 @@ class Profile {
     Region region(std::string_view name) { return Region(*this, name); }
     /// The innermost open region, "idle" if none. Readable from the watchdog thread.
     std::string current() const;
+    /// The innermost region that an exception has left, "" if none has.
+    const std::string& failed() const { return failed_; }
     /// Rows in order of first use.
     std::vector<Row> rows() const;
     /// Seconds since construction.
@@ -71,6 +73,7 @@ class Profile {
     std::map<std::string, std::size_t, std::less<>> index_;
     std::vector<Open> open_;
     std::map<std::string, double> lap_;
+    std::string failed_;
     // For the watchdog: points at a name that lives as long as the profile.
     std::atomic<const char*> current_{"idle"};
 };

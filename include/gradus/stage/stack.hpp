@@ -47,6 +47,9 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                           std::unique_ptr<CheckpointReader>& reader,
                           const std::function<void(const std::string&)>& note);
 
+/// The shape that the `model.` keys describe.
+ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer);
+
 LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps);
 GenerationOptions resolve_generation(const Deck& deck, std::int64_t step);
 /// Longest prompt and response that the deck plans for.

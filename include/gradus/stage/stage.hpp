@@ -9,11 +9,18 @@
 
 namespace gradus {
 
-/// Runs the stage that the deck names on all ranks. Returns done or again; throws on failure.
-ExitCode run_stage(const Deck& deck, MpiSession& session);
+/// Runs the stage that the deck names on all ranks. Returns done or again; throws on failure, with the
+/// phase that failed (profile region) in `phase`.
+ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase);
 
-/// What `--check` prints: inputs found, parameters, memory a rank by name, FLOPs a step. Builds the
-/// stage's objects on a planned arena for `ranks` ranks that need not exist. Throws DeckError.
-std::string plan_stage(const Deck& deck, int ranks);
+/// What `--check` prints, and whether all inputs are there.
+struct Plan {
+    std::string text;
+    bool complete = true;
+};
+/// Inputs found, parameters, memory a rank by name, FLOPs and bytes sent. Builds the stage's objects
+/// on a planned arena for `ranks` ranks that need not exist. Where the model of an earlier stage is
+/// not there yet the shape comes from the deck's keys. Throws DeckError.
+Plan plan_stage(const Deck& deck, int ranks);
 
 }  // namespace gradus
