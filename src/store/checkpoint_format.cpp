@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "checkpoint_format.hpp"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <map>
+
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+
+std::int64_t BoxRecord::rows_of_block(std::int64_t b) const {
+    return std::min(block_rows, rows() - b * block_rows);
+}
+
+std::string shard_name(int rank) { return fmt::format("shard_{:05}.h5", rank); }
+std::string checkpoint_name(std::int64_t step) { return fmt::format("chk{:07}", step); }
+
+std::int64_t checkpoint_step(const std::string& name) {
+    std::int64_t step = -1;
+    if (name.size() < 10 || name.compare(0, 3, "chk") != 0) return -1;
+    const char* end = name.data() + name.size();
+    const auto [at, problem] = std::from_chars(name.data() + 3, end, step);
+    return problem == std::errc{} && at == end && checkpoint_name(step) == name ? step : -1;
+}
+
+std::int64_t rows_per_block(std::int64_t row_bytes) {
+    return std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, row_bytes));
+}
+
+std::uint64_t hash_bytes(const void* data, std::int64_t bytes) {
+    return XXH3_64bits(data, static_cast<std::size_t>(bytes));
+}
+
+namespace {
+
+bool inside(const Box& box, const Shape& global) {
+    if (box.offset.rank() != global.rank() || box.count.rank() != global.rank()) return false;
+    for (int i = 0; i < global.rank(); ++i)
+        if (box.offset[i] < 0 || box.count[i] < 0 || box.offset[i] + box.count[i] > global[i])
+            return false;
+    return true;
+}
+
+struct Piece {
+    const BoxRecord* record;
+    int rank;
+    std::int64_t first() const { return record->global.rank() == 0 ? 0 : record->box.offset[0]; }
+    std::int64_t end() const { return first() + record->rows(); }
+};
+
+void check_tensor(std::vector<Piece>& pieces, const std::string& where) {
+    const BoxRecord& head = *pieces.front().record;
+    std::int64_t covered = 0;
+    for (const Piece& piece : pieces) {
+        const BoxRecord& r = *piece.record;
+        require<CheckpointError>(r.dtype == head.dtype && r.global == head.global,
+                                 "{}: tensor {} is {} {} on rank {}, but {} {} on rank {}", where,
+                                 r.tensor, name_of(r.dtype), r.global.text(), piece.rank,
+                                 name_of(head.dtype), head.global.text(), pieces.front().rank);
+        require<CheckpointError>(inside(r.box, r.global),
+                                 "{}: tensor {}: the box {} of rank {} is outside its shape {}", where,
+                                 r.tensor, r.box.text(), piece.rank, r.global.text());
+        covered += r.box.elements();
+    }
+    // Sorted by their first row, a box can only overlap those that begin before it ends.
+    std::stable_sort(pieces.begin(), pieces.end(),
+                     [](const Piece& a, const Piece& b) { return a.first() < b.first(); });
+    for (std::size_t i = 0; i < pieces.size(); ++i)
+        for (std::size_t j = i + 1; j < pieces.size() && pieces[j].first() < pieces[i].end(); ++j) {
+            const Box &a = pieces[i].record->box, &b = pieces[j].record->box;
+            require<CheckpointError>(intersect(a, b).elements() == 0,
+                                     "{}: tensor {}: the boxes {} of rank {} and {} of rank {} overlap",
+                                     where, head.tensor, a.text(), pieces[i].rank, b.text(),
+                                     pieces[j].rank);
+        }
+    require<CheckpointError>(covered == head.global.elements(),
+                             "{}: tensor {} {}: a gap; the {} boxes cover {} of {} elements", where,
+                             head.tensor, head.global.text(), pieces.size(), covered,
+                             head.global.elements());
+}
+
+}  // namespace
+
+void check_coverage(const std::vector<ShardRecord>& shards, const std::string& where) {
+    std::map<std::string, std::vector<Piece>> tensors;
+    for (const ShardRecord& shard : shards)
+        for (const BoxRecord& record : shard.boxes)
+            tensors[record.tensor].push_back({&record, shard.rank});
+    for (auto& [name, pieces] : tensors) check_tensor(pieces, where);
+}
+
+namespace {
+
+class Packer {
+  public:
+    void number(std::int64_t value) { raw(&value, sizeof value); }
+    void text(const std::string& value) {
+        number(static_cast<std::int64_t>(value.size()));
+        raw(value.data(), value.size());
+    }
+    void shape(const Shape& value) {
+        number(value.rank());
+        for (int i = 0; i < value.rank(); ++i) number(value[i]);
+    }
+    void raw(const void* data, std::size_t bytes) {
+        out_.append(static_cast<const char*>(data), bytes);
+    }
+    std::string take() { return std::move(out_); }
+
+  private:
+    std::string out_;
+};
+
+class Unpacker {
+  public:
+    explicit Unpacker(const std::string& bytes) : bytes_(bytes) {}
+    std::int64_t number() {
+        std::int64_t value = 0;
+        raw(&value, sizeof value);
+        return value;
+    }
+    std::string text() {
+        std::string value(static_cast<std::size_t>(number()), '\0');
+        raw(value.data(), value.size());
+        return value;
+    }
+    Shape shape() {
+        std::int64_t d[4] = {};
+        const auto rank = number();
+        for (std::int64_t i = 0; i < rank; ++i) d[i] = number();
+        return make_shape(static_cast<int>(rank), d);
+    }
+    void raw(void* to, std::size_t bytes) {
+        require(at_ + bytes <= bytes_.size(), "a packed shard record is too short");
+        std::memcpy(to, bytes_.data() + at_, bytes);
+        at_ += bytes;
+    }
+
+  private:
+    const std::string& bytes_;
+    std::size_t at_ = 0;
+};
+
+}  // namespace
+
+Shape make_shape(int rank, const std::int64_t* d) {
+    switch (rank) {
+        case 0: return {};
+        case 1: return {d[0]};
+        case 2: return {d[0], d[1]};
+        case 3: return {d[0], d[1], d[2]};
+        default: return {d[0], d[1], d[2], d[3]};
+    }
+}
+
+std::string pack(const ShardRecord& shard) {
+    Packer out;
+    out.number(shard.rank);
+    out.number(shard.file_bytes);
+    out.text(shard.error);
+    out.number(static_cast<std::int64_t>(shard.boxes.size()));
+    for (const BoxRecord& r : shard.boxes) {
+        out.text(r.tensor);
+        out.number(static_cast<std::int64_t>(r.dtype));
+        out.shape(r.global);
+        out.shape(r.box.offset);
+        out.shape(r.box.count);
+        out.text(r.dataset);
+        out.number(r.block_rows);
+        out.number(static_cast<std::int64_t>(r.hashes.size()));
+        out.raw(r.hashes.data(), r.hashes.size() * sizeof(std::uint64_t));
+    }
+    return out.take();
+}
+
+ShardRecord unpack_shard(const std::string& bytes) {
+    Unpacker in(bytes);
+    ShardRecord shard;
+    shard.rank = static_cast<int>(in.number());
+    shard.file_bytes = in.number();
+    shard.error = in.text();
+    shard.boxes.resize(static_cast<std::size_t>(in.number()));
+    for (BoxRecord& r : shard.boxes) {
+        r.tensor = in.text();
+        r.dtype = static_cast<DType>(in.number());
+        r.global = in.shape();
+        r.box.offset = in.shape();
+        r.box.count = in.shape();
+        r.dataset = in.text();
+        r.block_rows = in.number();
+        r.hashes.resize(static_cast<std::size_t>(in.number()));
+        in.raw(r.hashes.data(), r.hashes.size() * sizeof(std::uint64_t));
+    }
+    return shard;
+}
+
+}  // namespace gradus
