@@ -14,8 +14,8 @@ namespace {
 constexpr std::array<std::string_view, 8> kStages = {"problems", "pretrain", "sft",   "rl",
                                                      "sample",   "evaluate", "score", "bench"};
 
-std::vector<Parameter> all_sections() {
-    std::vector<Parameter> all;
+std::vector<DeckKey> all_sections() {
+    std::vector<DeckKey> all;
     for (const auto& section :
          {run_parameters(), model_parameters(), train_parameters(), stage_parameters()})
         all.insert(all.end(), section.begin(), section.end());
@@ -54,13 +54,13 @@ std::string wrap(std::string_view text, std::string_view indent, std::size_t wid
 
 }  // namespace
 
-std::span<const Parameter> parameters() {
-    static const std::vector<Parameter> table = all_sections();
+std::span<const DeckKey> parameters() {
+    static const std::vector<DeckKey> table = all_sections();
     return table;
 }
 
-const Parameter* find_parameter(std::string_view key) {
-    for (const Parameter& p : parameters())
+const DeckKey* find_parameter(std::string_view key) {
+    for (const DeckKey& p : parameters())
         if (matches(p.key, key)) return &p;
     return nullptr;
 }
@@ -69,7 +69,7 @@ std::span<const std::string_view> stage_names() { return kStages; }
 
 std::string help_deck(std::string_view prefix) {
     std::string text;
-    for (const Parameter& p : parameters()) {
+    for (const DeckKey& p : parameters()) {
         if (p.key.substr(0, prefix.size()) != prefix) continue;
         std::string key(p.key);
         if (const std::size_t star = key.find('*'); star != std::string::npos)

@@ -10,7 +10,7 @@ using enum ParameterType;
 
 }  // namespace
 
-std::vector<Parameter> model_parameters() {
+std::vector<DeckKey> model_parameters() {
     return {
         {"model.from", path, "", "", "", kModel,
          "Checkpoint or run directory to take the weights and the shape of the model from; none: fresh "

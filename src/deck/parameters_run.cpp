@@ -9,7 +9,7 @@ using enum ParameterType;
 
 }  // namespace
 
-std::vector<Parameter> run_parameters() {
+std::vector<DeckKey> run_parameters() {
     return {
         {"stage", choice, "", kRequired,
          "problems | pretrain | sft | rl | sample | evaluate | score | bench", "*",

@@ -9,7 +9,7 @@ using enum ParameterType;
 
 }  // namespace
 
-std::vector<Parameter> stage_parameters() {
+std::vector<DeckKey> stage_parameters() {
     return {
         {"rollout.max_new_tokens", integer, "tokens", "512", ">0", kGenerating, "Longest response."},
         {"rollout.temperature", schedule, "", "1", ">=0", kGenerating,

@@ -11,7 +11,7 @@ using enum ParameterType;
 
 }  // namespace
 
-std::vector<Parameter> train_parameters() {
+std::vector<DeckKey> train_parameters() {
     return {
         {"train.steps", integer, "updates", "0", ">=0", kTraining,
          "Updates in all; 0: from train.epochs (not in stage rl)."},

@@ -38,7 +38,7 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
 std::string nearest_key(const std::string& key) {
     std::string best;
     std::size_t distance = 1 + key.size() / 2;
-    for (const Parameter& p : parameters()) {
+    for (const DeckKey& p : parameters()) {
         std::string candidate(p.key);
         if (const std::size_t star = candidate.find('*'); star != std::string::npos) {
             const std::size_t begin = key.find('.'), end = key.find('.', begin + 1);
@@ -55,7 +55,7 @@ std::string nearest_key(const std::string& key) {
     return best;
 }
 
-bool uses(const Parameter& p, const std::string& stage) {
+bool uses(const DeckKey& p, const std::string& stage) {
     if (p.stages == "*") return true;
     std::istringstream in{std::string(p.stages)};
     for (std::string word; in >> word;)
@@ -93,7 +93,7 @@ class DeckResolver {
     }
 
     bool known(const DeckToken& token) {
-        const Parameter* p = find_parameter(token.key);
+        const DeckKey* p = find_parameter(token.key);
         if (p == nullptr) {
             const std::string near = nearest_key(token.key);
             error(token, fmt::format("there is no key {}{}", token.key,
@@ -137,11 +137,11 @@ class DeckResolver {
     /// Every concrete key of the stage, with its default: wildcards once for each NAME in the deck.
     po::options_description describe(const std::map<std::string, DeckToken>& chosen) const {
         po::options_description description;
-        auto add = [&](const std::string& key, const Parameter& p) {
+        auto add = [&](const std::string& key, const DeckKey& p) {
             description.add_options()(
                 key.c_str(), po::value<std::string>()->default_value(std::string(p.default_value)));
         };
-        for (const Parameter& p : parameters()) {
+        for (const DeckKey& p : parameters()) {
             if (!uses(p, stage_)) continue;
             const std::string key(p.key);
             const std::size_t star = key.find('*');
@@ -159,7 +159,7 @@ class DeckResolver {
     }
 
     void check(const DeckToken& token) {
-        const Parameter& p = *find_parameter(token.key);
+        const DeckKey& p = *find_parameter(token.key);
         if (token.value == kRequired) {
             errors_.push_back(fmt::format("{} is missing: {} ({})", token.key, describe_type(p), p.help));
             return;
@@ -167,7 +167,7 @@ class DeckResolver {
         try {
             // An empty default means "not given" whatever the type.
             const bool empty_default = token.value.empty() && p.default_value.empty();
-            Parameter concrete = p;
+            DeckKey concrete = p;
             concrete.key = token.key;
             deck_.values_[token.key] = {
                 empty_default ? "" : canonical_value(concrete, token.value), token.origin};

@@ -8,9 +8,9 @@
 
 namespace gradus {
 
-std::vector<Parameter> run_parameters();      ///< stage, restart, run., grid., ckpt.
-std::vector<Parameter> model_parameters();    ///< model., policy., data.
-std::vector<Parameter> train_parameters();    ///< train., optim., rl., loss., reward.NAME.
-std::vector<Parameter> stage_parameters();    ///< rollout., sample., eval., problems., score., bench.
+std::vector<DeckKey> run_parameters();      ///< stage, restart, run., grid., ckpt.
+std::vector<DeckKey> model_parameters();    ///< model., policy., data.
+std::vector<DeckKey> train_parameters();    ///< train., optim., rl., loss., reward.NAME.
+std::vector<DeckKey> stage_parameters();    ///< rollout., sample., eval., problems., score., bench.
 
 }  // namespace gradus

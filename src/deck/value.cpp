@@ -83,19 +83,19 @@ bool is_condition(const std::string& word) {
     return word.front() == '>' || word.front() == '[' || word.front() == '(';
 }
 
-std::string numeric_range(const Parameter& p) {
+std::string numeric_range(const DeckKey& p) {
     for (const std::string& word : alternatives(p.range))
         if (is_condition(word)) return word;
     return "";
 }
 
-[[noreturn]] void refuse(const Parameter& p, const std::string& text) {
+[[noreturn]] void refuse(const DeckKey& p, const std::string& text) {
     throw DeckError(fmt::format("{} = {}: {} is expected", p.key, text, describe_type(p)));
 }
 
 }  // namespace
 
-std::string describe_type(const Parameter& p) {
+std::string describe_type(const DeckKey& p) {
     std::string words;
     for (const std::string& word : alternatives(p.range))
         words += (words.empty() ? "" : " | ") + word;
@@ -116,7 +116,7 @@ std::string describe_type(const Parameter& p) {
     return "";
 }
 
-std::string canonical_value(const Parameter& p, const std::string& text) {
+std::string canonical_value(const DeckKey& p, const std::string& text) {
     const auto words = alternatives(p.range);
     if (std::any_of(words.begin(), words.end(),
                     [&](const std::string& w) { return !is_condition(w) && w == text; }))

@@ -12,7 +12,8 @@ namespace gradus {
 
 enum class ParameterType { flag, integer, number, text, choice, list, path, schedule, bytes, duration };
 
-struct Parameter {
+/// A row of the table.
+struct DeckKey {
     std::string_view key;  ///< "train.steps"; a part `*` matches any name: "reward.*.weight"
     ParameterType type = ParameterType::text;
     std::string_view unit;           ///< "steps", "tokens", "" ...
@@ -25,9 +26,9 @@ struct Parameter {
 inline constexpr std::string_view kRequired = "<required>";
 
 /// All parameters, in the order of --help-deck (section by section).
-std::span<const Parameter> parameters();
+std::span<const DeckKey> parameters();
 /// The row for a concrete key, wildcards matched; nullptr if unknown.
-const Parameter* find_parameter(std::string_view key);
+const DeckKey* find_parameter(std::string_view key);
 /// The reference text of all keys that begin with `prefix` ("" all).
 std::string help_deck(std::string_view prefix);
 /// All stage names that `stage =` accepts.
