@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// A small model with all that a training step needs, and batches for it.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gradus/base/philox.hpp"
+#include "gradus/train/trainer.hpp"
+
+namespace gradus::test {
+
+inline ModelConfig tiny_config() {
+    return {.vocab_size = 28,
+            .hidden = 16,
+            .layers = 2,
+            .heads = 4,
+            .kv_heads = 2,
+            .head_dim = 4,
+            .intermediate = 24,
+            .max_positions = 64,
+            .qkv_bias = true,
+            .qk_norm = true,
+            .tied = false};
+}
+
+/// Everything on one grid; `planned`: sizes only.
+struct Tiny {
+    Tiny(const Grid& g, std::int64_t micro_tokens, AdamWOptions options = {}, bool planned = false)
+        : device(make_cpu_device()),
+          arena(planned ? nullptr : device.get()),
+          grid(g),
+          ops(make_cpu_ops({.max_tokens = micro_tokens, .max_length = micro_tokens, .max_head_dim = 4},
+                           arena)),
+          parameters(tiny_config(), grid, arena, true, "policy"),
+          model(tiny_config(), grid, *ops, arena,
+                {.max_tokens = micro_tokens, .max_length = micro_tokens, .head_chunk = 7}),
+          optimizer(parameters, grid, *ops, arena, options),
+          trainer(model, parameters, optimizer, grid, *ops, arena, profile,
+                  {.micro_tokens = micro_tokens}) {
+        if (!planned) parameters.initialize(17, 0.3);
+    }
+
+    std::unique_ptr<Device> device;
+    Arena arena;
+    const Grid& grid;
+    std::unique_ptr<Ops> ops;
+    ParameterSet parameters;
+    Transformer model;
+    AdamW optimizer;
+    Profile profile;
+    Trainer trainer;
+
+    std::vector<float> values() const {
+        const auto flat = parameters.flat_values().floats();
+        return {flat.begin(), flat.end()};
+    }
+};
+
+/// Sequences of 1 .. 20 tokens; prompts of up to 4 tokens have no weight.
+inline std::vector<Sequence> tiny_batch(std::int64_t count, std::uint64_t which = 0) {
+    RandomSequence random({.seed = 8, .stream = Stream::test, .prompt = which});
+    std::vector<Sequence> batch;
+    for (std::int64_t i = 0; i < count; ++i) {
+        Sequence s;
+        const std::int64_t n = i == 3 ? 1 : random.integer(2, 20);
+        const std::int64_t prompt = random.integer(1, 4);
+        for (std::int64_t t = 0; t < n; ++t) {
+            s.tokens.push_back(static_cast<TokenId>(random.integer(0, 27)));
+            s.weight.push_back(t < prompt ? 0.0f : 1.0f);
+        }
+        s.address = i;
+        batch.push_back(std::move(s));
+    }
+    return batch;
+}
+
+/// The inputs of a policy step around log-probs `lp` of the batch.
+inline void make_policy_batch(std::vector<Sequence>& batch,
+                              const std::vector<std::vector<float>>& lp) {
+    RandomSequence random({.seed = 9, .stream = Stream::test});
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+        Sequence& s = batch[i];
+        const auto advantage = static_cast<float>(2 * random.uniform() - 1);
+        s.advantage.assign(s.tokens.size(), advantage);
+        s.old_log_prob = s.ref_log_prob = s.sampler_log_prob = lp[i];
+        for (std::size_t t = 1; t < s.tokens.size(); ++t) {
+            s.old_log_prob[t] += static_cast<float>(0.6 * (random.uniform() - 0.5));
+            s.ref_log_prob[t] += static_cast<float>(random.uniform() - 0.5);
+            s.sampler_log_prob[t] += static_cast<float>(0.01 * (random.uniform() - 0.5));
+        }
+    }
+}
+
+/// Largest difference of two arrays beside the largest entry.
+inline double distance(const std::vector<float>& a, const std::vector<float>& b) {
+    double largest = 1e-30, difference = a.size() == b.size() ? 0 : INFINITY;
+    for (std::size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+        largest = std::max(largest, std::abs(static_cast<double>(a[i])));
+        difference = std::max(difference, std::abs(static_cast<double>(a[i]) - b[i]));
+    }
+    return difference / largest;
+}
+
+}  // namespace gradus::test
