@@ -42,7 +42,7 @@ std::vector<DeckKey> model_parameters() {
         {"policy.system", text, "", "", "", "*", "System message put before each conversation."},
 
         {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
-        {"data.prompt_field", text, "", "prompt", "", "sft rl sample evaluate score",
+        {"data.prompt_field", text, "", "prompt", "", "pretrain sft rl sample evaluate score",
          "Field of the question."},
         {"data.response_field", text, "", "response", "", "pretrain sft score", "Field of the response."},
         {"data.answer_field", text, "", "reference", "", "rl sample evaluate score",
@@ -53,9 +53,9 @@ std::vector<DeckKey> model_parameters() {
          "A line that cannot be used ends the run, or is left out and counted."},
         {"data.limit", integer, "rows", "0", ">=0", kData, "Only the first so many rows; 0: all."},
         {"data.shuffle", flag, "", "true", "", "pretrain sft rl", "A new order each epoch."},
-        {"data.shard", integer, "", "0", ">=0", "sample evaluate",
+        {"data.shard", integer, "", "0", ">=0", kData,
          "Of data.num_shards parts of the rows, the one that this run takes (job arrays)."},
-        {"data.num_shards", integer, "", "1", ">0", "sample evaluate", "Parts of the rows."},
+        {"data.num_shards", integer, "", "1", ">0", kData, "Parts of the rows."},
     };
 }
 
