@@ -33,6 +33,8 @@ ShardRecord describe(const std::vector<Slab>& slabs, int rank) {
         const int number = boxes_of_tensor[slab.tensor]++;
         r.dataset = number == 0 ? slab.tensor : fmt::format("{}@{}", slab.tensor, number);
         r.block_rows = rows_per_block(r.row_bytes());
+        if (slab.data == nullptr)
+            shard.error = fmt::format("rank {}: tensor {}: the slab has no data", rank, slab.tensor);
         shard.boxes.push_back(std::move(r));
     }
     return shard;
@@ -81,8 +83,10 @@ void CheckpointWriter::Impl::throw_if_any(const std::string& mine) {
 
 void CheckpointWriter::Impl::agree_on_boxes() {
     std::vector<ShardRecord> shards;
-    for (const std::string& bytes : world.all_gather(pack(shard)))
+    for (const std::string& bytes : world.all_gather(pack(shard))) {
         shards.push_back(unpack_shard(bytes));
+        require<CheckpointError>(shards.back().error.empty(), "{}", shards.back().error);
+    }
     check_coverage(shards, temporary());
 }
 

@@ -146,9 +146,9 @@ BOOST_AUTO_TEST_CASE(equal_contents_give_equal_bytes) {
         usleep(1100000);  // object times have seconds
     }
     for (const char* name : {"index.h5", "shard_00000.h5"}) {
-        const std::string a = read_file(first / ("chk0000007/" + std::string(name)));
+        const std::string a = read_file(first / fmt::format("chk0000007/{}", name));
         BOOST_TEST(a.size() > 2000u);
-        BOOST_TEST((a == read_file(second / ("chk0000007/" + std::string(name)))), name);
+        BOOST_TEST((a == read_file(second / fmt::format("chk0000007/{}", name))), name);
     }
 }
 

@@ -2,6 +2,8 @@
 // A scratch folder, a world of one rank, and checkpoints of known numbers.
 #pragma once
 
+#include <unistd.h>
+
 #include <boost/test/unit_test.hpp>
 #include <cstdint>
 #include <cstdlib>
@@ -17,9 +19,13 @@
 
 namespace gradus {
 
+/// In memory where there is such a place: these tests sync hundreds of times.
 struct Folder {
     Folder() {
-        std::string name = (std::filesystem::temp_directory_path() / "gradus-store-XXXXXX").string();
+        const bool memory = access("/dev/shm", W_OK) == 0;
+        const std::filesystem::path base =
+            memory ? "/dev/shm" : std::filesystem::temp_directory_path();
+        std::string name = (base / "gradus-store-XXXXXX").string();
         BOOST_REQUIRE(mkdtemp(name.data()) != nullptr);
         path = name;
     }
@@ -71,7 +77,7 @@ inline Slab whole(const std::string& name, const Shape& shape, const std::vector
 
 /// Writes checkpoints from one rank.
 struct Store {
-    explicit Store(CheckpointOptions options, std::int64_t staging = 64 << 20)
+    explicit Store(CheckpointOptions options, std::int64_t staging = 9 << 20)
         : arena(device.get()), writer(world, std::move(options), staging, arena) {}
     std::unique_ptr<Device> device = make_cpu_device();
     Arena arena;
