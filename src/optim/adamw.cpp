@@ -139,8 +139,9 @@ double AdamW::gradient_norm() {
     double sum = 0;
     for (std::size_t i = 0; i < all.size(); ++i) {
         require<NumericError>(std::isfinite(squares[i]),
-                              "the gradient of {} is not finite (optimiser step {}); the parameters "
-                              "are as before the step. Lower train.lr, or look at the batch",
+                              "the gradient of {} is not finite (optimiser step {}); the "
+                              "parameters are as before the step. Lower train.lr, or look at the "
+                              "batch",
                               all[i].name, steps_ + 1);
         sum += squares[i];
     }

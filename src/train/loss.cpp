@@ -94,7 +94,8 @@ std::vector<double> group_advantages(std::span<const double> rewards, GroupStd s
 Aggregation parse_aggregation(const std::string& name) {
     if (name == "sequence_mean") return Aggregation::sequence_mean;
     if (name == "token_mean") return Aggregation::token_mean;
-    throw DeckError(fmt::format("unknown loss aggregation `{}`: sequence_mean or token_mean", name));
+    throw DeckError(
+        fmt::format("unknown loss aggregation `{}`: sequence_mean or token_mean", name));
 }
 
 GroupStd parse_group_std(const std::string& name) {

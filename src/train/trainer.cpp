@@ -196,7 +196,8 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
             double loss = 0;
             for (std::size_t t = 1; t < s.tokens.size(); ++t) {
                 if (!(s.weight[t] > 0)) continue;
-                const auto r = static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t)));
+                const auto r =
+                    static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t)));
                 loss -= static_cast<double>(s.weight[t]) * log_prob[r];
                 d_log_prob[r] = static_cast<float>(-s.weight[t] / counts.trained);
             }
@@ -232,7 +233,7 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
     PolicyResult result{.tokens = counts.tokens};
     TokenColumns columns;
     std::int64_t first_bad = kNone;
-    run_micro_batches(batch, inverse(temperature), true, [&](std::span<const Sequence* const> members) {
+    const Loss loss = [&](std::span<const Sequence* const> members) {
         for (std::size_t i = 0; i < members.size(); ++i) {
             const Sequence& s = *members[i];
             PolicyLossSums sums;
@@ -249,7 +250,8 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
             }
             if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
         }
-    });
+    };
+    run_micro_batches(batch, inverse(temperature), true, loss);
     reduce(result.sums, grid_.data());
     result.loss = result.sums.loss;
     check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);

@@ -198,7 +198,8 @@ BOOST_AUTO_TEST_CASE(steps_are_those_of_the_formula) {
             const double norm = s.optimizer.step(lr);
             BOOST_TEST(norm == reference.step(grad, options, lr),
                        boost::test_tools::tolerance(1e-6));
-            BOOST_TEST(distance(columns_of(s.parameters, &Parameter::value), reference.value) < 5e-6);
+            BOOST_TEST(distance(columns_of(s.parameters, &Parameter::value), reference.value) <
+                       5e-6);
             BOOST_TEST(distance(slab_columns(s.optimizer, "adam_m"), reference.m) < 5e-6);
             BOOST_TEST(distance(slab_columns(s.optimizer, "adam_v"), reference.v) < 2e-5);
             for (const float g : s.parameters.flat_grads().floats()) BOOST_REQUIRE(g == 0);
@@ -245,7 +246,8 @@ BOOST_AUTO_TEST_CASE(a_gradient_that_is_no_number_changes_nothing) {
 BOOST_AUTO_TEST_CASE(slabs_name_every_tensor_whole) {
     Setup s({});
     std::map<std::string, Slab> slabs;
-    for (const Slab& slab : s.optimizer.slabs()) BOOST_TEST(slabs.emplace(slab.tensor, slab).second);
+    for (const Slab& slab : s.optimizer.slabs())
+        BOOST_TEST(slabs.emplace(slab.tensor, slab).second);
     BOOST_TEST(slabs.size() == 3 * s.parameters.all().size());
     for (const Parameter& p : s.parameters.all()) {
         for (const char* group : {"weights/", "adam_m/", "adam_v/"}) {
@@ -300,7 +302,8 @@ BOOST_AUTO_TEST_CASE(goes_on_from_a_checkpoint_with_the_same_bits) {
 BOOST_AUTO_TEST_CASE(what_a_checkpoint_lacks_is_named) {
     Setup s({});
     std::vector<Slab> slabs = parameter_slabs(s.parameters, grid(), "weights");
-    std::erase_if(slabs, [](const Slab& slab) { return slab.tensor == "weights/model.norm.weight"; });
+    std::erase_if(slabs,
+                  [](const Slab& slab) { return slab.tensor == "weights/model.norm.weight"; });
     for (Slab& slab : slabs) {
         if (slab.tensor != "weights/model.layers.0.mlp.up_proj.weight") continue;
         slab.global = {8, 10};

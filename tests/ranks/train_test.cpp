@@ -59,13 +59,14 @@ Outcome train(Tiny& tiny, std::int64_t sequences) {
         const auto r = tiny.trainer.policy_step(batch, kPolicy, 0.9, 1e-3);
         out.numbers.insert(out.numbers.end(),
                            {r.loss, r.grad_norm, r.tokens, r.sums.tokens, r.sums.kl,
-                            r.sums.entropy, r.sums.ratio, r.sums.sampler_gap, r.sums.sampler_gap_max});
+                            r.sums.entropy, r.sums.ratio, r.sums.sampler_gap,
+                            r.sums.sampler_gap_max});
     }
     out.values = tiny.values();
     return out;
 }
 
-/// The part of `whole` (all parameters on one rank) that `part`'s grid holds, in the latter's layout.
+/// The part of `whole` (all parameters on one rank) that `part` holds, in the latter's layout.
 std::vector<float> cut(const Tiny& whole, const Tiny& part) {
     std::vector<float> values(part.values().size(), 0.0f);
     const float* base = part.parameters.flat_values().f32();

@@ -110,7 +110,7 @@ BOOST_AUTO_TEST_CASE(many_short_sequences_are_shared_evenly) {
 }
 
 BOOST_AUTO_TEST_CASE(equal_tokens_are_shared_by_attention_cost) {
-    // 8 + 4 x 2 tokens on either rank, then 2 x 1: ties go to the rank with less attention.
+    // 8, then 4 + 4 on the other rank; of two ranks with 8 tokens the second has less attention.
     const BatchPlan plan = plan_batch(Lengths{4, 4, 8, 2}, 8, 2);
     BOOST_TEST(sum_of({16, 16, 64, 4}, plan.micro[0][0]) == 64);
     BOOST_TEST(plan.micro[1].size() == plan.micro[0].size());
@@ -124,10 +124,16 @@ BOOST_AUTO_TEST_CASE(few_sequences_and_none) {
     BOOST_TEST(check_plan({4}, 10, 3) == 1u);
     BOOST_TEST(check_plan({10, 10, 10}, 10, 2) == 2u);
     BOOST_TEST(check_plan({3, 3, 3}, 10, 1) == 1u);
-    // One rank needs two bins; the other one's sequences are spread over two as well.
-    const BatchPlan plan = plan_batch(Lengths{9, 9, 4, 4, 4, 4}, 12, 2);
+    // 7 and 4 need two bins; 6 and 4 would fit one and are spread over two as well.
+    const BatchPlan plan = plan_batch(Lengths{7, 6, 4, 4}, 10, 2);
+    BOOST_TEST(plan.micro[0].size() == 2);
     for (const auto& rank : plan.micro)
         for (const auto& members : rank) BOOST_TEST(!members.empty());
+}
+
+BOOST_AUTO_TEST_CASE(best_fit_fills_the_fullest_bin_first) {
+    // Into the emptiest bin, 3 would join 6 and the last 2 need a third one.
+    BOOST_TEST(plan_batch(Lengths{2, 6, 3, 7, 2}, 10, 1).micro[0].size() == 2);
 }
 
 BOOST_AUTO_TEST_CASE(same_lengths_same_plan) {

@@ -33,8 +33,8 @@ struct Tiny {
         : device(make_cpu_device()),
           arena(planned ? nullptr : device.get()),
           grid(g),
-          ops(make_cpu_ops({.max_tokens = micro_tokens, .max_length = micro_tokens, .max_head_dim = 4},
-                           arena)),
+          ops(make_cpu_ops(
+              {.max_tokens = micro_tokens, .max_length = micro_tokens, .max_head_dim = 4}, arena)),
           parameters(tiny_config(), grid, arena, true, "policy"),
           model(tiny_config(), grid, *ops, arena,
                 {.max_tokens = micro_tokens, .max_length = micro_tokens, .head_chunk = 7}),

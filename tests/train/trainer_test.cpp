@@ -200,7 +200,8 @@ BOOST_AUTO_TEST_CASE(rows_do_not_depend_on_company_by_more_than_rounding) {
     const auto batch = tiny_batch(10);
     const auto all = tiny.trainer.log_probs(tiny.parameters, batch, 1);
     for (std::size_t i = 0; i < batch.size(); ++i)
-        BOOST_TEST(distance(tiny.trainer.log_probs(tiny.parameters, {batch[i]}, 1)[0], all[i]) < 1e-5);
+        BOOST_TEST(distance(tiny.trainer.log_probs(tiny.parameters, {batch[i]}, 1)[0], all[i]) <
+                   1e-5);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
