@@ -41,8 +41,8 @@ class Trainer {
     /// One policy update over tokens of weight > 0; sequences without any count as sequences all
     /// the same. Without `old_log_prob` the update is on-policy: ratio 1. The gap is that of the
     /// present log-probs to `sampler_log_prob`: from a rollout's second update on it holds the
-    /// policy's own movement too. Throws NumericError naming the first sequence whose loss is not finite, before
-    /// the parameters change.
+    /// policy's own movement too. Throws NumericError naming the first sequence whose loss is
+    /// not finite, before the parameters change.
     PolicyResult policy_step(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
                              double temperature, double lr);
 
