@@ -8,9 +8,33 @@
 #include <sstream>
 
 #include "gradus/base/error.hpp"
-#include "gradus/deck/parameters.hpp"
+#include "value.hpp"
 
 namespace gradus {
+
+namespace {
+
+template <class T>
+bool parse_whole(std::string_view text, T& value) {
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    return error == std::errc{} && end == text.data() + text.size();
+}
+
+/// `value` as it can stand in a deck.
+std::string quoted(const std::string& value) {
+    auto is_blank = [](char c) { return c == ' ' || c == '\t'; };
+    if (value.find_first_of("#$\\\"") == std::string::npos &&
+        (value.empty() || (!is_blank(value.front()) && !is_blank(value.back()))))
+        return value;
+    std::string text = "\"";
+    for (char c : value) {
+        if (c == '"' || c == '\\') text += '\\';
+        text += c;
+    }
+    return text + '"';
+}
+
+}  // namespace
 
 Schedule Schedule::parse(const std::string& text) {
     Schedule schedule;
@@ -18,19 +42,15 @@ Schedule Schedule::parse(const std::string& text) {
     for (std::string word; in >> word;) {
         const std::size_t colon = word.find(':');
         std::pair<std::int64_t, double> entry{0, 0};
-        const char* end = word.data() + word.size();
-        bool good = true;
-        if (colon != std::string::npos) {
-            const auto step = std::from_chars(word.data(), word.data() + colon, entry.first);
-            good = step.ec == std::errc{} && step.ptr == word.data() + colon;
-        } else {
-            good = schedule.entries_.empty();  // a plain number stands alone
-        }
-        const auto value =
-            std::from_chars(word.data() + (colon == std::string::npos ? 0 : colon + 1), end, entry.second);
-        good = good && value.ec == std::errc{} && value.ptr == end && std::isfinite(entry.second);
-        const bool follows = schedule.entries_.empty() ? entry.first == 0
-                                                       : entry.first > schedule.entries_.back().first;
+        // A plain number stands alone.
+        bool good = colon != std::string::npos
+                        ? parse_whole(std::string_view(word).substr(0, colon), entry.first)
+                        : schedule.entries_.empty();
+        good = good && parse_whole(std::string_view(word).substr(colon + 1), entry.second) &&
+               std::isfinite(entry.second);
+        const bool follows = schedule.entries_.empty()
+                                 ? entry.first == 0
+                                 : entry.first > schedule.entries_.back().first;
         require<DeckError>(good && follows,
                            "`{}` is no schedule: `step:value ...` with growing steps from 0", text);
         schedule.entries_.push_back(entry);
@@ -40,6 +60,7 @@ Schedule Schedule::parse(const std::string& text) {
 }
 
 double Schedule::at(std::int64_t step) const {
+    require(!entries_.empty(), "a schedule without values is asked for one");
     double value = entries_.front().second;
     for (const auto& [from, level] : entries_)
         if (step >= from) value = level;
@@ -66,20 +87,38 @@ const Deck::Value& Deck::at(std::string_view key) const {
     return it->second;
 }
 
-const std::string& Deck::stage() const { return values_.find("stage")->second.text; }
-bool Deck::flag(std::string_view key) const { return at(key).text == "true"; }
-std::int64_t Deck::integer(std::string_view key) const { return std::stoll(at(key).text); }
-double Deck::number(std::string_view key) const { return std::stod(at(key).text); }
-const std::string& Deck::text(std::string_view key) const { return at(key).text; }
-Schedule Deck::schedule(std::string_view key) const { return Schedule::parse(at(key).text); }
-bool Deck::is_set(std::string_view key) const { return at(key).origin != "default"; }
-const std::string& Deck::origin(std::string_view key) const { return at(key).origin; }
+std::int64_t Deck::integer(std::string_view key) const {
+    std::int64_t value = 0;
+    require(parse_whole(at(key).text, value), "{} = {} is read as a whole number", key, text(key));
+    return value;
+}
 
+double Deck::number(std::string_view key) const {
+    double value = 0;
+    require(parse_whole(at(key).text, value), "{} = {} is read as a number", key, text(key));
+    return value;
+}
+
+const std::string& Deck::stage() const {
+    return values_.find("stage")->second.text;
+}
+bool Deck::flag(std::string_view key) const {
+    return at(key).text == "true";
+}
+const std::string& Deck::text(std::string_view key) const {
+    return at(key).text;
+}
 std::vector<std::string> Deck::list(std::string_view key) const {
-    std::vector<std::string> words;
-    std::istringstream in(at(key).text);
-    for (std::string word; in >> word;) words.push_back(word);
-    return words;
+    return split_list(text(key));
+}
+Schedule Deck::schedule(std::string_view key) const {
+    return Schedule::parse(text(key));
+}
+bool Deck::is_set(std::string_view key) const {
+    return at(key).origin != "default";
+}
+const std::string& Deck::origin(std::string_view key) const {
+    return at(key).origin;
 }
 
 std::vector<std::string> Deck::names(std::string_view section) const {
@@ -94,24 +133,17 @@ std::vector<std::string> Deck::names(std::string_view section) const {
 }
 
 std::string Deck::resolved() const {
-    auto quoted = [](const std::string& value) {
-        const bool plain = value.find_first_of("#$\\\"") == std::string::npos &&
-                           (value.empty() || (value.front() > ' ' && value.back() > ' '));
-        if (plain) return value;
-        std::string text = "\"";
-        for (char c : value) {
-            if (c == '"' || c == '\\') text += '\\';
-            text += c;
-        }
-        return text + '"';
-    };
-    // Where a checkpoint gives the shape of the model, defaults of the shape are not part of the run.
+    // Defaults that give way to something else are no part of the run: the shape of the model where
+    // a checkpoint gives it, and eval.k, of which eval.n samples only allow some.
     const auto from = values_.find("model.from");
     const bool given_shape = from != values_.end() && !from->second.text.empty();
+    auto gives_way = [&](const std::string& key) {
+        return (given_shape && key.rfind("model.", 0) == 0) || key == "eval.k";
+    };
     std::string text;
     for (const auto& [key, value] : values_) {
-        const bool idle = given_shape && key.rfind("model.", 0) == 0 && value.origin == "default";
-        text += fmt::format("{}{:<28} = {:<24} # {}\n", idle ? "# " : "", key, quoted(value.text),
+        const bool idle = value.origin == "default" && gives_way(key);
+        text += fmt::format("{:<28} = {:<24} # {}\n", (idle ? "# " : "") + key, quoted(value.text),
                             value.origin);
     }
     return text;

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
+#include <string>
 
 #include "sections.hpp"
 #include "value.hpp"
@@ -34,23 +36,37 @@ bool matches(std::string_view pattern, std::string_view key) {
     return name.find('.') == std::string_view::npos;
 }
 
-/// `text` broken at blanks into lines of at most `width`, each after `indent`.
-std::string wrap(std::string_view text, std::string_view indent, std::size_t width) {
-    std::string out, line;
-    auto flush = [&] {
-        if (!line.empty()) out += fmt::format("{}{}\n", indent, line);
-        line.clear();
-    };
+/// Whether keys of `pattern` can begin with `prefix`; `*` stands for any name.
+bool can_begin(std::string_view pattern, std::string_view prefix) {
+    const std::size_t star = pattern.find('*');
+    if (star == std::string_view::npos || prefix.size() <= star)
+        return pattern.substr(0, prefix.size()) == prefix;
+    if (prefix.substr(0, star) != pattern.substr(0, star)) return false;
+    const std::size_t dot = prefix.find('.', star);
+    return dot == std::string_view::npos || can_begin(pattern.substr(star + 1), prefix.substr(dot));
+}
+
+/// `text` broken at blanks into lines of at most `width`, each after four blanks.
+std::string wrap(std::string_view text, std::size_t width) {
+    std::string out;
+    std::size_t column = width;
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t end = std::min(text.find(' ', at), text.size());
-        const std::string_view word = text.substr(at, end - at);
-        if (!line.empty() && line.size() + 1 + word.size() > width) flush();
-        line += (line.empty() ? "" : " ") + std::string(word);
+        const bool fits = column + 1 + (end - at) <= width;
+        out += fits ? " " : out.empty() ? "    " : "\n    ";
+        column = (fits ? column + 1 : 0) + (end - at);
+        out += text.substr(at, end - at);
         at = end + 1;
     }
-    flush();
-    return out;
+    return out + "\n";
 }
+
+constexpr std::string_view kGrammar =
+    R"(A deck is lines of `key = value`; `#` begins a comment, a backslash at the end continues a line.
+"..." keeps blanks, # and $; $NAME outside quotes is taken from the environment; `include = FILE`
+reads another deck at this place. A later line wins over an earlier one, and key=value on the
+command line over both. Below: each key with its default, what it means, what it takes.
+)";
 
 }  // namespace
 
@@ -65,21 +81,27 @@ const DeckKey* find_parameter(std::string_view key) {
     return nullptr;
 }
 
-std::span<const std::string_view> stage_names() { return kStages; }
+std::span<const std::string_view> stage_names() {
+    return kStages;
+}
 
 std::string help_deck(std::string_view prefix) {
-    std::string text;
+    std::string text(prefix.empty() ? kGrammar : "");
+    std::string_view section = "?";
     for (const DeckKey& p : parameters()) {
-        if (p.key.substr(0, prefix.size()) != prefix) continue;
+        if (!can_begin(p.key, prefix)) continue;
+        const std::string_view begin = p.key.substr(0, p.key.find('.') + 1);
+        if (begin != section && !text.empty()) text += '\n';
+        section = begin;
         std::string key(p.key);
         if (const std::size_t star = key.find('*'); star != std::string::npos)
             key.replace(star, 1, "NAME");
-        const std::string value = p.default_value == kRequired ? "(required)"
-                                  : p.default_value.empty()    ? "(none)"
-                                                               : std::string(p.default_value);
-        text += fmt::format("{} = {}\n", key, value);
-        text += wrap(fmt::format("{} [{}]", p.help, describe_type(p)), "    ", 92);
-        if (p.stages != "*") text += wrap(fmt::format("Stages: {}", p.stages), "    ", 92);
+        const std::string_view value = p.default_value == kRequired ? "(required)"
+                                       : p.default_value.empty()    ? "(none)"
+                                                                    : p.default_value;
+        text += fmt::format("{} = {}\n", key, value) + wrap(p.help, 92);
+        const std::string stages = p.stages == "*" ? "" : fmt::format("; stages: {}", p.stages);
+        text += wrap(fmt::format("[{}{}]", describe_type(p), stages), 92);
     }
     return text;
 }

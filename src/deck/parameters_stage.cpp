@@ -18,7 +18,9 @@ std::vector<DeckKey> stage_parameters() {
          "Only the likeliest tokens that make up this probability; stage rl wants 1."},
         {"rollout.top_k", integer, "tokens", "0", ">=0", kGenerating,
          "Only the likeliest so many tokens; 0: all; stage rl wants 0."},
-        {"rollout.stop", list, "", "", "", kGenerating, "Texts that end a response."},
+        {"rollout.stop", list, "", "", "", kGenerating,
+         "Texts that end a response. In a word of any list, a backslash before a blank keeps it, and "
+         "backslash n is a line break."},
         {"rollout.slots", integer, "sequences", "64", ">0", kGenerating,
          "Sequences that a data rank generates at once."},
         {"rollout.page_size", integer, "tokens", "16", ">0", kGenerating,
@@ -37,7 +39,8 @@ std::vector<DeckKey> stage_parameters() {
         {"sample.output", path, "", "", "", "sample", "SFT data; none: sft.jsonl in the run directory."},
 
         {"eval.n", integer, "samples", "16", ">0", "evaluate", "Samples a problem."},
-        {"eval.k", list, "", "1 4 16", "", "evaluate", "Values of k for pass@k."},
+        {"eval.k", list, "", "1 4 16", ">0", "evaluate",
+         "Values of k for pass@k; of the default, those up to eval.n."},
         {"eval.name", text, "", "", "", "evaluate", "Name of the row; none: the run directory's."},
 
         {"problems.count", integer, "problems", "4000", ">0", "problems", "Problems for training."},
@@ -61,7 +64,8 @@ std::vector<DeckKey> stage_parameters() {
 
         {"bench.tokens", integer, "tokens", "4096", ">0", "bench", "Tokens of a training step."},
         {"bench.steps", integer, "", "5", ">0", "bench", "Repetitions of each measurement."},
-        {"bench.what", list, "", "train generate checkpoint", "", "bench", "What to measure."},
+        {"bench.what", list, "", "train generate checkpoint", "train | generate | checkpoint", "bench",
+         "What to measure."},
     };
 }
 

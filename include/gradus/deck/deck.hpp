@@ -34,7 +34,8 @@ class Schedule {
 };
 
 /// A deck whose every key has been found in the parameter table, typed and range-checked.
-/// Missing keys have their defaults. Reading a key that the table lacks is an InternalError.
+/// Missing keys have their defaults. Reading a key that the table lacks, or a text as a number, is an
+/// InternalError.
 /// Keys with a wildcard part (`reward.NAME.weight`) exist once for each NAME in the deck.
 class Deck {
   public:
@@ -44,6 +45,7 @@ class Deck {
     std::int64_t integer(std::string_view key) const;
     double number(std::string_view key) const;
     const std::string& text(std::string_view key) const;
+    /// Words between blanks; in a word `\ ` is a blank, `\n` a line break, `\\` a backslash.
     std::vector<std::string> list(std::string_view key) const;
     Schedule schedule(std::string_view key) const;
     /// Whether the deck or the command line set the key (as against its default).
@@ -53,7 +55,8 @@ class Deck {
     const std::string& origin(std::string_view key) const;
 
     /// The whole deck, each key with its value and, as a comment, where it came from; itself a deck
-    /// that repeats the run.
+    /// that repeats the run. Defaults that give way to something else (model. keys where model.from
+    /// is given, eval.k) are written as comments.
     std::string resolved() const;
     /// Only keys and values (no origins), sorted: what checkpoints keep and restarts compare.
     std::map<std::string, std::string> values() const;
@@ -69,8 +72,10 @@ class Deck {
 };
 
 /// Reads `path` (with its includes), applies `overrides` (`key=value`), types and checks all against
-/// the parameter table. All errors are collected and thrown as one DeckError: one line each, with
-/// `file:line: `, what is wrong, what is allowed, and the nearest known key.
+/// the parameter table. All errors are collected and thrown as one DeckError: one line each, in order
+/// of place, with `file:line: `, what is wrong, what is allowed, and the nearest known key; required
+/// keys that are missing come last, with the name of the deck. Keys of other stages are errors in the
+/// deck and in overrides, and left out where they come from an included file.
 Deck resolve_deck(const std::string& path, const std::vector<std::string>& overrides);
 
 /// As resolve_deck, from a string (tests, fuzzing); `name` stands for the file in messages.
