@@ -20,7 +20,9 @@ namespace fs = std::filesystem;
 namespace {
 
 /// An older checkpoint of the same step while the new one takes its place.
-std::string aside_name(const std::string& final_path) { return final_path + ".old.tmp"; }
+std::string aside_name(const std::string& final_path) {
+    return final_path + ".old.tmp";
+}
 
 void rename_or_throw(const std::string& from, const std::string& to) {
     require<CheckpointError>(::rename(from.c_str(), to.c_str()) == 0, "cannot rename {} to {}: {}",
@@ -36,14 +38,16 @@ bool exchange(const std::string& a, const std::string& b) {
 std::vector<std::string> entries(const std::string& path) {
     std::vector<std::string> names;
     std::error_code problem;
-    for (fs::directory_iterator at(path, problem), end; !problem && at != end; at.increment(problem))
+    for (fs::directory_iterator at(path, problem), end; !problem && at != end;
+         at.increment(problem))
         names.push_back(at->path().filename().string());
     std::sort(names.begin(), names.end());
     return names;
 }
 
 bool ends_with(const std::string& text, const std::string& tail) {
-    return text.size() >= tail.size() && text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
+    return text.size() >= tail.size() &&
+           text.compare(text.size() - tail.size(), tail.size(), tail) == 0;
 }
 
 }  // namespace
@@ -67,7 +71,8 @@ void make_unfinished(const std::string& temporary, std::int64_t bytes) {
     if (free >= static_cast<double>(bytes)) return;
     remove_folder(temporary);
     throw CheckpointError(fmt::format(
-        "not enough space for the checkpoint {}: it needs {} ({} bytes), {} ({:.0f} bytes) are free; "
+        "not enough space for the checkpoint {}: it needs {} ({} bytes), {} ({:.0f} bytes) are "
+        "free; "
         "free some, or lower ckpt.keep",
         temporary, format_bytes(static_cast<double>(bytes)), bytes, format_bytes(free), free));
 }
@@ -183,9 +188,10 @@ std::string find_checkpoint(const std::string& where,
         }
         problems += "; " + problem;
     }
-    throw CheckpointError(fmt::format("no checkpoint in {} is whole: {}; to begin anew, use another "
-                                      "run.dir or restart = none",
-                                      where, problems));
+    throw CheckpointError(
+        fmt::format("no checkpoint in {} is whole: {}; to begin anew, use another "
+                    "run.dir or restart = none",
+                    where, problems));
 }
 
 }  // namespace gradus

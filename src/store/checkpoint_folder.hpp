@@ -15,8 +15,8 @@ std::vector<std::int64_t> checkpoint_steps(const std::string& run_dir);
 /// `bytes` free.
 void make_unfinished(const std::string& temporary, std::int64_t bytes);
 
-/// Syncs `temporary`, gives it the name of `step`'s checkpoint (an older one of that name goes), and
-/// points `latest` to it. Throws CheckpointError.
+/// Syncs `temporary`, gives it the name of `step`'s checkpoint (an older one of that name goes),
+/// and points `latest` to it. Throws CheckpointError.
 void publish(const std::string& temporary, const std::string& run_dir, std::int64_t step);
 
 /// After the checkpoint of `step`: the newest `keep` stay, and each `keep_every`-th step (0: none);

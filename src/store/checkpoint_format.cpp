@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "checkpoint_format.hpp"
 
+// Compiled here, for this processor: the distributions' library knows only its oldest.
+#define XXH_INLINE_ALL
+#ifdef __AVX2__
+#define XXH_VECTOR XXH_AVX2  // faster than memory, and GCC 12 warns of its own header for 512 bits
+#endif
 #include <xxhash.h>
 
 #include <algorithm>
@@ -16,8 +21,12 @@ std::int64_t BoxRecord::rows_of_block(std::int64_t b) const {
     return std::min(block_rows, rows() - b * block_rows);
 }
 
-std::string shard_name(int rank) { return fmt::format("shard_{:05}.h5", rank); }
-std::string checkpoint_name(std::int64_t step) { return fmt::format("chk{:07}", step); }
+std::string shard_name(int rank) {
+    return fmt::format("shard_{:05}.h5", rank);
+}
+std::string checkpoint_name(std::int64_t step) {
+    return fmt::format("chk{:07}", step);
+}
 
 std::int64_t checkpoint_step(const std::string& name) {
     std::int64_t step = -1;
@@ -28,7 +37,8 @@ std::int64_t checkpoint_step(const std::string& name) {
 }
 
 std::int64_t rows_per_block(std::int64_t row_bytes) {
-    return std::max<std::int64_t>(1, (std::int64_t{1} << 20) / std::max<std::int64_t>(1, row_bytes));
+    return std::max<std::int64_t>(1,
+                                  (std::int64_t{1} << 20) / std::max<std::int64_t>(1, row_bytes));
 }
 
 std::uint64_t hash_bytes(const void* data, std::int64_t bytes) {
@@ -62,8 +72,8 @@ void check_tensor(std::vector<Piece>& pieces, const std::string& where) {
                                  r.tensor, name_of(r.dtype), r.global.text(), piece.rank,
                                  name_of(head.dtype), head.global.text(), pieces.front().rank);
         require<CheckpointError>(inside(r.box, r.global),
-                                 "{}: tensor {}: the box {} of rank {} is outside its shape {}", where,
-                                 r.tensor, r.box.text(), piece.rank, r.global.text());
+                                 "{}: tensor {}: the box {} of rank {} is outside its shape {}",
+                                 where, r.tensor, r.box.text(), piece.rank, r.global.text());
         covered += r.box.elements();
     }
     // Sorted by their first row, a box can only overlap those that begin before it ends.
@@ -72,10 +82,10 @@ void check_tensor(std::vector<Piece>& pieces, const std::string& where) {
     for (std::size_t i = 0; i < pieces.size(); ++i)
         for (std::size_t j = i + 1; j < pieces.size() && pieces[j].first() < pieces[i].end(); ++j) {
             const Box &a = pieces[i].record->box, &b = pieces[j].record->box;
-            require<CheckpointError>(intersect(a, b).elements() == 0,
-                                     "{}: tensor {}: the boxes {} of rank {} and {} of rank {} overlap",
-                                     where, head.tensor, a.text(), pieces[i].rank, b.text(),
-                                     pieces[j].rank);
+            require<CheckpointError>(
+                intersect(a, b).elements() == 0,
+                "{}: tensor {}: the boxes {} of rank {} and {} of rank {} overlap", where,
+                head.tensor, a.text(), pieces[i].rank, b.text(), pieces[j].rank);
         }
     require<CheckpointError>(covered == head.global.elements(),
                              "{}: tensor {} {}: a gap; the {} boxes cover {} of {} elements", where,
@@ -135,6 +145,7 @@ class Unpacker {
         return make_shape(static_cast<int>(rank), d);
     }
     void raw(void* to, std::size_t bytes) {
+        if (bytes == 0) return;
         require(at_ + bytes <= bytes_.size(), "a packed shard record is too short");
         std::memcpy(to, bytes_.data() + at_, bytes);
         at_ += bytes;
@@ -149,11 +160,16 @@ class Unpacker {
 
 Shape make_shape(int rank, const std::int64_t* d) {
     switch (rank) {
-        case 0: return {};
-        case 1: return {d[0]};
-        case 2: return {d[0], d[1]};
-        case 3: return {d[0], d[1], d[2]};
-        default: return {d[0], d[1], d[2], d[3]};
+        case 0:
+            return {};
+        case 1:
+            return {d[0]};
+        case 2:
+            return {d[0], d[1]};
+        case 3:
+            return {d[0], d[1], d[2]};
+        default:
+            return {d[0], d[1], d[2], d[3]};
     }
 }
 

@@ -77,8 +77,8 @@ CheckpointIndex read_index(const std::string& directory);
 /// Throws CheckpointError unless all shards are there with the sizes that the index names.
 void check_shards(const std::string& directory, const CheckpointIndex& index);
 
-/// Writes `directory`/shard_RRRRR.h5 with data[i] as boxes[i], syncs it, and fills in the hashes and
-/// the file's size. Throws CheckpointError.
+/// Writes `directory`/shard_RRRRR.h5 with data[i] as boxes[i], syncs it, and fills in the hashes
+/// and the file's size. Throws CheckpointError.
 void write_shard(const std::string& directory, ShardRecord& shard,
                  const std::vector<const void*>& data);
 

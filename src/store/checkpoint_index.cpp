@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// index.h5: the box table in columns, counters, deck, and virtual datasets for people. The whole file
-// is under one hash, which stands as text in its first 512 bytes (HDF5's user block).
+// index.h5: the box table in columns, counters, deck, and virtual datasets for people. The whole
+// file is under one hash, which stands as text in its first 512 bytes (HDF5's user block).
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -20,12 +20,14 @@ constexpr std::int64_t kFormat = 1;
 constexpr std::size_t kHeaderBytes = 512;
 constexpr const char* kTitle = "Gradus checkpoint index\n";
 
-std::string index_path(const std::string& directory) { return directory + "/index.h5"; }
+std::string index_path(const std::string& directory) {
+    return directory + "/index.h5";
+}
 
 /// The first 512 bytes of a file with these contents after them.
 std::string header_of(const char* body, std::size_t bytes) {
-    std::string header = fmt::format("{}format {}\nbytes {}\nxxh3 {:016x}\n", kTitle, kFormat, bytes,
-                                     hash_bytes(body, static_cast<std::int64_t>(bytes)));
+    std::string header = fmt::format("{}format {}\nbytes {}\nxxh3 {:016x}\n", kTitle, kFormat,
+                                     bytes, hash_bytes(body, static_cast<std::int64_t>(bytes)));
     header.resize(kHeaderBytes, '\0');
     return header;
 }
@@ -74,7 +76,8 @@ Columns columns_of(const CheckpointIndex& index) {
 }
 
 void write_columns(hid_t file, const Columns& c) {
-    auto numbers = [](const h5::Group& group, const char* name, const std::vector<std::int64_t>& v) {
+    auto numbers = [](const h5::Group& group, const char* name,
+                      const std::vector<std::int64_t>& v) {
         h5::write_column<std::int64_t>(group.get(), name, v);
     };
     auto table = [](const h5::Group& group, const char* name, const std::vector<std::int64_t>& v) {
@@ -117,8 +120,8 @@ void write_view(hid_t views, const std::vector<Source>& sources) {
     const h5::Space space = h5::simple_space(extent(head.global));
     for (const Source& source : sources) {
         const Box& box = source.record->box;
-        h5::check(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, extent(box.offset).data(), nullptr,
-                                      extent(box.count).data(), nullptr));
+        h5::check(H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, extent(box.offset).data(),
+                                      nullptr, extent(box.count).data(), nullptr));
         const h5::Space stored = h5::simple_space({static_cast<hsize_t>(box.elements())});
         h5::check(H5Pset_virtual(properties.get(), space.get(), shard_name(source.rank).c_str(),
                                  fmt::format("/{}", source.record->dataset).c_str(), stored.get()));

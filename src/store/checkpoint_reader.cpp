@@ -67,9 +67,9 @@ class StoredBox {
             h5::Lock lock;
             dataset_ = h5::open_dataset(file, record.dataset);
             const std::vector<hsize_t> dims = h5::dims_of(dataset_.get());
-            require<h5::Hdf5Error>(dims.size() == 1 &&
-                                       dims[0] == static_cast<hsize_t>(record.box.elements()),
-                                   "the data set has another shape than the index names");
+            require<h5::Hdf5Error>(
+                dims.size() == 1 && dims[0] == static_cast<hsize_t>(record.box.elements()),
+                "the data set has another shape than the index names");
         });
     }
 
@@ -87,13 +87,15 @@ class StoredBox {
             const auto n = static_cast<hsize_t>(count * record_.row_elements());
             const h5::Space memory = h5::simple_space({n});
             const h5::Space stored(h5::check(H5Dget_space(dataset_.get())));
-            h5::check(H5Sselect_hyperslab(stored.get(), H5S_SELECT_SET, &start, nullptr, &n, nullptr));
+            h5::check(
+                H5Sselect_hyperslab(stored.get(), H5S_SELECT_SET, &start, nullptr, &n, nullptr));
             h5::check(H5Dread(dataset_.get(), h5::type_of(record_.dtype).get(), memory.get(),
                               stored.get(), H5P_DEFAULT, out));
         });
     }
 
-    /// Throws unless blocks [first, first + count), which lie at `data`, have the hashes of the index.
+    /// Throws unless blocks [first, first + count), which lie at `data`, have the hashes of the
+    /// index.
     void verify(std::int64_t first, std::int64_t count, const char* data) const {
         for (std::int64_t b = first; b < first + count; ++b) {
             const std::int64_t rows = record_.rows_of_block(b), bytes = rows * record_.row_bytes();
@@ -116,7 +118,8 @@ class StoredBox {
 /// Calls `use(first block, blocks)` for runs of blocks of about kRunBytes.
 template <class Use>
 void for_each_run(const BoxRecord& record, std::int64_t first, std::int64_t end, Use&& use) {
-    const std::int64_t block_bytes = std::max<std::int64_t>(1, record.block_rows * record.row_bytes());
+    const std::int64_t block_bytes =
+        std::max<std::int64_t>(1, record.block_rows * record.row_bytes());
     const std::int64_t step = std::max<std::int64_t>(1, kRunBytes / block_bytes);
     for (std::int64_t b = first; b < end; b += step) use(b, std::min(step, end - b));
 }
@@ -171,7 +174,8 @@ const Shard& CheckpointReader::Impl::shard(std::size_t number) {
     const auto open = shards.find(number);
     if (open != shards.end()) return open->second;
     const ShardRecord& record = index.shards[number];
-    check_shards(directory, {.shards = {ShardRecord{.rank = record.rank, .file_bytes = record.file_bytes}}});
+    check_shards(directory,
+                 {.shards = {ShardRecord{.rank = record.rank, .file_bytes = record.file_bytes}}});
     Shard fresh = open_shard(directory, record);
     if (verify == Verify::full)
         for (const BoxRecord& box : record.boxes)
@@ -188,7 +192,8 @@ const std::vector<CheckpointReader::Impl::Place>& CheckpointReader::Impl::places
 }
 
 /// `part`: what the stored box and the wanted `box` have in common.
-void CheckpointReader::Impl::read_part(const Place& place, const Box& part, const Box& box, char* out) {
+void CheckpointReader::Impl::read_part(const Place& place, const Box& part, const Box& box,
+                                       char* out) {
     const BoxRecord& r = *place.record;
     const Shard& from = shard(place.shard);
     const StoredBox stored(from.path, from.file.get(), r);
@@ -202,23 +207,26 @@ void CheckpointReader::Impl::read_part(const Place& place, const Box& part, cons
     char* const rows_out =
         out + (scalar ? 0 : (part.offset[0] - box.offset[0]) * box.count.row_elements() * element);
     const bool check = verify != Verify::none;
-    for_each_run(r, begin / r.block_rows, (end + r.block_rows - 1) / r.block_rows,
-                 [&](std::int64_t first, std::int64_t count) {
-        std::int64_t row = first * r.block_rows, rows = rows_of_blocks(r, first, count);
-        if (!check) {
-            const std::int64_t last = std::min(row + rows, end);
-            row = std::max(row, begin);
-            rows = last - row;
-        }
-        const bool direct = whole_rows && row >= begin && row + rows <= end;
-        if (!direct)
-            buffer.resize(std::max(buffer.size(), static_cast<std::size_t>(rows * r.row_bytes())));
-        char* to = direct ? rows_out + (row - begin) * r.row_bytes() : buffer.data();
-        stored.read_rows(row, rows, to);
-        if (check) stored.verify(first, count, to);
-        const Box run = rows_of(r.box, row, rows);
-        if (!direct) copy_part(four(intersect(run, part)), four(run), to, four(box), out, element);
-    });
+    for_each_run(
+        r, begin / r.block_rows, (end + r.block_rows - 1) / r.block_rows,
+        [&](std::int64_t first, std::int64_t count) {
+            std::int64_t row = first * r.block_rows, rows = rows_of_blocks(r, first, count);
+            if (!check) {
+                const std::int64_t last = std::min(row + rows, end);
+                row = std::max(row, begin);
+                rows = last - row;
+            }
+            const bool direct = whole_rows && row >= begin && row + rows <= end;
+            if (!direct)
+                buffer.resize(
+                    std::max(buffer.size(), static_cast<std::size_t>(rows * r.row_bytes())));
+            char* to = direct ? rows_out + (row - begin) * r.row_bytes() : buffer.data();
+            stored.read_rows(row, rows, to);
+            if (check) stored.verify(first, count, to);
+            const Box run = rows_of(r.box, row, rows);
+            if (!direct)
+                copy_part(four(intersect(run, part)), four(run), to, four(box), out, element);
+        });
 }
 
 CheckpointReader::CheckpointReader(const std::string& directory, Verify verify)
@@ -234,11 +242,21 @@ CheckpointReader::CheckpointReader(const std::string& directory, Verify verify)
 
 CheckpointReader::~CheckpointReader() = default;
 
-const std::string& CheckpointReader::directory() const { return impl_->directory; }
-std::int64_t CheckpointReader::step() const { return impl_->index.step; }
-const Json& CheckpointReader::state() const { return impl_->index.state; }
-const std::string& CheckpointReader::deck() const { return impl_->index.deck; }
-bool CheckpointReader::has(const std::string& tensor) const { return impl_->tensors.contains(tensor); }
+const std::string& CheckpointReader::directory() const {
+    return impl_->directory;
+}
+std::int64_t CheckpointReader::step() const {
+    return impl_->index.step;
+}
+const Json& CheckpointReader::state() const {
+    return impl_->index.state;
+}
+const std::string& CheckpointReader::deck() const {
+    return impl_->index.deck;
+}
+bool CheckpointReader::has(const std::string& tensor) const {
+    return impl_->tensors.contains(tensor);
+}
 
 std::vector<CheckpointReader::TensorInfo> CheckpointReader::tensors() const {
     std::vector<TensorInfo> list;
@@ -288,9 +306,11 @@ bool verify_checkpoint(const std::string& directory,
         check_coverage(index.shards, directory + "/index.h5");
     });
     std::vector<char> buffer;
-    for (const ShardRecord& record : index.shards) attempt([&] {
-            check_shards(directory, {.shards = {ShardRecord{.rank = record.rank,
-                                                            .file_bytes = record.file_bytes}}});
+    for (const ShardRecord& record : index.shards)
+        attempt([&] {
+            check_shards(
+                directory,
+                {.shards = {ShardRecord{.rank = record.rank, .file_bytes = record.file_bytes}}});
             const Shard shard = open_shard(directory, record);
             for (const BoxRecord& box : record.boxes)
                 attempt([&] { verify_box(StoredBox(shard.path, shard.file.get(), box), buffer); });

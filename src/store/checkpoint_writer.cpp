@@ -29,12 +29,14 @@ ShardRecord describe(const std::vector<Slab>& slabs, int rank) {
     ShardRecord shard{.rank = rank};
     std::map<std::string, int> boxes_of_tensor;
     for (const Slab& slab : slabs) {
-        BoxRecord r{.tensor = slab.tensor, .dtype = slab.dtype, .global = slab.global, .box = slab.box};
+        BoxRecord r{
+            .tensor = slab.tensor, .dtype = slab.dtype, .global = slab.global, .box = slab.box};
         const int number = boxes_of_tensor[slab.tensor]++;
         r.dataset = number == 0 ? slab.tensor : fmt::format("{}@{}", slab.tensor, number);
         r.block_rows = rows_per_block(r.row_bytes());
         if (slab.data == nullptr)
-            shard.error = fmt::format("rank {}: tensor {}: the slab has no data", rank, slab.tensor);
+            shard.error =
+                fmt::format("rank {}: tensor {}: the slab has no data", rank, slab.tensor);
         shard.boxes.push_back(std::move(r));
     }
     return shard;
@@ -44,7 +46,9 @@ ShardRecord describe(const std::vector<Slab>& slabs, int rank) {
 
 struct CheckpointWriter::Impl {
     Impl(Communicator& world_, CheckpointOptions options_, std::int64_t bytes, Arena& arena)
-        : world(world_), options(std::move(options_)), staging(take_staging(options, bytes, arena)) {}
+        : world(world_),
+          options(std::move(options_)),
+          staging(take_staging(options, bytes, arena)) {}
 
     Communicator& world;
     CheckpointOptions options;
@@ -62,9 +66,7 @@ struct CheckpointWriter::Impl {
 
     double began = 0, exposed = 0, last_exposed = 0, last_total = 0;
 
-    std::string temporary() const {
-        return options.run_dir + "/" + checkpoint_name(step) + ".tmp";
-    }
+    std::string temporary() const { return options.run_dir + "/" + checkpoint_name(step) + ".tmp"; }
     void agree_on_boxes();
     void prepare_folder();
     void start(const std::vector<Slab>& slabs);
@@ -160,7 +162,8 @@ void CheckpointWriter::Impl::commit() {
 
 std::string CheckpointWriter::Impl::commit_on_root(std::vector<ShardRecord> shards) try {
     std::erase_if(shards, [](const ShardRecord& s) { return s.boxes.empty(); });
-    write_index(temporary(), {.step = step, .shards = std::move(shards), .state = state, .deck = deck});
+    write_index(temporary(),
+                {.step = step, .shards = std::move(shards), .state = state, .deck = deck});
     publish(temporary(), options.run_dir, step);
     prune(options.run_dir, step, options.keep, options.keep_every);
     return "";
@@ -179,9 +182,8 @@ CheckpointWriter::~CheckpointWriter() {
 void CheckpointWriter::write(std::int64_t step, const std::vector<Slab>& slabs, const Json& state,
                              const std::string& deck) {
     Impl& p = *impl_;
-    const double began = now_seconds();
-    if (p.in_flight) p.commit();
-    p.began = began;
+    finish();
+    const double began = p.began = now_seconds();
     p.step = step;
     p.state = state;
     p.deck = deck;
@@ -217,7 +219,11 @@ void CheckpointWriter::finish() {
     p.last_exposed = p.exposed;
 }
 
-double CheckpointWriter::exposed_seconds() const { return impl_->last_exposed; }
-double CheckpointWriter::total_seconds() const { return impl_->last_total; }
+double CheckpointWriter::exposed_seconds() const {
+    return impl_->last_exposed;
+}
+double CheckpointWriter::total_seconds() const {
+    return impl_->last_total;
+}
 
 }  // namespace gradus

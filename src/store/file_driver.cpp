@@ -31,14 +31,19 @@ struct OpenFile {
     FileStatus* status;
 };
 
-OpenFile& self(H5FD_t* file) { return *reinterpret_cast<OpenFile*>(file); }
-const OpenFile& self(const H5FD_t* file) { return *reinterpret_cast<const OpenFile*>(file); }
+OpenFile& self(H5FD_t* file) {
+    return *reinterpret_cast<OpenFile*>(file);
+}
+const OpenFile& self(const H5FD_t* file) {
+    return *reinterpret_cast<const OpenFile*>(file);
+}
 
 H5FD_t* open(const char* name, unsigned flags, hid_t access, haddr_t) {
     const auto* request = static_cast<const Request*>(H5Pget_driver_info(access));
     FileStatus* status = request == nullptr ? nullptr : request->status;
-    const int mode = (flags & H5F_ACC_RDWR ? O_RDWR : O_RDONLY) | (flags & H5F_ACC_TRUNC ? O_TRUNC : 0) |
-                     (flags & H5F_ACC_CREAT ? O_CREAT : 0) | (flags & H5F_ACC_EXCL ? O_EXCL : 0);
+    const int mode = (flags & H5F_ACC_RDWR ? O_RDWR : O_RDONLY) |
+                     (flags & H5F_ACC_TRUNC ? O_TRUNC : 0) | (flags & H5F_ACC_CREAT ? O_CREAT : 0) |
+                     (flags & H5F_ACC_EXCL ? O_EXCL : 0);
     const int descriptor = ::open(name, mode | O_CLOEXEC, 0644);
     struct stat found = {};
     if (descriptor < 0 || ::fstat(descriptor, &found) != 0) {
@@ -75,12 +80,16 @@ herr_t query(const H5FD_t*, unsigned long* flags) {
     return 0;
 }
 
-haddr_t get_allocated(const H5FD_t* file, H5FD_mem_t) { return self(file).allocated; }
+haddr_t get_allocated(const H5FD_t* file, H5FD_mem_t) {
+    return self(file).allocated;
+}
 herr_t set_allocated(H5FD_t* file, H5FD_mem_t, haddr_t address) {
     self(file).allocated = address;
     return 0;
 }
-haddr_t get_end(const H5FD_t* file, H5FD_mem_t) { return self(file).end; }
+haddr_t get_end(const H5FD_t* file, H5FD_mem_t) {
+    return self(file).end;
+}
 
 herr_t read(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, void* buffer) {
     auto* to = static_cast<char*>(buffer);
@@ -103,14 +112,17 @@ herr_t read(H5FD_t* file, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, 
 }
 
 /// After a failure everything is taken as written: only so can the library close the file.
-bool failed(const OpenFile& file) { return file.status != nullptr && file.status->error != 0; }
+bool failed(const OpenFile& file) {
+    return file.status != nullptr && file.status->error != 0;
+}
 herr_t fail(OpenFile& file, int error) {
     if (file.status == nullptr) return -1;
     file.status->error = error;
     return 0;
 }
 
-herr_t write(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t address, std::size_t size, const void* buffer) {
+herr_t write(H5FD_t* base, H5FD_mem_t, hid_t, haddr_t address, std::size_t size,
+             const void* buffer) {
     OpenFile& file = self(base);
     const auto* from = static_cast<const char*>(buffer);
     file.end = std::max(file.end, address + size);
@@ -161,7 +173,9 @@ H5FD_class_t driver_class() {
 
 }  // namespace
 
-void CloseDescriptor::operator()(int descriptor) const { ::close(descriptor); }
+void CloseDescriptor::operator()(int descriptor) const {
+    ::close(descriptor);
+}
 
 Properties file_access(FileStatus* status) {
     Lock lock;

@@ -32,12 +32,14 @@ std::string stack_text() {
 
 }  // namespace
 
-Lock::Lock() : lock_(library_mutex()) { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+Lock::Lock() : lock_(library_mutex()) {
+    H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 hid_t check(hid_t id, std::source_location where) {
     if (id < 0)
-        throw Hdf5Error(fmt::format("HDF5: {} (in {}, line {})", stack_text(), where.function_name(),
-                                    where.line()));
+        throw Hdf5Error(fmt::format("HDF5: {} (in {}, line {})", stack_text(),
+                                    where.function_name(), where.line()));
     return id;
 }
 
@@ -123,8 +125,8 @@ Dataset create_dataset(hid_t parent, const std::string& name, hid_t type,
     check(H5Pset_fill_time(properties.get(), H5D_FILL_TIME_NEVER));
     const bool empty = std::find(dims.begin(), dims.end(), hsize_t{0}) != dims.end();
     if (!empty) check(H5Pset_alloc_time(properties.get(), H5D_ALLOC_TIME_EARLY));
-    return Dataset(check(H5Dcreate2(parent, name.c_str(), type, simple_space(dims).get(), H5P_DEFAULT,
-                                    properties.get(), H5P_DEFAULT)));
+    return Dataset(check(H5Dcreate2(parent, name.c_str(), type, simple_space(dims).get(),
+                                    H5P_DEFAULT, properties.get(), H5P_DEFAULT)));
 }
 
 Dataset open_dataset(hid_t parent, const std::string& name) {
@@ -135,7 +137,8 @@ Dataset open_dataset(hid_t parent, const std::string& name) {
 
 std::vector<hsize_t> dims_of(hid_t dataset) {
     const Space space(check(H5Dget_space(dataset)));
-    std::vector<hsize_t> dims(static_cast<std::size_t>(check(H5Sget_simple_extent_ndims(space.get()))));
+    std::vector<hsize_t> dims(
+        static_cast<std::size_t>(check(H5Sget_simple_extent_ndims(space.get()))));
     check(H5Sget_simple_extent_dims(space.get(), dims.data(), nullptr));
     return dims;
 }
@@ -167,7 +170,8 @@ void write_column(hid_t parent, const std::string& name, std::span<const T> valu
     if (dims.empty()) dims = {values.size()};
     const Dataset dataset = create_dataset(parent, name, native_type<T>(), dims);
     if (!values.empty())
-        check(H5Dwrite(dataset.get(), native_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()));
+        check(H5Dwrite(dataset.get(), native_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT,
+                       values.data()));
 }
 
 template <class T>
@@ -177,7 +181,8 @@ std::vector<T> read_column(hid_t parent, const std::string& name) {
     for (const hsize_t dim : dims_of(dataset.get())) n *= dim;
     std::vector<T> values(n);
     if (n > 0)
-        check(H5Dread(dataset.get(), native_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()));
+        check(
+            H5Dread(dataset.get(), native_type<T>(), H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()));
     return values;
 }
 
@@ -187,7 +192,8 @@ template void write_column(hid_t, const std::string&, std::span<const std::int32
                            std::vector<hsize_t>);
 template void write_column(hid_t, const std::string&, std::span<const std::uint64_t>,
                            std::vector<hsize_t>);
-template void write_column(hid_t, const std::string&, std::span<const double>, std::vector<hsize_t>);
+template void write_column(hid_t, const std::string&, std::span<const double>,
+                           std::vector<hsize_t>);
 template void write_column(hid_t, const std::string&, std::span<const float>, std::vector<hsize_t>);
 template std::vector<std::int64_t> read_column(hid_t, const std::string&);
 template std::vector<std::int32_t> read_column(hid_t, const std::string&);
@@ -209,8 +215,9 @@ Type string_type(std::size_t size) {
 std::string read_padded(hid_t parent, const std::string& name, std::size_t& size) {
     const Dataset dataset = open_dataset(parent, name);
     const Type type(check(H5Dget_type(dataset.get())));
-    require<Hdf5Error>(H5Tget_class(type.get()) == H5T_STRING && H5Tis_variable_str(type.get()) == 0,
-                       "dataset \"{}\" holds no strings of fixed length", name);
+    require<Hdf5Error>(
+        H5Tget_class(type.get()) == H5T_STRING && H5Tis_variable_str(type.get()) == 0,
+        "dataset \"{}\" holds no strings of fixed length", name);
     size = H5Tget_size(type.get());
     std::size_t n = 1;
     for (const hsize_t dim : dims_of(dataset.get())) n *= dim;

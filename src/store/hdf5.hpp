@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// HDF5 as this layer uses it: handles with one owner, errors with the library's own text, files that
-// are bit for bit the same for the same contents, and columns of numbers and strings.
+// HDF5 as this layer uses it: handles with one owner, errors with the library's own text, files
+// that are bit for bit the same for the same contents, and columns of numbers and strings.
 #pragma once
 
 #include <hdf5.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// One group or dataset a field. Ragged fields are groups of `offsets` (rows + 1) and `values`; texts
-// are groups of `offsets` (bytes) and `text`, all of them one after the other.
+// One group or dataset a field. Ragged fields are groups of `offsets` (rows + 1) and `values`;
+// texts are groups of `offsets` (bytes) and `text`, all of them one after the other.
 #include "gradus/store/rollout_table.hpp"
 
 #include <unistd.h>
@@ -41,13 +41,14 @@ std::vector<std::int64_t> offsets_of(const Rows& rows, Get&& size) {
 }
 
 template <class T>
-void write_ragged(hid_t file, const char* name, const Rows& rows, std::vector<T> RolloutRow::*field) {
+void write_ragged(hid_t file, const char* name, const Rows& rows,
+                  std::vector<T> RolloutRow::*field) {
     const h5::Group group = h5::make_group(file, name);
     std::vector<T> values;
     for (const RolloutRow& row : rows)
         values.insert(values.end(), (row.*field).begin(), (row.*field).end());
-    h5::write_column<std::int64_t>(group.get(), "offsets",
-                                   offsets_of(rows, [&](auto& row) { return (row.*field).size(); }));
+    h5::write_column<std::int64_t>(
+        group.get(), "offsets", offsets_of(rows, [&](auto& row) { return (row.*field).size(); }));
     h5::write_column<T>(group.get(), "values", values);
 }
 
@@ -55,8 +56,8 @@ void write_texts(hid_t file, const char* name, const Rows& rows, std::string Rol
     const h5::Group group = h5::make_group(file, name);
     std::string text;
     for (const RolloutRow& row : rows) text += row.*field;
-    h5::write_column<std::int64_t>(group.get(), "offsets",
-                                   offsets_of(rows, [&](auto& row) { return (row.*field).size(); }));
+    h5::write_column<std::int64_t>(
+        group.get(), "offsets", offsets_of(rows, [&](auto& row) { return (row.*field).size(); }));
     h5::write_text(group.get(), "text", text);
 }
 
@@ -82,7 +83,8 @@ void write_file(hid_t file, const std::vector<std::string>& names, const Rows& r
     write_ragged(id, "tokens", rows, &RolloutRow::tokens);
     write_ragged(id, "log_probs", rows, &RolloutRow::log_probs);
     std::vector<std::string> finish;
-    for (const RolloutRow& row : rows) finish.push_back(kFinish[static_cast<std::size_t>(row.finish)]);
+    for (const RolloutRow& row : rows)
+        finish.push_back(kFinish[static_cast<std::size_t>(row.finish)]);
     h5::write_strings(id, "finish", finish);
     write_rewards(id, names, rows);
     write_field<double>(id, "reward", rows, [](auto& r) { return r.reward; });
@@ -96,8 +98,8 @@ void write_file(hid_t file, const std::vector<std::string>& names, const Rows& r
 template <class T, class Set>
 void read_field(hid_t file, const char* name, Rows& rows, Set&& set) {
     const std::vector<T> values = h5::read_column<T>(file, name);
-    require<h5::Hdf5Error>(values.size() == rows.size(), "column {} has {} rows instead of {}", name,
-                           values.size(), rows.size());
+    require<h5::Hdf5Error>(values.size() == rows.size(), "column {} has {} rows instead of {}",
+                           name, values.size(), rows.size());
     for (std::size_t i = 0; i < rows.size(); ++i) set(rows[i], values[i]);
 }
 
@@ -188,7 +190,8 @@ void write_rollouts(const std::string& path, const std::vector<std::string>& rew
                            reward_names.size());
     const std::string temporary = path + ".tmp";
     std::error_code problem;
-    if (fs::path(path).has_parent_path()) fs::create_directories(fs::path(path).parent_path(), problem);
+    if (fs::path(path).has_parent_path())
+        fs::create_directories(fs::path(path).parent_path(), problem);
     require<DataError>(!problem, "cannot make the folder of {}: {}", path, problem.message());
     try {
         h5::named<DataError>(temporary, [&] {

@@ -31,14 +31,14 @@ std::string list_steps(const std::set<std::int64_t>& steps) {
 RolloutFile read_step(const std::string& run, std::int64_t wanted) {
     std::vector<RolloutName> files = rollout_files(run);
     std::erase_if(files, [](const RolloutName& file) { return file.unfinished; });
-    require<DataError>(!files.empty(),
-                       "{} has no rollouts: {}/rollouts holds none (stages rl and sample write them)",
-                       run, run);
+    require<DataError>(
+        !files.empty(),
+        "{} has no rollouts: {}/rollouts holds none (stages rl and sample write them)", run, run);
     std::set<std::int64_t> steps;
     for (const RolloutName& file : files) steps.insert(file.step);
     const std::int64_t step = wanted < 0 ? *steps.rbegin() : wanted;
-    require<DataError>(steps.contains(step), "{} has no rollouts of step {}; it has those of {}", run,
-                       step, list_steps(steps));
+    require<DataError>(steps.contains(step), "{} has no rollouts of step {}; it has those of {}",
+                       run, step, list_steps(steps));
     RolloutFile all;
     for (const RolloutName& file : files) {
         if (file.step != step) continue;
@@ -48,9 +48,10 @@ RolloutFile read_step(const std::string& run, std::int64_t wanted) {
                            "{} has other rewards than the files beside it", file.path);
         std::move(part.rows.begin(), part.rows.end(), std::back_inserter(all.rows));
     }
-    std::stable_sort(all.rows.begin(), all.rows.end(), [](const RolloutRow& a, const RolloutRow& b) {
-        return std::tie(a.group, a.sample) < std::tie(b.group, b.sample);
-    });
+    std::stable_sort(all.rows.begin(), all.rows.end(),
+                     [](const RolloutRow& a, const RolloutRow& b) {
+                         return std::tie(a.group, a.sample) < std::tie(b.group, b.sample);
+                     });
     return all;
 }
 
@@ -85,7 +86,8 @@ std::vector<std::size_t> choose(const RolloutFile& table, const ShowOptions& opt
                            "pick = {}: known are random, best, worst, all", options.pick);
         const double sign = options.pick == "best" ? 1 : -1;
         std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-            if (std::isnan(keys[a]) || std::isnan(keys[b])) return !std::isnan(keys[a]) && std::isnan(keys[b]);
+            if (std::isnan(keys[a]) || std::isnan(keys[b]))
+                return !std::isnan(keys[a]) && std::isnan(keys[b]);
             return sign * keys[a] > sign * keys[b];
         });
     }
@@ -104,8 +106,8 @@ void print(const RolloutRow& row, const std::vector<std::string>& names) {
     const std::string text = fmt::format(
         "==== step {} prompt {} group {} sample {} finish {} length {}{} reward {:.4g} advantage "
         "{:.4g}\n---- prompt\n{}\n---- response\n{}\n---- reference\n{}\n\n",
-        row.step, row.prompt_id, row.group, row.sample, word(row.finish), row.tokens.size(), rewards,
-        row.reward, row.advantage, row.prompt_text, row.response_text, row.reference);
+        row.step, row.prompt_id, row.group, row.sample, word(row.finish), row.tokens.size(),
+        rewards, row.reward, row.advantage, row.prompt_text, row.response_text, row.reference);
     std::fwrite(text.data(), 1, text.size(), stdout);
 }
 

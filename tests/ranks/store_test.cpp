@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checkpoints of several ranks: written at one layout and read at another, errors that all ranks see.
+// Checkpoints of several ranks: written at one layout and read at another, errors that all ranks
+// see.
 #define BOOST_TEST_MODULE ranks_store
 #include <sys/resource.h>
 #include <unistd.h>
@@ -46,7 +47,9 @@ struct SharedFolder {
     std::string path;
 };
 
-float element(std::int64_t i) { return static_cast<float>(i % 16777216); }
+float element(std::int64_t i) {
+    return static_cast<float>(i % 16777216);
+}
 
 /// This rank's part of [rows, columns]: by rows, by columns, or all of it on the last rank.
 struct Part {
@@ -59,7 +62,10 @@ struct Part {
         for (std::int64_t i = 0; i < box.count[0]; ++i)
             for (std::int64_t j = 0; j < box.count[1]; ++j)
                 values.push_back(element((box.offset[0] + i) * columns + box.offset[1] + j));
-        slab = {.tensor = "weights/" + cut, .global = {rows, columns}, .box = box, .data = values.data()};
+        slab = {.tensor = "weights/" + cut,
+                .global = {rows, columns},
+                .box = box,
+                .data = values.data()};
     }
     Box box;
     std::vector<float> values;
@@ -94,7 +100,8 @@ BOOST_AUTO_TEST_CASE(any_layout_is_read_at_any_other) {
         constexpr std::int64_t rows = 501, columns = 1003;
         auto device = make_cpu_device();
         Arena arena(device.get());
-        CheckpointWriter writer(folder.grid.world(), {.run_dir = folder.path, .background = background},
+        CheckpointWriter writer(folder.grid.world(),
+                                {.run_dir = folder.path, .background = background},
                                 3 * rows * columns * 4, arena);
         std::vector<Part> parts;
         std::vector<Slab> slabs;
@@ -102,9 +109,11 @@ BOOST_AUTO_TEST_CASE(any_layout_is_read_at_any_other) {
             parts.emplace_back(folder.grid, rows, columns, cut);
         for (const Part& part : parts) slabs.push_back(part.slab);
         writer.write(4, slabs, {{"at", 4}}, "deck");
-        if (background) BOOST_TEST(poll_until(writer, folder.path + "/latest", folder.grid) < 20000);
+        if (background)
+            BOOST_TEST(poll_until(writer, folder.path + "/latest", folder.grid) < 20000);
         folder.grid.world().barrier();
-        const std::string found = find_checkpoint(folder.path, [](auto& text) { BOOST_ERROR(text); });
+        const std::string found =
+            find_checkpoint(folder.path, [](auto& text) { BOOST_ERROR(text); });
         BOOST_TEST(found == folder.path + "/chk0000004");
         const CheckpointReader reader(found);
         for (const char* stored : {"rows", "columns", "last"})
@@ -144,7 +153,8 @@ BOOST_AUTO_TEST_CASE(a_failure_on_one_rank_ends_the_checkpoint_on_all) {
         Communicator& world = folder.grid.world();
         auto device = make_cpu_device();
         Arena arena(device.get());
-        CheckpointWriter writer(world, {.run_dir = folder.path, .background = background}, 8 << 20, arena);
+        CheckpointWriter writer(world, {.run_dir = folder.path, .background = background}, 8 << 20,
+                                arena);
         const Part part(folder.grid, 1000, 1000, "rows");
         writer.write(1, {part.slab}, {}, "");
         writer.finish();
@@ -167,7 +177,8 @@ BOOST_AUTO_TEST_CASE(a_failure_on_one_rank_ends_the_checkpoint_on_all) {
         world.barrier();
         writer.write(3, {part.slab}, {}, "");
         writer.finish();
-        BOOST_TEST(verify_checkpoint(folder.path + "/chk0000003", [](auto& text) { BOOST_ERROR(text); }));
+        BOOST_TEST(
+            verify_checkpoint(folder.path + "/chk0000003", [](auto& text) { BOOST_ERROR(text); }));
     }
 }
 
@@ -185,7 +196,8 @@ BOOST_AUTO_TEST_CASE(a_missing_shard_of_one_rank_is_named) {
     folder.grid.world().barrier();
     std::vector<float> out(1000);
     const std::string error = message_of([&] {
-        CheckpointReader(folder.path + "/chk0000001").read("weights/rows", {{0, 0}, {100, 10}}, out.data());
+        CheckpointReader(folder.path + "/chk0000001")
+            .read("weights/rows", {{0, 0}, {100, 10}}, out.data());
     });
     BOOST_TEST(error.find(shard) != std::string::npos, error);
     BOOST_CHECK_THROW(find_checkpoint(folder.path, [](auto&) {}), CheckpointError);

@@ -55,12 +55,14 @@ ChildResult in_child(Work&& work) {
 /// System calls that change files.
 inline bool changes_files(long call) {
     static const std::array calls = {
-        static_cast<long>(SYS_write),     static_cast<long>(SYS_pwrite64), static_cast<long>(SYS_fsync),
-        static_cast<long>(SYS_ftruncate), static_cast<long>(SYS_mkdirat),  static_cast<long>(SYS_openat),
-        static_cast<long>(SYS_unlinkat),  static_cast<long>(SYS_renameat2),
+        static_cast<long>(SYS_write),    static_cast<long>(SYS_pwrite64),
+        static_cast<long>(SYS_fsync),    static_cast<long>(SYS_ftruncate),
+        static_cast<long>(SYS_mkdirat),  static_cast<long>(SYS_openat),
+        static_cast<long>(SYS_unlinkat), static_cast<long>(SYS_renameat2),
 #ifdef SYS_rename
-        static_cast<long>(SYS_rename),    static_cast<long>(SYS_mkdir),    static_cast<long>(SYS_unlink),
-        static_cast<long>(SYS_rmdir),     static_cast<long>(SYS_open),
+        static_cast<long>(SYS_rename),   static_cast<long>(SYS_mkdir),
+        static_cast<long>(SYS_unlink),   static_cast<long>(SYS_rmdir),
+        static_cast<long>(SYS_open),
 #endif
 #ifdef SYS_renameat
         static_cast<long>(SYS_renameat),
@@ -73,7 +75,8 @@ inline bool changes_files(long call) {
 
 enum class Death { killed, finished, not_traceable };
 
-/// Runs `work` in a child that is killed as it enters its `n`-th file-changing system call (from 0).
+/// Runs `work` in a child that is killed as it enters its `n`-th file-changing system call (from
+/// 0).
 template <class Work>
 Death killed_at(int n, Work&& work) {
     std::fflush(nullptr);

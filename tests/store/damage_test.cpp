@@ -7,6 +7,9 @@
 #include "../../src/store/hdf5.hpp"
 #include "store_fixture.hpp"
 
+// HDF5 1.10 itself loses some 400 bytes with each damaged file that it refuses.
+extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
+
 namespace gradus {
 namespace {
 
@@ -18,12 +21,15 @@ constexpr std::int64_t kRows = 700, kColumns = 1000;
 struct TwoCheckpoints {
     TwoCheckpoints() {
         Store store({.run_dir = folder.path, .keep = 5, .background = false});
-        for (const std::int64_t step : {1, 2}) store.writer.write(step, slabs(), {{"at", step}}, "deck");
+        for (const std::int64_t step : {1, 2})
+            store.writer.write(step, slabs(), {{"at", step}}, "deck");
     }
     std::vector<Slab> slabs() const {
         return {whole("weights/w", {kRows, kColumns}, values), whole("weights/v", {16}, small)};
     }
-    std::string second(const std::string& file) const { return folder / fmt::format("chk0000002/{}", file); }
+    std::string second(const std::string& file) const {
+        return folder / fmt::format("chk0000002/{}", file);
+    }
     std::string found(std::string* notes = nullptr) const {
         std::string text;
         const std::string path = find_checkpoint(folder.path, [&](auto& note) { text += note; });
@@ -60,8 +66,8 @@ struct TwoCheckpoints {
 /// Where the bytes of `values` begin in a file.
 std::int64_t data_offset(const std::string& path, const std::vector<float>& values) {
     const std::string content = read_file(path);
-    const std::size_t at = content.find(
-        std::string(reinterpret_cast<const char*>(values.data()), 64));
+    const std::size_t at =
+        content.find(std::string(reinterpret_cast<const char*>(values.data()), 64));
     BOOST_REQUIRE(at != std::string::npos);
     return static_cast<std::int64_t>(at);
 }
@@ -80,7 +86,8 @@ BOOST_AUTO_TEST_CASE(whole_ones_are_fine) {
 }
 
 BOOST_AUTO_TEST_CASE(a_flipped_bit_in_the_data) {
-    for (const std::int64_t row : {std::int64_t{0}, std::int64_t{1}, std::int64_t{350}, kRows - 1}) {
+    for (const std::int64_t row :
+         {std::int64_t{0}, std::int64_t{1}, std::int64_t{350}, kRows - 1}) {
         const TwoCheckpoints run;
         const std::string path = run.second("shard_00000.h5");
         flip_byte(path, data_offset(path, run.values) + row * kColumns * 4 + 17);
@@ -100,7 +107,8 @@ BOOST_AUTO_TEST_CASE(a_flipped_bit_in_the_data) {
         BOOST_TEST(!run.read_error("weights/v", Verify::full, {{0}, {16}}).empty());
         BOOST_TEST(run.read_error("weights/w", Verify::none).empty());
         std::string said;
-        BOOST_TEST(!verify_checkpoint(run.folder / "chk0000002", [&](auto& text) { said += text; }));
+        BOOST_TEST(
+            !verify_checkpoint(run.folder / "chk0000002", [&](auto& text) { said += text; }));
         BOOST_TEST(contains(said, "chk0000002/shard_00000.h5"), said);
         run.check_first();
     }
@@ -173,8 +181,10 @@ BOOST_AUTO_TEST_CASE(any_flipped_byte_of_a_shard) {
     for (std::int64_t at = 0; at < bytes; ++at) {
         flip_byte(path, at);
         std::vector<float> out(300, -1.0f);
-        const std::string error = message_of<CheckpointError>(
-            [&] { CheckpointReader(folder / "chk0000001").read("weights/w", {{0, 0}, {30, 10}}, out.data()); });
+        const std::string error = message_of<CheckpointError>([&] {
+            CheckpointReader(folder / "chk0000001")
+                .read("weights/w", {{0, 0}, {30, 10}}, out.data());
+        });
         noticed += !error.empty();
         nameless += !error.empty() && !contains(error, "chk0000001/shard_00000.h5");
         silent += error.empty() && (out != values || (at >= data && at < data + 1200));
@@ -187,7 +197,8 @@ BOOST_AUTO_TEST_CASE(any_flipped_byte_of_a_shard) {
 
 BOOST_AUTO_TEST_CASE(latest_missing_damaged_or_wrong) {
     const TwoCheckpoints run;
-    for (const std::string text : {"", "chk", "\x00\xff garbage", "../chk0000001", "chk0000009\n"}) {
+    for (const std::string text :
+         {"", "chk", "\x00\xff garbage", "../chk0000001", "chk0000009\n"}) {
         write_file_atomically(run.folder / "latest", text);
         std::string notes;
         BOOST_TEST(run.found(&notes) == run.folder / "chk0000002");
@@ -210,7 +221,8 @@ BOOST_AUTO_TEST_CASE(none_there_and_none_whole) {
     BOOST_TEST(find_checkpoint(folder / "no such run", silent).empty());
     BOOST_TEST(find_checkpoint(folder / "chk0000001", silent).empty());
     const TwoCheckpoints run;
-    for (const char* name : {"chk0000001", "chk0000002"}) fs::remove(run.folder / name + "/index.h5");
+    for (const char* name : {"chk0000001", "chk0000002"})
+        fs::remove(run.folder / name + "/index.h5");
     // A fresh start in silence would write over them.
     const std::string error = message_of<CheckpointError>([&] { run.found(); });
     BOOST_TEST(contains(error, "chk0000001/index.h5"), error);

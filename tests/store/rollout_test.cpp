@@ -110,7 +110,8 @@ BOOST_AUTO_TEST_CASE(rows_come_back) {
     const RolloutFile file = read_rollouts(path);
     BOOST_TEST((file.reward_names == kNames));
     BOOST_REQUIRE(file.rows.size() == rows.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) BOOST_TEST(same(file.rows[i], rows[i]), "row " << i);
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        BOOST_TEST(same(file.rows[i], rows[i]), "row " << i);
     BOOST_TEST(!fs::exists(path + ".tmp"));
 }
 
@@ -142,7 +143,9 @@ BOOST_AUTO_TEST_CASE(h5dump_reads_them) {
     const Folder folder;
     const std::string path = folder / "a.h5";
     write_rollouts(path, kNames, rows_of(1, 0, 3));
-    auto dump = [&](const std::string& what) { return run_command("h5dump -w 200 -d " + what + " " + path); };
+    auto dump = [&](const std::string& what) {
+        return run_command("h5dump -w 200 -d " + what + " " + path);
+    };
     BOOST_TEST(contains(dump("/tokens/values"), "0, 1000, 1001, 2000, 2001, 2002"));
     BOOST_TEST(contains(dump("/tokens/offsets"), "0, 1, 3, 6"));
     BOOST_TEST(contains(dump("/finish"), "\"eos\\000\\000\\000\", \"stop\\000\\000\", \"length\""));
@@ -154,9 +157,11 @@ BOOST_AUTO_TEST_CASE(h5dump_reads_them) {
 
 BOOST_AUTO_TEST_CASE(errors_name_the_file) {
     const Folder folder;
-    BOOST_TEST(contains(message_of<DataError>([&] { read_rollouts(folder / "none.h5"); }), "none.h5"));
+    BOOST_TEST(
+        contains(message_of<DataError>([&] { read_rollouts(folder / "none.h5"); }), "none.h5"));
     write_file_atomically(folder / "text.h5", "not HDF5");
-    BOOST_TEST(contains(message_of<DataError>([&] { read_rollouts(folder / "text.h5"); }), "text.h5"));
+    BOOST_TEST(
+        contains(message_of<DataError>([&] { read_rollouts(folder / "text.h5"); }), "text.h5"));
     const std::string path = folder / "a.h5";
     write_rollouts(path, kNames, rows_of(1, 0, 50));
     fs::resize_file(path, fs::file_size(path) / 2);
@@ -165,7 +170,8 @@ BOOST_AUTO_TEST_CASE(errors_name_the_file) {
         signal(SIGXFSZ, SIG_IGN);
         const rlimit small = {5000, RLIM_INFINITY};
         setrlimit(RLIMIT_FSIZE, &small);
-        return message_of<DataError>([&] { write_rollouts(folder / "b.h5", kNames, rows_of(1, 0, 50)); });
+        return message_of<DataError>(
+            [&] { write_rollouts(folder / "b.h5", kNames, rows_of(1, 0, 50)); });
     });
     BOOST_TEST(full.status == 0);
     BOOST_TEST(contains(full.text, "b.h5"), full.text);
@@ -177,7 +183,8 @@ BOOST_AUTO_TEST_CASE(errors_name_the_file) {
 BOOST_AUTO_TEST_CASE(later_steps_are_cut) {
     const RunWithRollouts run;
     write_file_atomically(run.folder / "rollouts/notes.txt", "not ours");
-    fs::copy_file(rollout_path(run.folder.path, 3, 0, 0), rollout_path(run.folder.path, 3, 0, 0) + ".tmp");
+    fs::copy_file(rollout_path(run.folder.path, 3, 0, 0),
+                  rollout_path(run.folder.path, 3, 0, 0) + ".tmp");
     auto names = [&] {
         std::set<std::string> all;
         for (const auto& entry : fs::directory_iterator(run.folder / "rollouts"))
@@ -199,9 +206,11 @@ BOOST_AUTO_TEST_CASE(all_of_the_newest_step_in_order) {
     const RunWithRollouts run;
     const std::string text = run.shown({.pick = "all"});
     BOOST_TEST(answers(text) == "1 2 3 4 5 6 7 8 ");
-    BOOST_TEST(contains(text, "step 4 prompt problem-101 group 1099511627777 sample 1 finish eos length 4 "
-                              "accuracy 3 format -3 reward 0.3 advantage 1.5\n"),
-               text);
+    BOOST_TEST(
+        contains(text,
+                 "step 4 prompt problem-101 group 1099511627777 sample 1 finish eos length 4 "
+                 "accuracy 3 format -3 reward 0.3 advantage 1.5\n"),
+        text);
     BOOST_TEST(contains(text, "What is 3 + 1?\n"));
     BOOST_TEST(contains(text, "<think>\xe2\x88\x91 3</think>\n<answer>4</answer>"));
     BOOST_TEST(contains(text, "reference\n4\n"));
@@ -232,7 +241,8 @@ BOOST_AUTO_TEST_CASE(random_is_a_function_of_the_seed) {
 
 BOOST_AUTO_TEST_CASE(errors_say_what_there_is) {
     const RunWithRollouts run;
-    BOOST_TEST(contains(run.error({.step = 5}), "step 5; it has those of 3, 4"), run.error({.step = 5}));
+    BOOST_TEST(contains(run.error({.step = 5}), "step 5; it has those of 3, 4"),
+               run.error({.step = 5}));
     BOOST_TEST(contains(run.error({.pick = "best", .reward = "beauty"}), "accuracy, format"));
     BOOST_TEST(contains(run.error({.pick = "worts"}), "random, best, worst, all"));
     const Folder empty;

@@ -9,7 +9,8 @@
 namespace gradus {
 namespace {
 
-const Json kState = {{"stage", "rl"}, {"seed", 18446744073709551615ull}, {"list", {1, 2.5, nullptr}}};
+const Json kState = {
+    {"stage", "rl"}, {"seed", 18446744073709551615ull}, {"list", {1, 2.5, nullptr}}};
 const std::string kDeck = "stage = rl\nmodel.width = 64   # \xc3\xa9t\xc3\xa9\n";
 
 /// `parts` slabs of a [rows, columns] tensor, cut in rows or in columns, and their memory.
@@ -24,7 +25,8 @@ struct Cut {
             for (std::int64_t i = 0; i < box.count[0]; ++i)
                 for (std::int64_t j = 0; j < box.count[1]; ++j)
                     part.push_back(value_at((box.offset[0] + i) * columns + box.offset[1] + j, 5));
-            slabs.push_back({.tensor = name, .global = {rows, columns}, .box = box, .data = part.data()});
+            slabs.push_back(
+                {.tensor = name, .global = {rows, columns}, .box = box, .data = part.data()});
         }
     }
     std::vector<std::vector<float>> memory;
@@ -32,7 +34,8 @@ struct Cut {
 };
 
 /// Elements of `box` that differ from what was written.
-std::int64_t wrong_elements(const CheckpointReader& reader, const std::string& name, const Box& box) {
+std::int64_t wrong_elements(const CheckpointReader& reader, const std::string& name,
+                            const Box& box) {
     const Shape global = reader.info(name).global;
     std::vector<float> out(static_cast<std::size_t>(box.elements()), -1.0f);
     reader.read(name, box, out.data());
@@ -53,19 +56,28 @@ BOOST_AUTO_TEST_CASE(every_bit_comes_back) {
         const Folder folder;
         Store store({.run_dir = folder.path, .background = background});
         std::vector<std::uint32_t> bits(100003);  // NaN payloads and denormals among them
-        for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint32_t>(i * 2654435761u);
+        for (std::size_t i = 0; i < bits.size(); ++i)
+            bits[i] = static_cast<std::uint32_t>(i * 2654435761u);
         std::vector<std::uint16_t> halves(65536);
         for (std::size_t i = 0; i < halves.size(); ++i) halves[i] = static_cast<std::uint16_t>(i);
         std::vector<std::int32_t> whole_numbers{-2147483647 - 1, 0, 2147483647};
         const float scalar = 3.25f;
-        std::vector<Slab> slabs = {
-            {.tensor = "weights/a", .dtype = DType::f32, .global = {100003}, .box = {{0}, {100003}},
-             .data = bits.data()},
-            {.tensor = "weights/b", .dtype = DType::bf16, .global = {4, 64, 256},
-             .box = {{0, 0, 0}, {4, 64, 256}}, .data = halves.data()},
-            {.tensor = "rollout/n", .dtype = DType::i32, .global = {3}, .box = {{0}, {3}},
-             .data = whole_numbers.data()},
-            {.tensor = "scalar", .dtype = DType::f32, .data = &scalar}};
+        std::vector<Slab> slabs = {{.tensor = "weights/a",
+                                    .dtype = DType::f32,
+                                    .global = {100003},
+                                    .box = {{0}, {100003}},
+                                    .data = bits.data()},
+                                   {.tensor = "weights/b",
+                                    .dtype = DType::bf16,
+                                    .global = {4, 64, 256},
+                                    .box = {{0, 0, 0}, {4, 64, 256}},
+                                    .data = halves.data()},
+                                   {.tensor = "rollout/n",
+                                    .dtype = DType::i32,
+                                    .global = {3},
+                                    .box = {{0}, {3}},
+                                    .data = whole_numbers.data()},
+                                   {.tensor = "scalar", .dtype = DType::f32, .data = &scalar}};
         store.writer.write(12, slabs, kState, kDeck);
         store.writer.finish();
 
@@ -97,9 +109,10 @@ BOOST_AUTO_TEST_CASE(every_bit_comes_back) {
 
 BOOST_AUTO_TEST_CASE(any_box_of_any_layout) {
     constexpr std::int64_t rows = 1000, columns = 1537;  // 6 KB a row: several blocks a box
-    const Box boxes[] = {{{0, 0}, {rows, columns}}, {{0, 0}, {1, 1}},        {{999, 1536}, {1, 1}},
-                         {{170, 0}, {171, columns}}, {{0, 700}, {rows, 200}}, {{333, 511}, {334, 513}},
-                         {{499, 767}, {2, 3}},       {{10, 10}, {0, 5}}};
+    const Box boxes[] = {{{0, 0}, {rows, columns}}, {{0, 0}, {1, 1}},
+                         {{999, 1536}, {1, 1}},     {{170, 0}, {171, columns}},
+                         {{0, 700}, {rows, 200}},   {{333, 511}, {334, 513}},
+                         {{499, 767}, {2, 3}},      {{10, 10}, {0, 5}}};
     for (const int parts : {1, 2, 4})
         for (const bool by_rows : {true, false}) {
             const Folder folder;
@@ -140,8 +153,9 @@ BOOST_AUTO_TEST_CASE(equal_contents_give_equal_bytes) {
     const std::vector<float> values = ramp(300000, 2), other = ramp(12, 3);
     for (const Folder* folder : {&first, &second}) {
         Store store({.run_dir = folder->path, .background = folder == &second});
-        store.writer.write(7, {whole("weights/w", {300, 1000}, values), whole("adam_m/x", {3, 4}, other)},
-                           kState, kDeck);
+        store.writer.write(
+            7, {whole("weights/w", {300, 1000}, values), whole("adam_m/x", {3, 4}, other)}, kState,
+            kDeck);
         store.writer.finish();
         usleep(1100000);  // object times have seconds
     }
@@ -162,7 +176,10 @@ BOOST_AUTO_TEST_CASE(h5dump_shows_whole_tensors) {
     const Cut cut("weights/w", 4, 6, 2, false);
     const std::uint16_t half[2] = {0x3fc0, 0xc2f7};  // 1.5, -123.5
     std::vector<Slab> slabs = cut.slabs;
-    slabs.push_back({.tensor = "weights/h", .dtype = DType::bf16, .global = {2}, .box = {{0}, {2}},
+    slabs.push_back({.tensor = "weights/h",
+                     .dtype = DType::bf16,
+                     .global = {2},
+                     .box = {{0}, {2}},
                      .data = half});
     store.writer.write(1, slabs, {{"rollouts", 42}}, "stage = rl\n");
     const std::string index = folder / "chk0000001/index.h5";
@@ -202,7 +219,8 @@ BOOST_AUTO_TEST_CASE(open_files_do_not_grow) {
     for (int step = 1; step <= 50; ++step) {
         store.writer.write(step, {whole("w", {1000}, values)}, {}, "");
         store.writer.finish();
-        CheckpointReader(find_checkpoint(folder.path, [](auto&) {})).read("w", {{0}, {1000}}, back.data());
+        CheckpointReader(find_checkpoint(folder.path, [](auto&) {
+        })).read("w", {{0}, {1000}}, back.data());
         if (step == 1) before = open_files();
     }
     BOOST_TEST(open_files() == before);

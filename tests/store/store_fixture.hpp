@@ -71,7 +71,10 @@ inline Slab whole(const std::string& name, const Shape& shape, const std::vector
     if (shape.rank() == 2) zero = {0, 0};
     if (shape.rank() == 3) zero = {0, 0, 0};
     if (shape.rank() == 4) zero = {0, 0, 0, 0};
-    return {.tensor = name, .dtype = DType::f32, .global = shape, .box = {zero, shape},
+    return {.tensor = name,
+            .dtype = DType::f32,
+            .global = shape,
+            .box = {zero, shape},
             .data = values.data()};
 }
 
@@ -120,6 +123,8 @@ inline std::string run_command(const std::string& command) {
     pclose(pipe);
     return out;
 }
-inline bool have_h5dump() { return std::system("command -v h5dump > /dev/null 2>&1") == 0; }
+inline bool have_h5dump() {
+    return std::system("command -v h5dump > /dev/null 2>&1") == 0;
+}
 
 }  // namespace gradus

@@ -19,17 +19,21 @@ namespace fs = std::filesystem;
 
 std::set<std::string> names_in(const std::string& path) {
     std::set<std::string> names;
-    for (const auto& entry : fs::directory_iterator(path)) names.insert(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(path))
+        names.insert(entry.path().filename().string());
     return names;
 }
 
-bool good(const std::string& directory) { return verify_checkpoint(directory, [](auto&) {}); }
+bool good(const std::string& directory) {
+    return verify_checkpoint(directory, [](auto&) {});
+}
 
 std::string found_in(const std::string& run_dir) {
     return find_checkpoint(run_dir, [](auto&) {});
 }
 
-std::string write_error(CheckpointWriter& writer, std::int64_t step, const std::vector<Slab>& slabs) {
+std::string write_error(CheckpointWriter& writer, std::int64_t step,
+                        const std::vector<Slab>& slabs) {
     return message_of<CheckpointError>([&] {
         writer.write(step, slabs, {}, "");
         writer.finish();
@@ -69,7 +73,8 @@ BOOST_AUTO_TEST_CASE(boxes_must_cover_and_not_overlap) {
         BOOST_TEST(contains(error, c.reason), c.reason << ": " << error);
         BOOST_TEST(names_in(folder.path).empty());
     }
-    store.writer.write(1, {slab({10, 10}, {{0, 0}, {4, 10}}), slab({10, 10}, {{4, 0}, {6, 10}})}, {}, "");
+    store.writer.write(1, {slab({10, 10}, {{0, 0}, {4, 10}}), slab({10, 10}, {{4, 0}, {6, 10}})},
+                       {}, "");
     BOOST_TEST(good(folder / "chk0000001"));
 }
 
@@ -77,9 +82,11 @@ BOOST_AUTO_TEST_CASE(the_newest_and_every_nth_stay) {
     const Folder folder;
     Store store({.run_dir = folder.path, .keep = 2, .keep_every = 10, .background = false});
     const std::vector<float> v = ramp(10, 1);
-    for (int step = 2; step <= 26; step += 2) store.writer.write(step, {whole("w", {10}, v)}, {}, "");
-    BOOST_TEST((names_in(folder.path) ==
-                std::set<std::string>{"chk0000010", "chk0000020", "chk0000024", "chk0000026", "latest"}));
+    for (int step = 2; step <= 26; step += 2)
+        store.writer.write(step, {whole("w", {10}, v)}, {}, "");
+    BOOST_TEST(
+        (names_in(folder.path) ==
+         std::set<std::string>{"chk0000010", "chk0000020", "chk0000024", "chk0000026", "latest"}));
     // Started again from 20: what was after it is of another run.
     store.writer.write(22, {whole("w", {10}, v)}, {}, "");
     BOOST_TEST((names_in(folder.path) ==
@@ -111,15 +118,18 @@ BOOST_AUTO_TEST_CASE(what_a_killed_run_leaves_is_removed) {
     write_file_atomically(folder / "latest.tmp", "chk");
     write_file_atomically(folder / "notes.tmp", "not ours");
     remove_unfinished(folder.path);
-    BOOST_TEST((names_in(folder.path) == std::set<std::string>{"chk0000005", "latest", "notes.tmp"}));
+    BOOST_TEST(
+        (names_in(folder.path) == std::set<std::string>{"chk0000005", "latest", "notes.tmp"}));
     BOOST_TEST(good(folder / "chk0000005"));
 }
 
 BOOST_AUTO_TEST_CASE(a_limit_on_the_file_size) {
-    // The limit gives EFBIG at whichever write crosses it: in HDF5's headers, in the data, at the end.
+    // The limit gives EFBIG at whichever write crosses it: in HDF5's headers, in the data, at the
+    // end.
     const std::vector<float> v = ramp(1 << 20, 1);
     for (const bool background : {false, true})
-        for (const rlim_t limit : {rlim_t{0}, rlim_t{100}, rlim_t{3000}, rlim_t{1} << 20, rlim_t{4194303}}) {
+        for (const rlim_t limit :
+             {rlim_t{0}, rlim_t{100}, rlim_t{3000}, rlim_t{1} << 20, rlim_t{4194303}}) {
             const Folder folder;
             const ChildResult result = in_child([&]() -> std::string {
                 Store store({.run_dir = folder.path, .background = background});
@@ -249,8 +259,8 @@ BOOST_AUTO_TEST_CASE(killed_at_every_change_to_a_file) {
             for (const std::string& name : names_in(folder.path))
                 BOOST_TEST(!contains(name, ".tmp"), name);
         }
-        BOOST_TEST_MESSAGE(c.name << ": " << points << " points, old found " << old_found << ", new "
-                                  << new_found);
+        BOOST_TEST_MESSAGE(c.name << ": " << points << " points, old found " << old_found
+                                  << ", new " << new_found);
         BOOST_TEST(old_found > 10);
         BOOST_TEST(new_found > 3);
     }
