@@ -23,7 +23,7 @@ void ModelConfig::check(int tensor_size) const {
         want(heads % kv_heads == 0, fmt::format("model.heads = {} does not divide by model.kv_heads = {}",
                                                 heads, kv_heads));
         want(head_dim % 2 == 0,
-             fmt::format("a head's width of {} is odd; rotary embedding turns pairs", head_dim));
+             fmt::format("model.head_dim = {} is odd; rotary embedding turns pairs", head_dim));
         divides("vocab_size", vocab_size);
         divides("heads", heads);
         divides("kv_heads", kv_heads);
@@ -62,7 +62,12 @@ ModelConfig ModelConfig::from_json(const Json& json) {
     ModelConfig c;
     auto get = [&](const char* name, auto& value) {
         require<CheckpointError>(json.contains(name), "the model's description lacks `{}`", name);
-        json.at(name).get_to(value);
+        try {
+            json.at(name).get_to(value);
+        } catch (const Json::exception&) {
+            throw CheckpointError(fmt::format("the model's description has `{}` = {}, which is of "
+                                              "another type", name, json.at(name).dump()));
+        }
     };
     get("vocab_size", c.vocab_size);
     get("hidden", c.hidden);

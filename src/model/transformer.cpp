@@ -83,7 +83,9 @@ struct Transformer::Impl {
     Tensor hidden, final_inv_rms, d_stream;
     Tensor logits, gathered, row_max, sums;
     std::vector<float> host_logits;
-    std::map<const ParameterSet*, ModelWeights> looked_up;
+    /// By the set's list, whose entries the pointers are: a set may be moved or made anew.
+    std::map<const Parameter*, ModelWeights> looked_up;
+    std::int64_t kept_tokens = -1;  ///< of the pass that backward() may follow, -1: none
 };
 
 Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& arena, const Limits& l)
@@ -111,9 +113,10 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
 }
 
 const ModelWeights& Transformer::Impl::weights(const ParameterSet& parameters) {
-    const auto found = looked_up.find(&parameters);
+    const Parameter* list = parameters.all().data();
+    const auto found = looked_up.find(list);
     if (found != looked_up.end()) return found->second;
-    return looked_up.emplace(&parameters, look_up(config, parameters)).first->second;
+    return looked_up.emplace(list, look_up(config, parameters)).first->second;
 }
 
 Tensor Transformer::Impl::stream(std::int64_t layer, std::int64_t tokens) const {
@@ -136,6 +139,7 @@ Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens
                               std::span<const PagedCache> caches, Tensor slot) {
     const std::int64_t tokens = batch.tokens.elements();
     require(tokens <= rows, "a pass of {} tokens; memory was planned for {}", tokens, rows);
+    kept_tokens = -1;
     const ModelWeights& w = weights(parameters);
     embed(w, batch.tokens, stream(0, tokens));
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
@@ -170,7 +174,9 @@ std::int64_t Transformer::logit_rows() const { return impl_->limits.head_chunk; 
 
 Tensor Transformer::forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep) {
     require(!keep || impl_->limits.train, "activations are to be kept by a model without backward");
-    return impl_->run(parameters, batch, {}, {});
+    const Tensor hidden = impl_->run(parameters, batch, {}, {});
+    if (keep) impl_->kept_tokens = hidden.dim(0);
+    return hidden;
 }
 
 Tensor Transformer::prefill(const ParameterSet& parameters, const PackedTokens& batch,
@@ -181,6 +187,10 @@ Tensor Transformer::prefill(const ParameterSet& parameters, const PackedTokens& 
 void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden) {
     Impl& m = *impl_;
     const std::int64_t tokens = batch.tokens.elements();
+    require(m.kept_tokens == tokens,
+            "a backward pass of {} tokens does not follow a forward pass of them that keeps its "
+            "activations", tokens);
+    m.kept_tokens = -1;  // the pass writes gradients over activations
     const ModelWeights& w = m.weights(parameters);
     const Tensor d_x = m.d_stream.rows(0, tokens);
     m.ops.rms_norm_backward(d_x, w.norm->grad, d_hidden, m.stream(m.config.layers, tokens),
@@ -234,6 +244,7 @@ Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor
     const std::int64_t rows = tokens.elements();
     require(rows <= m.limits.max_decode, "{} rows to decode; memory was planned for {}", rows,
             m.limits.max_decode);
+    m.kept_tokens = -1;
     const ModelWeights& w = m.weights(parameters);
     // A decode step keeps nothing: one stream, changed in place.
     const Tensor x = m.stream(0, rows);

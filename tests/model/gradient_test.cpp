@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// Gradients of every single weight against differences of the float64 model.
+#include <array>
+#include <boost/test/unit_test.hpp>
+
+#include "reference_model.hpp"
+#include "small_models.hpp"
+
+namespace gradus {
+namespace {
+
+using test::Floats;
+using test::Instance;
+using test::Packed;
+using test::ReferenceModel;
+using test::Tokens;
+
+constexpr float kInvTemperature = 1 / 0.7f;
+
+/// Three losses: of the hidden states, of the log-probs, of the entropies; random factors each.
+enum Loss { of_hidden, of_log_prob, of_entropy, kLosses };
+
+struct Problem {
+    explicit Problem(const ModelConfig& c)
+        : sequences(test::random_sequences(c, {5, 1, 7, 3})),
+          packed(sequences),
+          hidden_factor(test::uniforms(1, packed.rows() * c.hidden)),
+          log_prob_factor(test::uniforms(2, packed.rows())),
+          entropy_factor(test::uniforms(3, packed.rows())) {
+        for (std::int64_t t = 0; t < packed.rows(); ++t)  // no log-prob without a target
+            if (packed.targets().i32()[t] < 0) log_prob_factor[static_cast<std::size_t>(t)] = 0;
+    }
+    std::vector<Tokens> sequences;
+    Packed packed;
+    Floats hidden_factor, log_prob_factor, entropy_factor;
+};
+
+std::array<double, kLosses> losses(const ReferenceModel& model, Problem& problem) {
+    std::array<double, kLosses> sums{};
+    std::size_t row = 0, element = 0;
+    for (const Tokens& sequence : problem.sequences)
+        for (const test::Row& hidden : model.hidden(sequence)) {
+            for (const double x : hidden) sums[of_hidden] += x * problem.hidden_factor[element++];
+            const TokenId target = problem.packed.targets().i32()[row];
+            const auto [log_prob, entropy] = model.score(hidden, target, kInvTemperature);
+            sums[of_log_prob] += log_prob * problem.log_prob_factor[row];
+            sums[of_entropy] += entropy * problem.entropy_factor[row++];
+        }
+    return sums;
+}
+
+/// Central differences by every weight of `name`, for the three losses.
+std::array<Floats, kLosses> differences(ReferenceModel& model, Problem& problem,
+                                        const std::string& name) {
+    constexpr double kStep = 1e-5;
+    std::array<Floats, kLosses> out;
+    for (double& weight : model.weights.at(name)) {
+        const double middle = weight;
+        weight = middle + kStep;
+        const auto above = losses(model, problem);
+        weight = middle - kStep;
+        const auto below = losses(model, problem);
+        weight = middle;
+        for (int i = 0; i < kLosses; ++i) {
+            const auto at = static_cast<std::size_t>(i);
+            out[at].push_back(static_cast<float>((above[at] - below[at]) / (2 * kStep)));
+        }
+    }
+    return out;
+}
+
+void add_gradients_of(Loss loss, Instance& on, Problem& problem) {
+    Packed& packed = problem.packed;
+    const std::int64_t rows = packed.rows();
+    if (loss == of_hidden) {
+        on.model.forward(on.parameters, packed.batch(), true);
+        Floats d_hidden = problem.hidden_factor;
+        on.model.backward(on.parameters, packed.batch(),
+                          test::view(d_hidden, {rows, on.model.config().hidden}));
+        return;
+    }
+    const Floats zero(static_cast<std::size_t>(rows));
+    test::add_gradients(on, packed,
+                        {.d_log_prob = loss == of_log_prob ? problem.log_prob_factor : zero,
+                         .d_entropy = loss == of_entropy ? problem.entropy_factor : zero,
+                         .inv_temperature = kInvTemperature});
+}
+
+void check_gradients(const ModelConfig& config) {
+    const Grid grid = Grid::planned(1, 1);
+    Problem problem(config);
+    std::map<std::string, std::array<Floats, kLosses>> got;
+    Instance on(config, grid,
+                {.max_tokens = problem.packed.rows(), .max_length = 7, .head_chunk = 5});
+    test::randomize(on.parameters);
+    for (int loss = 0; loss < kLosses; ++loss) {
+        on.ops->fill(on.parameters.flat_grads(), 0);
+        add_gradients_of(static_cast<Loss>(loss), on, problem);
+        for (const Parameter& p : on.parameters.all())
+            got[p.name][static_cast<std::size_t>(loss)] = test::copy_of(p.grad);
+    }
+    ReferenceModel reference(config, on.parameters);
+    for (const Parameter& p : on.parameters.all()) {
+        const auto wanted = differences(reference, problem, p.name);
+        for (std::size_t loss = 0; loss < kLosses; ++loss) {
+            const double error = test::norm_error(got.at(p.name)[loss], wanted[loss]);
+            BOOST_TEST(error < 1e-5, p.name << ", loss " << loss << ": off by " << error);
+        }
+    }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(gradients)
+
+BOOST_AUTO_TEST_CASE(with_biases_norms_and_a_head_of_its_own) {
+    check_gradients(test::full_config());
+}
+
+BOOST_AUTO_TEST_CASE(with_the_head_tied) { check_gradients(test::plain_config()); }
+
+BOOST_AUTO_TEST_CASE(with_biases_and_no_norms) {
+    ModelConfig c = test::full_config();
+    c.layers = 1;
+    c.qk_norm = false;
+    check_gradients(c);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace gradus
