@@ -222,16 +222,12 @@ std::pair<double, double> resident_bytes() {
 
 ExitCode run_bench(Run& run) {
     const double at_start = resident_bytes().second;
-    const std::vector<std::string> asked = run.deck.list("bench.what");
-    auto wanted = [&](const char* what) {
-        return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
-    };
-    StackNeeds needs = stack_needs(run.deck);
-    needs.generate = wanted("generate");
+    auto wanted = [&](const char* what) { return bench_wants(run.deck, what); };
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,
                                  [&](const std::string& text) { run.log.warn("{}", text); });
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile, needs);
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+                stack_needs(run.deck));
     load_start(run, stack, start);
     run.log.info("{} parameters; memory of this rank:\n{}",
                  format_count(static_cast<double>(start.config.parameters())), run.arena.table());

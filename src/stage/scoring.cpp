@@ -97,7 +97,7 @@ void exchange(Archive& a, Row& row) {
 StackNeeds stack_needs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "pretrain" || stage == "sft" || stage == "bench")
-        return {.train = true, .generate = stage == "bench"};
+        return {.train = true, .generate = stage == "bench" && bench_wants(deck, "generate")};
     if (stage == "sample" || stage == "evaluate") return {.generate = true};
     if (stage != "rl") return {};
     const std::int64_t tokens = deck.integer("rl.prompts") * deck.integer("rl.group") *
@@ -106,6 +106,11 @@ StackNeeds stack_needs(const Deck& deck) {
             .reference = true,
             .generate = true,
             .extra_checkpoint_bytes = tokens * 6 * 4};
+}
+
+bool bench_wants(const Deck& deck, const std::string& what) {
+    const std::vector<std::string> asked = deck.list("bench.what");
+    return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
 }
 
 std::vector<NamedReward> deck_rewards(const Deck& deck) {

@@ -17,6 +17,9 @@ namespace gradus {
 /// What the deck's stage needs of the model machinery.
 StackNeeds stack_needs(const Deck& deck);
 
+/// Whether `bench.what` names a measurement (an empty list names all).
+bool bench_wants(const Deck& deck, const std::string& what);
+
 /// The rewards that `reward.NAME.` keys describe, in order of name.
 std::vector<NamedReward> deck_rewards(const Deck& deck);
 /// Accuracy, format and language: what evaluate and sample always measure.
