@@ -28,6 +28,9 @@ void install_signal_handlers(bool is_rank0) {
     action.sa_flags = SA_RESTART;
     action.sa_handler = is_rank0 ? on_signal : SIG_IGN;
     for (int number : {SIGUSR1, SIGINT, SIGTERM}) sigaction(number, &action, nullptr);
+    // A limit on file sizes then shows as a failed write, which is reported.
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGXFSZ, &action, nullptr);
 }
 
 StopRequest stop_requested() { return static_cast<StopRequest>(g_request.load()); }

@@ -95,8 +95,9 @@ class Lexer {
                 ++line_number;
                 if (!part.empty() && part.back() == '\r') part.pop_back();
                 more = scan.continues(part);
-                if (more) part[part.rfind('\\')] = ' ';
+                if (more) part.erase(part.rfind('\\'));
                 joined += part;
+                if (more) joined += ' ';
             }
             ++result.places;
             line(joined, fmt::format("{}:{}", shown(name), first), name);

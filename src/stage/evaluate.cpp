@@ -122,9 +122,10 @@ ExitCode run_evaluate(Run& run) {
     options.stream = Stream::eval;
     RewardPool pool(standard_rewards(run.deck), 1);
     const double began = now_seconds();
-    const std::vector<RolloutRow> mine = generate_and_score(
+    std::vector<RolloutRow> mine = generate_and_score(
         run, stack, pool,
         {.rows = prompts, .prompts = all, .groups = all, .samples = n, .options = options});
+    for (RolloutRow& row : mine) row.reward = row.rewards[0];
     if (run.grid.tensor_rank() == 0)
         write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0),
                        {"accuracy", "format", "language"}, mine);

@@ -38,15 +38,23 @@ StartPoint find_start(Run& run) {
                                  own, start.config.to_json().dump(), asked.to_json().dump());
     }
     start.step = start.own->step();
-    start.finished = state.value("finished", false);
+    // A deck that now asks for more steps goes on.
+    start.finished = state.value("finished", false) && start.step >= run.deck.integer("train.steps");
     return start;
 }
 
 void load_start(Run& run, Stack& stack, const StartPoint& start) {
     if (start.own) {
-        load_parameters(*stack.policy, *start.own, "weights");
-        stack.optimizer->load(*start.own, start.own->state()["optimizer_steps"].get<std::int64_t>());
-        if (stack.reference) load_parameters(*stack.reference, *start.own, "reference");
+        try {
+            load_parameters(*stack.policy, *start.own, "weights");
+            stack.optimizer->load(*start.own,
+                                  start.own->state()["optimizer_steps"].get<std::int64_t>());
+            if (stack.reference) load_parameters(*stack.reference, *start.own, "reference");
+        } catch (const CheckpointError& e) {
+            throw CheckpointError(fmt::format("{}; remove {} and run the same line again: it goes on "
+                                              "from the checkpoint before",
+                                              e.what(), start.own->directory()));
+        }
         run.log.info("restarted from {} at step {}", start.own->directory(), start.step);
         return;
     }

@@ -238,6 +238,11 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                                    double seconds, Lifecycle& life) {
     const PolicyLossSums& sums = result.sums;
     const double n = std::max(1.0, sums.tokens);
+    if (pending_.next == 1) {
+        // Later updates of a rollout see a policy that has moved on from the one that sampled.
+        pending_.statistics["sampler_gap_mean"] = sums.sampler_gap / n;
+        pending_.statistics["sampler_gap_max"] = sums.sampler_gap_max;
+    }
     Json row = {{"step", step},
                 {"rollout", pending_.number},
                 {"loss", result.loss},
@@ -248,8 +253,6 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                 {"ratio", sums.ratio / n},
                 {"clipped_low", sums.clipped_low / n},
                 {"clipped_high", sums.clipped_high / n},
-                {"sampler_gap_mean", sums.sampler_gap / n},
-                {"sampler_gap_max", sums.sampler_gap_max},
                 {"trained_tokens", sums.tokens}};
     row.update(pending_.statistics);
     row["tokens_per_s"] = result.tokens / seconds;
@@ -260,7 +263,8 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                             "gap {:.1e} {:.1f} s",
                             row["reward_mean"].get<double>(), row["length_mean"].get<double>(),
                             sums.kl / n, sums.entropy / n, result.grad_norm,
-                            row["groups_without_spread"].get<double>(), sums.sampler_gap / n, seconds));
+                            row["groups_without_spread"].get<double>(),
+                            row["sampler_gap_mean"].get<double>(), seconds));
 }
 
 ExitCode ReinforcementLearning::loop(StartPoint& start) {

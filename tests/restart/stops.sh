@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# SIGUSR1, SIGTERM, the time budget and the file `stop` end a run with 75 and a checkpoint; a rank
+# that dies alone brings all down.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+run 1 "$here/problems.in"
+is "problems" "$rc" 0
+long=("$here/pretrain.in" train.steps=100000 ckpt.every=0 run.log_every=0)
+
+# Waits until a run in the background has made some steps; its launcher's pid in `launcher`.
+start() {
+    mpirun -np 2 "$gradus" "${long[@]}" "run.dir=$ROOT/$1" "${@:2}" >"$1.out" 2>&1 &
+    launcher=$!
+    for _ in $(seq 1000); do
+        [[ $(wc -l <"$1/metrics.jsonl" 2>/dev/null || echo 0) -ge 3 ]] && return
+        sleep 0.02
+    done
+    echo "$1 did not start"
+}
+ends() {
+    wait "$launcher"
+    is "$1: exit code" "$?" 75
+    is "$1: file exit" "$(cat "$1/exit")" 75
+    holds "$1: a checkpoint of the last step" test -f "$(newest "$1")/index.h5"
+    is "$1: the checkpoint is that of the last metrics" "$(basename "$(newest "$1")")" \
+        "$(printf 'chk%07d' "$(tail -n 1 "$1/metrics.jsonl" | jq .step)")"
+}
+start usr1
+kill -USR1 "$(pgrep -P "$launcher" | head -n 1)"
+ends usr1
+start term
+kill -TERM "$(pgrep -P "$launcher" | head -n 1)"
+ends term
+start file
+touch file/stop
+ends file
+start time run.walltime=4s run.stop_margin=1s
+ends time
+
+start dead
+victim="$(pgrep -P "$launcher" | tail -n 1)"
+kill -KILL "$victim"
+wait "$launcher"
+holds "a dead rank: the run fails" test "$?" -ne 0
+is "a dead rank: none is left" "$(pgrep -P "$launcher" | wc -l)" 0
+
+start hangs run.timeout=3s
+victim="$(pgrep -P "$launcher" | tail -n 1)"
+kill -STOP "$victim"
+wait "$launcher"
+holds "a rank that stands still: the run fails" test "$?" -ne 0
+kill -KILL "$victim" 2>/dev/null
+has "a rank that stands still: who waited, and where" "$(cat hangs.out)" "no progress"
+finish
