@@ -42,6 +42,7 @@ std::vector<DeckKey> model_parameters() {
         {"policy.system", text, "", "", "", "*", "System message put before each conversation."},
 
         {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
+        {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},
         {"data.prompt_field", text, "", "prompt", "", "pretrain sft rl sample evaluate score",
          "Field of the question."},
         {"data.response_field", text, "", "response", "", "pretrain sft score", "Field of the response."},

@@ -38,9 +38,15 @@ std::vector<DeckKey> stage_parameters() {
          "At most so many a prompt; 0: all."},
         {"sample.output", path, "", "", "", "sample", "SFT data; none: sft.jsonl in the run directory."},
 
-        {"eval.n", integer, "samples", "16", ">0", "evaluate", "Samples a problem."},
+        {"eval.n", integer, "samples", "16", ">0", "rl evaluate", "Samples a problem."},
         {"eval.k", list, "", "1 4 16", ">0", "evaluate",
          "Values of k for pass@k; of the default, those up to eval.n."},
+        {"eval.every", integer, "steps", "0", ">=0", "rl",
+         "Steps between measurements of pass@1 on data.eval_path; 0: none."},
+        {"eval.limit", integer, "rows", "64", ">=0", "rl",
+         "Only the first so many rows of data.eval_path; 0: all."},
+        {"eval.temperature", number, "", "0.6", ">=0", "rl", "Sampling temperature of those measurements."},
+        {"eval.top_p", number, "", "0.95", "(0,1]", "rl", "And their top-p."},
         {"eval.name", text, "", "", "", "evaluate", "Name of the row; none: the run directory's."},
 
         {"problems.count", integer, "problems", "4000", ">0", "problems", "Problems for training."},

@@ -30,13 +30,13 @@ std::vector<ChatMessage> messages_of(const Json& row) {
 /// Calls `take(row)` for every row of every file; a DataError of `take` gains file and line, or is
 /// counted and skipped where the deck says so.
 template <class Take>
-std::int64_t for_each_row(const Deck& deck, const Take& take) {
+std::int64_t for_each_row(const Deck& deck, const RowSource& source, const Take& take) {
     const bool skip = deck.text("data.bad_lines") == "skip";
-    const std::int64_t limit = deck.integer("data.limit");
+    const std::int64_t limit = deck.integer(source.limit);
     std::int64_t skipped = 0, taken = 0, seen = 0;
     const std::int64_t shard = deck.integer("data.shard"), shards = deck.integer("data.num_shards");
-    const auto files = deck.list("data.path");
-    require<DeckError>(!files.empty(), "data.path is not set: name one or more JSONL files");
+    const auto files = deck.list(source.files);
+    require<DeckError>(!files.empty(), "{} is not set: name one or more JSONL files", source.files);
     for (const std::string& file : files)
         for_each_json_line(file, [&](const Json& row, std::int64_t line) {
             if (seen++ % shards != shard) return;
@@ -58,11 +58,11 @@ std::int64_t for_each_row(const Deck& deck, const Take& take) {
 }  // namespace
 
 std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
-                                    std::int64_t& skipped) {
+                                    std::int64_t& skipped, const RowSource& source) {
     const std::string prompt = deck.text("data.prompt_field"), answer = deck.text("data.answer_field"),
                       id = deck.text("data.id_field"), system = deck.text("policy.system");
     std::vector<PromptRow> rows;
-    skipped = for_each_row(deck, [&](const Json& json, std::int64_t line) {
+    skipped = for_each_row(deck, source, [&](const Json& json, std::int64_t line) {
         PromptRow row;
         row.id = json.contains(id) ? field(json, id) : std::to_string(line);
         if (!system.empty()) row.messages.push_back({"system", system});
@@ -105,7 +105,7 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
             add(std::move(part), std::move(weight));
         }
     };
-    skipped = for_each_row(deck, [&](const Json& json, std::int64_t) {
+    skipped = for_each_row(deck, {}, [&](const Json& json, std::int64_t) {
         if (json.contains("text")) return add_text(field(json, "text"));
         std::vector<ChatMessage> messages;
         if (!system.empty()) messages.push_back({"system", system});

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // stage = evaluate: pass@1 over n samples a problem, pass@k, cons@n, format, language, length.
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -45,20 +44,25 @@ double consensus(const std::vector<RolloutRow>& rows, std::size_t first, std::si
     return std::isnan(best_score) ? 0 : best_score;
 }
 
+/// The values of k for pass@k; those of the default that n samples cannot give are left out.
+std::vector<int> wanted_k(const Deck& deck, int n) {
+    std::vector<int> wanted;
+    for (const std::string& word : deck.list("eval.k")) {
+        const int k = std::stoi(word);  // the deck has checked that it is a number
+        if (k > n && !deck.is_set("eval.k")) continue;
+        require<DeckError>(k <= n, "{}: eval.k has {}, more than eval.n = {} samples",
+                           deck.origin("eval.k"), k, n);
+        wanted.push_back(k);
+    }
+    return wanted;
+}
+
 Json measure(const Deck& deck, const std::vector<RolloutRow>& rows, std::size_t n) {
     const std::size_t problems = rows.size() / n;
     double pass = 0, pass_squares = 0, cons = 0, format = 0, language = 0, length = 0, cut = 0;
     std::int64_t unscorable = 0;
     std::map<int, double> at_k;
-    for (const std::string& word : deck.list("eval.k")) {
-        int k = 0;
-        const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), k);
-        if (k > static_cast<int>(n) && !deck.is_set("eval.k")) continue;
-        require<DeckError>(error == std::errc{} && *end == 0 && k > 0 && k <= static_cast<int>(n),
-                           "{}: eval.k has `{}`; numbers from 1 to eval.n = {} are expected",
-                           deck.origin("eval.k"), word, n);
-        at_k[k] = 0;
-    }
+    for (int k : wanted_k(deck, static_cast<int>(n))) at_k[k] = 0;
     for (std::size_t p = 0; p < problems; ++p) {
         int correct = 0;
         for (std::size_t i = p * n; i < (p + 1) * n; ++i) {
@@ -103,6 +107,7 @@ ExitCode run_evaluate(Run& run) {
         run.log.info("{} is there: nothing to do", run.path("result.json"));
         return ExitCode::done;
     }
+    wanted_k(run.deck, static_cast<int>(run.deck.integer("eval.n")));
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,
                                  [&](const std::string& text) { run.log.warn("{}", text); });

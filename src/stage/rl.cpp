@@ -3,6 +3,7 @@
 // scores them, and feeds B updates; the reference is replaced every N updates.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/data.hpp"
@@ -71,7 +72,8 @@ Json rollout_statistics(const std::vector<RolloutRow>& rows, const std::vector<N
 /// The loop of the stage with all that its steps share.
 class ReinforcementLearning {
   public:
-    ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts);
+    ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
+                          std::vector<PromptRow> held_out);
     ExitCode loop(StartPoint& start);
 
   private:
@@ -80,8 +82,10 @@ class ReinforcementLearning {
     void give_advantages(std::vector<RolloutRow>& rows, std::int64_t step) const;
     PendingRollout make_pending(const std::vector<RolloutRow>& rows, std::int64_t step);
     Trainer::PolicyResult update(std::int64_t step, double lr);
-    void record(std::int64_t step, const Trainer::PolicyResult& result, double lr, double seconds,
-                Lifecycle& life);
+    /// pass@1 of the policy on held-out problems after `step` updates; NaN where none is due.
+    double measure(std::int64_t step);
+    void record(std::int64_t step, const Trainer::PolicyResult& result, double lr, double pass,
+                double seconds, Lifecycle& life);
 
     Run& run_;
     Stack& stack_;
@@ -94,9 +98,12 @@ class ReinforcementLearning {
     std::int64_t rollouts_ = 0;  ///< made so far
     double tokens_ = 0;          ///< generated and trained, whole run
     PendingRollout pending_;
+    std::vector<PromptRow> held_out_;
+    std::int64_t measure_every_;
 };
 
-ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts)
+ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
+                                             std::vector<PromptRow> held_out)
     : run_(run),
       stack_(stack),
       prompts_(std::move(prompts)),
@@ -109,7 +116,9 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
       epochs_(run.deck.integer("rl.epochs")),
       total_(run.deck.integer("train.steps")),
       reference_every_(run.deck.integer("rl.reference_every")),
-      group_(static_cast<std::int32_t>(run.deck.integer("rl.group"))) {
+      group_(static_cast<std::int32_t>(run.deck.integer("rl.group"))),
+      held_out_(std::move(held_out)),
+      measure_every_(run.deck.integer("eval.every")) {
     require<DeckError>(!pool_.rewards().empty(),
                        "stage = rl needs a reward: set reward.NAME.kind, for example "
                        "reward.accuracy.kind = accuracy");
@@ -234,8 +243,32 @@ Trainer::PolicyResult ReinforcementLearning::update(std::int64_t step, double lr
     return stack_.trainer->policy_step(batch, options, temperature, lr);
 }
 
+double ReinforcementLearning::measure(std::int64_t step) {
+    if (measure_every_ == 0 || (step % measure_every_ != 0 && step != total_)) return NAN;
+    Profile::Region region(run_.profile, "evaluate.other");
+    std::vector<std::int64_t> all(held_out_.size());
+    std::iota(all.begin(), all.end(), 0);
+    GenerationOptions options = resolve_generation(run_.deck, 0);
+    options.sampling.temperature = run_.deck.number("eval.temperature");
+    options.sampling.top_p = run_.deck.number("eval.top_p");
+    options.stream = Stream::eval;
+    std::vector<NamedReward> accuracy;
+    accuracy.push_back({"accuracy", make_accuracy_reward()});
+    RewardPool pool(std::move(accuracy), 1);
+    const auto samples = static_cast<std::int32_t>(run_.deck.integer("eval.n"));
+    double correct = 0;
+    for (const RolloutRow& row : generate_and_score(run_, stack_, pool,
+                                                    {.rows = held_out_,
+                                                     .prompts = all,
+                                                     .groups = all,
+                                                     .samples = samples,
+                                                     .options = options}))
+        correct += row.rewards[0] == 1;
+    return run_.grid.data().sum(correct) / static_cast<double>(all.size()) / samples;
+}
+
 void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResult& result, double lr,
-                                   double seconds, Lifecycle& life) {
+                                   double pass, double seconds, Lifecycle& life) {
     const PolicyLossSums& sums = result.sums;
     const double n = std::max(1.0, sums.tokens);
     if (pending_.next == 1) {
@@ -255,6 +288,7 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                 {"clipped_high", sums.clipped_high / n},
                 {"trained_tokens", sums.tokens}};
     row.update(pending_.statistics);
+    if (!std::isnan(pass)) row["pass_at_1"] = pass;
     row["tokens_per_s"] = result.tokens / seconds;
     row["seconds"] = lap_times(run_.profile);
     run_.metric(row);
@@ -264,7 +298,8 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                             row["reward_mean"].get<double>(), row["length_mean"].get<double>(),
                             sums.kl / n, sums.entropy / n, result.grad_norm,
                             row["groups_without_spread"].get<double>(),
-                            row["sampler_gap_mean"].get<double>(), seconds));
+                            row["sampler_gap_mean"].get<double>(), seconds) +
+                    (std::isnan(pass) ? "" : fmt::format(" pass@1 {:.1f} %", 100 * pass)));
 }
 
 ExitCode ReinforcementLearning::loop(StartPoint& start) {
@@ -288,7 +323,7 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         const Trainer::PolicyResult result = update(step, lr);
         ++step;
         tokens_ += result.tokens;
-        record(step, result, lr, now_seconds() - began, life);
+        record(step, result, lr, measure(step), now_seconds() - began, life);
         if (reference_every_ > 0 && step % reference_every_ == 0)
             stack_.ops->copy(stack_.reference->flat_values(), stack_.policy->flat_values());
         const bool stop = life.end_step(step);
@@ -320,8 +355,12 @@ ExitCode run_rl(Run& run) {
     std::int64_t skipped = 0;
     std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
     run.log.info("{} prompts, {} lines skipped", prompts.size(), skipped);
+    std::vector<PromptRow> held_out;
+    if (run.deck.integer("eval.every") > 0)
+        held_out = read_prompts(run.deck, run.chat, skipped,
+                                {.files = "data.eval_path", .limit = "eval.limit"});
     run.cut_back(start.step);
-    return ReinforcementLearning(run, stack, std::move(prompts)).loop(start);
+    return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out)).loop(start);
 }
 
 }  // namespace gradus

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The same deck twice, and a run whose ranks are all killed at every fifth step, end in the same
 # parameters, metrics and rollouts, bit for bit.
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 run 1 "$here/problems.in"
 is "problems" "$rc" 0

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Truncated shard, flipped bit, missing shard, full disk, a deck of another model: each a clear error
 # with its exit code, and the checkpoint before stays good.
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 run 1 "$here/problems.in"
 is "problems" "$rc" 0

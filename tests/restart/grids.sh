@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # A checkpoint of 2 x 1 ranks goes on at other grids with losses equal to rounding.
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 run 1 "$here/problems.in"
 is "problems" "$rc" 0

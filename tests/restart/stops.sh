@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SIGUSR1, SIGTERM, the time budget and the file `stop` end a run with 75 and a checkpoint; a rank
 # that dies alone brings all down.
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 
 run 1 "$here/problems.in"
 is "problems" "$rc" 0
@@ -13,7 +13,7 @@ start() {
     mpirun -np 2 "$gradus" "${long[@]}" "run.dir=$ROOT/$1" "${@:2}" >"$1.out" 2>&1 &
     launcher=$!
     for _ in $(seq 1000); do
-        [[ $(wc -l <"$1/metrics.jsonl" 2>/dev/null || echo 0) -ge 3 ]] && return
+        [[ $({ wc -l <"$1/metrics.jsonl"; } 2>/dev/null || echo 0) -ge 3 ]] && return
         sleep 0.02
     done
     echo "$1 did not start"

@@ -20,10 +20,16 @@ struct PromptRow {
     std::vector<TokenId> tokens;  ///< rendered
 };
 
-/// Rows of `data.path` as prompts: {id, prompt | messages, reference, kind}; field names from the
-/// deck. Bad lines are fatal with file and line, or skipped and counted (data.bad_lines).
+/// The deck's keys of the files to read and of how many rows of them.
+struct RowSource {
+    const char* files = "data.path";
+    const char* limit = "data.limit";
+};
+
+/// Rows of the source's files as prompts: {id, prompt | messages, reference, kind}; field names from
+/// the deck. Bad lines are fatal with file and line, or skipped and counted (data.bad_lines).
 std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
-                                    std::int64_t& skipped);
+                                    std::int64_t& skipped, const RowSource& source = {});
 
 /// Rows of `data.path` as training sequences: {messages}, {prompt, response} or {text}. Where
 /// `everything`, the loss is on all tokens (pretraining), else on responses only. Sequences longer

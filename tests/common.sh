@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the tests of this folder: NAME.sh GRADUS SOURCE_DIR WORK_DIR.
+# Sourced by tests that run the executable: NAME.sh GRADUS SOURCE_DIR WORK_DIR.
 set -uo pipefail
 gradus="$1" source_dir="$2" work="$3"
-here="$source_dir/tests/restart"
+here="$(cd "$(dirname "${BASH_SOURCE[1]}")" && pwd)"
 . "$source_dir/jobs/environment"
 rm -rf "$work"
 mkdir -p "$work"
