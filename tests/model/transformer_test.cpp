@@ -201,6 +201,9 @@ BOOST_AUTO_TEST_CASE(passes_out_of_order_are_refused) {
     on.model.forward(on.parameters, packed.batch(), false);
     BOOST_CHECK_THROW(backward(packed), InternalError);
     on.model.forward(on.parameters, packed.batch(), true);
+    on.model.forward(on.parameters, packed.batch(), false);
+    BOOST_CHECK_THROW(backward(packed), InternalError);
+    on.model.forward(on.parameters, packed.batch(), true);
     BOOST_CHECK_THROW(backward(shorter), InternalError);
     BOOST_CHECK_NO_THROW(backward(packed));
     BOOST_CHECK_THROW(backward(packed), InternalError);
