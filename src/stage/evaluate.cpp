@@ -4,10 +4,8 @@
 #include <cmath>
 #include <filesystem>
 #include <map>
-#include <numeric>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/lifecycle.hpp"
 #include "gradus/stage/scoring.hpp"
 #include "stages.hpp"
 
@@ -108,40 +106,18 @@ ExitCode run_evaluate(Run& run) {
         return ExitCode::done;
     }
     wanted_k(run.deck, static_cast<int>(run.deck.integer("eval.n")));
-    StartPoint start;
-    start.config = resolve_model(run.deck, *run.tokenizer, start.from,
-                                 [&](const std::string& text) { run.log.warn("{}", text); });
-    require<DeckError>(start.from != nullptr,
-                       "stage = evaluate needs model.from: a run directory or a checkpoint");
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
-                stack_needs(run.deck));
-    load_parameters(*stack.policy, *start.from, "weights");
-    run.log.info("weights from {}\n{}", start.from->directory(), run.arena.table());
-
-    std::int64_t skipped = 0;
-    const std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
+    const std::unique_ptr<Stack> stack = load_policy(run);
     const auto n = static_cast<std::int32_t>(run.deck.integer("eval.n"));
-    std::vector<std::int64_t> all(prompts.size());
-    std::iota(all.begin(), all.end(), 0);
-    GenerationOptions options = resolve_generation(run.deck, 0);
-    options.stream = Stream::eval;
-    RewardPool pool(standard_rewards(run.deck), 1);
     const double began = now_seconds();
-    std::vector<RolloutRow> mine = generate_and_score(
-        run, stack, pool,
-        {.rows = prompts, .prompts = all, .groups = all, .samples = n, .options = options});
-    for (RolloutRow& row : mine) row.reward = row.rewards[0];
-    if (run.grid.tensor_rank() == 0)
-        write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0),
-                       {"accuracy", "format", "language"}, mine);
-    const std::vector<RolloutRow> rows = gather_rows(run.grid, mine);
+    const std::vector<RolloutRow> rows =
+        sample_all(run, *stack, standard_rewards(run.deck), n, Stream::eval);
     double tokens = 0;
     for (const RolloutRow& row : rows) tokens += static_cast<double>(row.tokens.size());
     Json result = measure(run.deck, rows, static_cast<std::size_t>(n));
     result["generated_tokens_per_s"] = tokens / (now_seconds() - began);
     run.log.info("{} problems x {} samples: pass@1 {:.2f} % +- {:.2f}, cons@{} {:.2f} %, format "
                  "{:.2f} %, language {:.2f} %, mean length {:.1f}",
-                 prompts.size(), n, 100 * result["pass_at_1"].get<double>(),
+                 rows.size() / static_cast<std::size_t>(n), n, 100 * result["pass_at_1"].get<double>(),
                  100 * result["stderr"].get<double>(), n,
                  100 * result[fmt::format("cons_at_{}", n)].get<double>(),
                  100 * result["format"].get<double>(), 100 * result["language"].get<double>(),

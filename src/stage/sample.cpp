@@ -79,35 +79,12 @@ ExitCode run_sample(Run& run) {
         run.log.info("{} is there: nothing to do", output);
         return ExitCode::done;
     }
-    StartPoint start;
-    start.config = resolve_model(run.deck, *run.tokenizer, start.from,
-                                 [&](const std::string& text) { run.log.warn("{}", text); });
-    require<DeckError>(start.from != nullptr,
-                       "stage = sample needs model.from: a run directory or a checkpoint");
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
-                stack_needs(run.deck));
-    load_parameters(*stack.policy, *start.from, "weights");
-    run.log.info("weights from {}\n{}", start.from->directory(), run.arena.table());
-
-    std::int64_t skipped = 0;
-    const std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
-    std::vector<std::int64_t> all(prompts.size());
-    std::iota(all.begin(), all.end(), 0);
+    const std::unique_ptr<Stack> stack = load_policy(run);
     std::vector<NamedReward> rewards = standard_rewards(run.deck);
     rewards.push_back({"repetition", make_repetition_reward()});
-    RewardPool pool(std::move(rewards), 1);
-    const std::vector<RolloutRow> mine = generate_and_score(
-        run, stack, pool,
-        {.rows = prompts,
-         .prompts = all,
-         .groups = all,
-         .samples = static_cast<std::int32_t>(run.deck.integer("sample.n")),
-         .options = resolve_generation(run.deck, 0)});
-    if (run.grid.tensor_rank() == 0)
-        write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0),
-                       {"accuracy", "format", "language", "repetition"}, mine);
-
-    const std::vector<RolloutRow> rows = gather_rows(run.grid, mine);
+    const std::vector<RolloutRow> rows =
+        sample_all(run, *stack, std::move(rewards),
+                   static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token);
     Filters filters(run.deck);
     std::string text;
     double tokens = 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 #include "gradus/base/error.hpp"
 
@@ -187,6 +188,41 @@ std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutR
         return a.group != b.group ? a.group < b.group : a.sample < b.sample;
     });
     return all;
+}
+
+std::unique_ptr<Stack> load_policy(Run& run) {
+    std::unique_ptr<CheckpointReader> from;
+    const ModelConfig config = resolve_model(
+        run.deck, *run.tokenizer, from, [&](const std::string& text) { run.log.warn("{}", text); });
+    require<DeckError>(from != nullptr,
+                       "stage = {} needs model.from: a run directory or a checkpoint",
+                       run.deck.stage());
+    auto stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, run.arena,
+                                         run.profile, stack_needs(run.deck));
+    load_parameters(*stack->policy, *from, "weights");
+    run.log.info("weights from {}\n{}", from->directory(), run.arena.table());
+    return stack;
+}
+
+std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
+                                   std::int32_t samples, Stream stream) {
+    std::int64_t skipped = 0;
+    const std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
+    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), skipped, samples);
+    std::vector<std::int64_t> all(prompts.size());
+    std::iota(all.begin(), all.end(), 0);
+    std::vector<std::string> names;
+    for (const NamedReward& reward : rewards) names.push_back(reward.name);
+    RewardPool pool(std::move(rewards), 1);
+    GenerationOptions options = resolve_generation(run.deck, 0);
+    options.stream = stream;
+    std::vector<RolloutRow> mine = generate_and_score(
+        run, stack, pool,
+        {.rows = prompts, .prompts = all, .groups = all, .samples = samples, .options = options});
+    for (RolloutRow& row : mine) row.reward = row.rewards[0];
+    if (run.grid.tensor_rank() == 0)
+        write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0), names, mine);
+    return gather_rows(run.grid, mine);
 }
 
 }  // namespace gradus

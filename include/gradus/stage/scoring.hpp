@@ -39,6 +39,15 @@ struct GenerateAndScore {
 std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
                                            const GenerateAndScore& work);
 
+/// A stack for generation with the weights that `model.from` names. Throws DeckError where it names
+/// none.
+std::unique_ptr<Stack> load_policy(Run& run);
+
+/// `samples` responses to every prompt of `data.path`, scored, the first reward counting as the sum;
+/// written to the rollout table. Returns the rows of all ranks, on every rank.
+std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
+                                   std::int32_t samples, Stream stream);
+
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
 
