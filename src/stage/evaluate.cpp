@@ -82,7 +82,9 @@ Json measure(const Deck& deck, const std::vector<RolloutRow>& rows, std::size_t 
     const double mean = pass / count;
     const double variance =
         problems > 1 ? std::max(0.0, pass_squares / count - mean * mean) * count / (count - 1) : 0;
-    Json result = {{"name", deck.text("eval.name")},
+    const std::string& name = deck.text("eval.name");
+    Json result = {{"name", name.empty() ? std::filesystem::path(deck.text("run.dir")).filename().string()
+                                         : name},
                    {"from", deck.text("model.from")},
                    {"pass_at_1", mean},
                    {"stderr", std::sqrt(variance / count)},
