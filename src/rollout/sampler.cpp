@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <vector>
 
 #include "gradus/base/error.hpp"
@@ -10,40 +12,63 @@
 namespace gradus {
 namespace {
 
-TokenId argmax(std::span<const float> logits) {
-    return static_cast<TokenId>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+/// The largest logit. Throws NumericError naming the first that is not finite.
+float largest(std::span<const float> logits, const RandomAddress& address) {
+    // Lanes, because the compiler may not reorder a maximum or a sum by itself.
+    constexpr std::size_t kLanes = 16;
+    float tops[kLanes], zeros[kLanes] = {};
+    std::fill_n(tops, kLanes, -std::numeric_limits<float>::infinity());
+    auto take = [&](float z, std::size_t lane) {
+        tops[lane] = z > tops[lane] ? z : tops[lane];
+        zeros[lane] += z - z;  // zero for finite numbers only
+    };
+    const std::size_t whole = logits.size() / kLanes * kLanes;
+    for (std::size_t i = 0; i < whole; i += kLanes)
+        for (std::size_t lane = 0; lane < kLanes; ++lane) take(logits[i + lane], lane);
+    for (std::size_t i = whole; i < logits.size(); ++i) take(logits[i], i - whole);
+    if (std::accumulate(zeros, zeros + kLanes, 0.0f) == 0)
+        return *std::max_element(tops, tops + kLanes);
+    const auto bad =
+        std::find_if(logits.begin(), logits.end(), [](float z) { return !std::isfinite(z); });
+    throw NumericError(fmt::format(
+        "logit {} is {}, not finite, while sampling prompt {} sample {} token {}: the weights are "
+        "damaged or the learning rate was too high; go back to an earlier checkpoint",
+        bad - logits.begin(), *bad, address.prompt, address.sample, address.position));
 }
 
-/// Token ids that survive top-k and top-p, ascending. `mass` are unnormalised probabilities.
-std::vector<TokenId> survivors(std::span<const float> mass, double total,
-                               const SamplingOptions& options) {
-    // Tokens below this mass cannot belong to the top-p set, even all of them together.
-    const double negligible =
-        options.top_p < 1 ? (1 - options.top_p) * total / static_cast<double>(mass.size()) : -1;
-    std::vector<TokenId> ids;
-    for (std::size_t i = 0; i < mass.size(); ++i)
-        if (mass[i] > negligible) ids.push_back(static_cast<TokenId>(i));
+/// Sum over `ids` in their order.
+double mass_of(std::span<const float> mass, const std::vector<TokenId>& ids) {
+    double sum = 0;
+    for (const TokenId id : ids) sum += mass[static_cast<std::size_t>(id)];
+    return sum;
+}
+
+/// `ids` (ascending) become those that survive top-k and then top-p, ascending. `mass` are
+/// unnormalised probabilities, `total` their sum.
+void truncate(std::vector<TokenId>& ids, std::span<const float> mass, double total,
+              const SamplingOptions& options) {
+    auto of = [&](TokenId id) { return mass[static_cast<std::size_t>(id)]; };
     auto more_probable = [&](TokenId a, TokenId b) {
-        const float pa = mass[static_cast<std::size_t>(a)], pb = mass[static_cast<std::size_t>(b)];
-        return pa != pb ? pa > pb : a < b;
+        return of(a) != of(b) ? of(a) > of(b) : a < b;
     };
-    std::sort(ids.begin(), ids.end(), more_probable);
-    if (options.top_k > 0 && ids.size() > static_cast<std::size_t>(options.top_k))
-        ids.resize(static_cast<std::size_t>(options.top_k));
-    if (options.top_p < 1) {
-        double kept_total = 0;
-        for (TokenId id : ids) kept_total += mass[static_cast<std::size_t>(id)];
-        // After top-k the rest is renormalised; without top-k the dropped mass is negligible but
-        // counts, so that the threshold is exact.
-        const double wanted = options.top_p * (options.top_k > 0 ? kept_total : total);
-        double sum = 0;
-        std::size_t keep = 0;
-        while (keep < ids.size() && sum < wanted)
-            sum += mass[static_cast<std::size_t>(ids[keep++])];
-        ids.resize(std::max<std::size_t>(keep, 1));
+    if (options.top_k > 0 && static_cast<std::size_t>(options.top_k) < ids.size()) {
+        const auto end = ids.begin() + options.top_k;
+        std::nth_element(ids.begin(), end - 1, ids.end(), more_probable);
+        ids.erase(end, ids.end());
+        std::sort(ids.begin(), ids.end());
+        total = mass_of(mass, ids);
     }
+    if (options.top_p >= 1) return;
+    // Tokens below this mass cannot belong to the set, even all of them together.
+    const double negligible = (1 - options.top_p) * total / static_cast<double>(ids.size());
+    std::erase_if(ids, [&](TokenId id) { return of(id) < negligible; });
+    std::sort(ids.begin(), ids.end(), more_probable);
+    const double wanted = options.top_p * total;
+    double sum = 0;
+    std::size_t keep = 0;
+    while (keep < ids.size() && sum < wanted) sum += of(ids[keep++]);
+    ids.resize(std::max<std::size_t>(keep, 1));
     std::sort(ids.begin(), ids.end());
-    return ids;
 }
 
 }  // namespace
@@ -51,17 +76,10 @@ std::vector<TokenId> survivors(std::span<const float> mass, double total,
 SampledToken sample_token(std::span<const float> logits, const SamplingOptions& options,
                           const RandomAddress& address) {
     const bool greedy = options.temperature <= 0;
-    const float inverse = greedy ? 1.0f : static_cast<float>(1 / options.temperature);
-    float top = -INFINITY;
-    bool bad = false;
-    for (float z : logits) {
-        top = std::max(top, z);
-        bad |= std::isnan(z);
-    }
-    require<NumericError>(!bad && std::isfinite(top),
-                          "a logit is not finite while sampling prompt {} sample {} token {}: the "
-                          "weights are damaged or the learning rate was too high",
-                          address.prompt, address.sample, address.position);
+    const float inverse = greedy ? 1.0f
+                                 : static_cast<float>(std::min<double>(
+                                       1 / options.temperature, std::numeric_limits<float>::max()));
+    const float top = largest(logits, address);
 
     thread_local std::vector<float> mass;
     mass.resize(logits.size());
@@ -74,29 +92,28 @@ SampledToken sample_token(std::span<const float> logits, const SamplingOptions& 
         const float z = (logits[static_cast<std::size_t>(token)] - top) * inverse;
         return SampledToken{token, z - static_cast<float>(std::log(total))};
     };
-    if (greedy) return result(argmax(logits));
+    if (greedy)
+        return result(
+            static_cast<TokenId>(std::find(logits.begin(), logits.end(), top) - logits.begin()));
 
     const double u = random_uniform(address);
+    // The sums below repeat those of the totals, so that u < 1 is reached before the end.
     if (options.top_p >= 1 && options.top_k <= 0) {
         const double wanted = u * total;
         double sum = 0;
-        TokenId last = argmax(logits);  // if rounding leaves sum below wanted at the end
-        for (std::size_t i = 0; i < mass.size(); ++i) {
-            sum += mass[i];
-            if (sum > wanted) return result(static_cast<TokenId>(i));
-        }
-        return result(last);
+        std::size_t i = 0;
+        while (i + 1 < mass.size() && (sum += mass[i]) <= wanted) ++i;
+        return result(static_cast<TokenId>(i));
     }
-    const std::vector<TokenId> ids = survivors(mass, total, options);
-    double kept = 0;
-    for (TokenId id : ids) kept += mass[static_cast<std::size_t>(id)];
-    const double wanted = u * kept;
+    thread_local std::vector<TokenId> ids;
+    ids.resize(logits.size());
+    std::iota(ids.begin(), ids.end(), 0);
+    truncate(ids, mass, total, options);
+    const double wanted = u * mass_of(mass, ids);
     double sum = 0;
-    for (TokenId id : ids) {
-        sum += mass[static_cast<std::size_t>(id)];
-        if (sum > wanted) return result(id);
-    }
-    return result(ids.back());
+    std::size_t i = 0;
+    while (i + 1 < ids.size() && (sum += mass[static_cast<std::size_t>(ids[i])]) <= wanted) ++i;
+    return result(ids[i]);
 }
 
 }  // namespace gradus

@@ -10,7 +10,7 @@
 namespace gradus {
 
 struct SamplingOptions {
-    double temperature = 1;  ///< 0: greedy
+    double temperature = 1;  ///< 0: greedy, the lowest id among equals; log-probs at temperature 1
     double top_p = 1;        ///< 1: off
     int top_k = 0;           ///< 0: off
 };
@@ -21,8 +21,10 @@ struct SampledToken {
 };
 
 /// Draws a token from `logits` [V] with the uniform number at `address`. A function of its
-/// arguments alone. Order as in the field: temperature, top-k, top-p (smallest set of most probable
-/// tokens whose mass reaches top_p), draw by inverse CDF in order of token id. Throws NumericError where a logit is NaN.
+/// arguments alone. Order as in the field: temperature, top-k (exactly k, lower ids first among
+/// equals), top-p (smallest set of most probable tokens whose mass reaches top_p of what top-k has
+/// left), draw by inverse CDF in order of token id. Throws NumericError where a logit is not
+/// finite.
 SampledToken sample_token(std::span<const float> logits, const SamplingOptions& options,
                           const RandomAddress& address);
 
