@@ -98,7 +98,7 @@ BOOST_AUTO_TEST_CASE(set_or_not) {
     BOOST_TEST(deck.is_set("train.steps"));  // to its default, but set
     BOOST_TEST(deck.is_set("rl.group"));
     BOOST_TEST(!deck.is_set("rl.prompts"));
-    BOOST_CHECK_THROW(deck.is_set("eval.n"), InternalError);
+    BOOST_CHECK_THROW(deck.is_set("sample.n"), InternalError);
 }
 
 BOOST_AUTO_TEST_CASE(wildcards) {

@@ -156,8 +156,8 @@ BOOST_AUTO_TEST_CASE(required_keys_that_are_empty) {
 BOOST_AUTO_TEST_CASE(keys_of_another_stage) {
     BOOST_TEST(rl_error("train.epochs = 2") ==
                "a.in:4: train.epochs is not used by stage = rl, only by: pretrain sft");
-    BOOST_TEST(rl_error("", {"eval.n=4"}) ==
-               "command line: eval.n is not used by stage = rl, only by: evaluate");
+    BOOST_TEST(rl_error("", {"eval.k=4"}) ==
+               "command line: eval.k is not used by stage = rl, only by: evaluate");
     check_lines(errors_of(required_keys("sft") + "reward.a.kind = format\nrl.group = 2"),
                 {"a.in:4: reward.a.kind is not used by stage = sft, only by: rl score",
                  "a.in:5: rl.group is not used by stage = sft, only by: rl"});

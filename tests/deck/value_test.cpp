@@ -179,7 +179,7 @@ BOOST_AUTO_TEST_CASE(readers_check_the_type) {
     BOOST_CHECK_THROW(deck.integer("train.lr"), InternalError);
     BOOST_CHECK_THROW(deck.number("run.walltime"), InternalError);  // none
     BOOST_CHECK_THROW(deck.text("train.stepz"), InternalError);
-    BOOST_CHECK_THROW(deck.integer("eval.n"), InternalError);  // of another stage
+    BOOST_CHECK_THROW(deck.integer("sample.n"), InternalError);  // of another stage
     BOOST_CHECK_THROW(deck.origin("reward.a.kind"), InternalError);
 }
 
