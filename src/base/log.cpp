@@ -13,11 +13,17 @@ namespace gradus {
 
 namespace {
 
-/// Whether stdout is a terminal that understands "erase line". Launchers give ranks a terminal of
-/// their own and say so by TERM=dumb.
+/// Whether stdout ends at a terminal that understands "erase line". Open MPI gives each rank a
+/// terminal of its own, so there the launcher's stdout counts (this process is its child).
 bool is_terminal() {
     const char* kind = std::getenv("TERM");
-    return isatty(STDOUT_FILENO) == 1 && kind != nullptr && std::strcmp(kind, "dumb") != 0;
+    if (isatty(STDOUT_FILENO) != 1 || kind == nullptr || std::strcmp(kind, "dumb") == 0) return false;
+    if (std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) return true;
+    char target[256] = "";
+    const std::string link = fmt::format("/proc/{}/fd/1", getppid());
+    const ssize_t length = readlink(link.c_str(), target, sizeof target - 1);
+    return length > 0 && (std::strncmp(target, "/dev/pts/", 9) == 0 ||
+                          std::strncmp(target, "/dev/tty", 8) == 0);
 }
 
 }  // namespace

@@ -89,10 +89,11 @@ class Generation {
     bool done() const { return finished_ == static_cast<std::int64_t>(results_.size()); }
     void admit();
     void decode_step();
-    std::vector<Generated> take() { return std::move(results_); }
+    std::vector<Generated> take();
 
   private:
-    void check_lengths() const;
+    void check_requests() const;
+    void check_request(const Request& request) const;
     std::int64_t private_pages(const Request& request) const;
     void prefill_waiting(std::int64_t free_slots);
     void prefill(std::size_t first, std::size_t count);
@@ -123,7 +124,7 @@ class Generation {
 Generation::Generation(Engine::Impl& e, const ParameterSet& p, const std::vector<Request>& r,
                        const GenerationOptions& o, const Engine::FinishedCallback& f)
     : e_(e), parameters_(p), requests_(r), options_(o), on_finished_(f), pool_(e.limits.pages) {
-    check_lengths();
+    check_requests();
     for (const Request& request : requests_) {
         first_result_.push_back(results_.size());
         for (std::int32_t s = 0; s < request.samples; ++s)
@@ -134,23 +135,37 @@ Generation::Generation(Engine::Impl& e, const ParameterSet& p, const std::vector
         longest_stop_ = std::max(longest_stop_, stop.size());
 }
 
-void Generation::check_lengths() const {
-    for (const Request& request : requests_) {
-        const auto length = static_cast<std::int64_t>(request.tokens.size());
-        require<DataError>(length > 0, "prompt {} is empty", request.prompt);
-        require<DataError>(length + options_.max_new_tokens <= e_.limits.max_length,
-                           "prompt {} has {} tokens; with rollout.max_new_tokens = {} that is more "
-                           "than the {} positions planned (model.max_positions, train.max_length)",
-                           request.prompt, length, options_.max_new_tokens, e_.limits.max_length);
-        require<DataError>(length <= e_.limits.prefill_tokens,
-                           "prompt {} has {} tokens, more than train.micro_tokens = {}",
-                           request.prompt, length, e_.limits.prefill_tokens);
-        require<DataError>(
-            pages_for(length + options_.max_new_tokens, e_.limits.page_size) + 1 <= pool_.size(),
-            "the key/value cache has {} pages, too few for one sequence of prompt {}: raise "
-            "rollout.pages",
-            pool_.size(), request.prompt);
-    }
+void Generation::check_requests() const {
+    require<DataError>(options_.max_new_tokens > 0, "rollout.max_new_tokens = {}: at least 1",
+                       options_.max_new_tokens);
+    for (const std::string& stop : options_.stop)
+        require<DataError>(!stop.empty(), "rollout.stop has an empty text, which every response "
+                                          "contains: leave it out");
+    for (const Request& request : requests_) check_request(request);
+}
+
+void Generation::check_request(const Request& request) const {
+    const auto length = static_cast<std::int64_t>(request.tokens.size());
+    require<DataError>(length > 0, "prompt {} is empty", request.prompt);
+    require<DataError>(request.samples > 0, "prompt {}: {} samples are asked for, at least 1",
+                       request.prompt, request.samples);
+    require<DataError>(length + options_.max_new_tokens <= e_.limits.max_length,
+                       "prompt {} has {} tokens; with rollout.max_new_tokens = {} that is more "
+                       "than the {} positions planned (model.max_positions, train.max_length)",
+                       request.prompt, length, options_.max_new_tokens, e_.limits.max_length);
+    require<DataError>(length <= e_.limits.prefill_tokens,
+                       "prompt {} has {} tokens, more than train.micro_tokens = {}", request.prompt,
+                       length, e_.limits.prefill_tokens);
+    const std::int64_t pages = pages_for(length, e_.limits.page_size) + private_pages(request);
+    require<DataError>(pages <= pool_.size(),
+                       "the key/value cache has {} pages; prompt {} with one response takes {}: "
+                       "give it more or lower rollout.max_new_tokens",
+                       pool_.size(), request.prompt, pages);
+    const std::int64_t vocabulary = e_.model.config().vocab_size;
+    for (const TokenId token : request.tokens)
+        require<DataError>(token >= 0 && token < vocabulary,
+                           "prompt {} holds token {}; the model's vocabulary has {}",
+                           request.prompt, token, vocabulary);
 }
 
 /// Pages that a sample needs beyond the full prompt pages that it shares.
@@ -249,31 +264,29 @@ void Generation::prefill(std::size_t first, std::size_t count) {
 /// cache once its last sample has started.
 bool Generation::start_sample(Prompt& prompt) {
     const Request& request = requests_[prompt.request];
-    if (request.samples > 0) {
-        const std::int64_t needed = private_pages(request);
-        if (pool_.free_pages() - reserved_ < needed) return false;
-        const std::size_t result =
-            first_result_[prompt.request] + static_cast<std::size_t>(prompt.started++);
-        TokenId next = 0;
-        if (!sample(result, prompt.request, prompt.logits, next)) {
-            const auto length = static_cast<std::int64_t>(request.tokens.size());
-            const auto full = static_cast<std::size_t>(length / e_.limits.page_size);
-            Slot slot{.result = result, .request = prompt.request, .cached = length, .next = next};
-            slot.pages.assign(prompt.pages.begin(),
-                              prompt.pages.begin() + static_cast<std::ptrdiff_t>(full));
-            for (std::int32_t page : slot.pages) pool_.share(page);
-            reserved_ += needed;
-            if (full < prompt.pages.size()) {
-                // Rows of the partly filled page are written by each sample: a copy a sample.
-                slot.pages.push_back(pool_.take());
-                --reserved_;
-                copies_from_.push_back(prompt.pages[full]);
-                copies_to_.push_back(slot.pages.back());
-            }
-            running_.push_back(std::move(slot));
+    const std::int64_t needed = private_pages(request);
+    if (pool_.free_pages() - reserved_ < needed) return false;
+    const std::size_t result =
+        first_result_[prompt.request] + static_cast<std::size_t>(prompt.started++);
+    TokenId next = 0;
+    if (!sample(result, prompt.request, prompt.logits, next)) {
+        const auto length = static_cast<std::int64_t>(request.tokens.size());
+        const auto full = static_cast<std::size_t>(length / e_.limits.page_size);
+        Slot slot{.result = result, .request = prompt.request, .cached = length, .next = next};
+        slot.pages.assign(prompt.pages.begin(),
+                          prompt.pages.begin() + static_cast<std::ptrdiff_t>(full));
+        for (std::int32_t page : slot.pages) pool_.share(page);
+        reserved_ += needed;
+        if (full < prompt.pages.size()) {
+            // Rows of the partly filled page are written by each sample: a copy a sample.
+            slot.pages.push_back(pool_.take());
+            --reserved_;
+            copies_from_.push_back(prompt.pages[full]);
+            copies_to_.push_back(slot.pages.back());
         }
+        running_.push_back(std::move(slot));
     }
-    if (prompt.started >= request.samples) {
+    if (prompt.started == request.samples) {
         flush_copies();
         for (std::int32_t page : prompt.pages) pool_.drop(page);
         prompts_.pop_front();
@@ -375,12 +388,19 @@ void Generation::decode_step() {
     running_ = std::move(still);
 }
 
+std::vector<Generated> Generation::take() {
+    require(pool_.free_pages() == pool_.size() && reserved_ == 0,
+            "after generation {} of {} pages of the key/value cache are free, {} promised",
+            pool_.free_pages(), pool_.size(), reserved_);
+    return std::move(results_);
+}
+
 }  // namespace
 
-std::vector<Generated> Engine::generate(
-    const ParameterSet& parameters, const std::vector<Request>& requests,
-    const GenerationOptions& options,
-    const FinishedCallback& finished) {
+std::vector<Generated> Engine::generate(const ParameterSet& parameters,
+                                        const std::vector<Request>& requests,
+                                        const GenerationOptions& options,
+                                        const FinishedCallback& finished) {
     Generation generation(*impl_, parameters, requests, options, finished);
     while (!generation.done()) {
         generation.admit();

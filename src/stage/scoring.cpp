@@ -146,6 +146,7 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     }
     std::vector<RolloutRow> rows(mine.size() * static_cast<std::size_t>(work.samples));
     std::vector<std::size_t> submitted;
+    const double began = now_seconds();
     auto finished = [&](const Generated& result, std::size_t index) {
         const std::size_t i = mine[index / static_cast<std::size_t>(work.samples)];
         const PromptRow& prompt = work.rows[static_cast<std::size_t>(work.prompts[i])];
@@ -168,6 +169,11 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
                       .truncated = row.finish == FinishReason::length}});
         submitted.push_back(index);
         run.watchdog.alive();
+        if (submitted.size() % 32 == 0) {
+            const auto done = static_cast<double>(submitted.size()), of = static_cast<double>(rows.size());
+            run.log.progress(fmt::format("sampled {} of {}, {} left", submitted.size(), rows.size(),
+                                         format_duration((now_seconds() - began) * (of / done - 1))));
+        }
     };
     stack.engine->generate(*stack.policy, requests, work.options, finished);
     Profile::Region region(run.profile, "reward.collect");

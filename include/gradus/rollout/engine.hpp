@@ -33,7 +33,8 @@ struct Generated {
 struct GenerationOptions {
     SamplingOptions sampling;
     std::int64_t max_new_tokens = 256;
-    std::vector<std::string> stop;  ///< stop strings: the response ends after the token that completes one
+    /// The response ends after the token that completes one of these; none may be empty.
+    std::vector<std::string> stop;
     std::uint64_t seed = 1;
     Stream stream = Stream::sample_token;
     std::uint64_t step = 0;         ///< enters the random address
@@ -60,8 +61,9 @@ class Engine {
 
     /// Results in the order of (request, sample). `finished(result, index)` is called as each
     /// sequence ends, with its place in the results (rewards start there while others are still
-    /// being generated). Throws DataError where prompt + max_new_tokens exceeds
-    /// max_length.
+    /// being generated). Throws DataError where a request cannot be met (an empty prompt, one too
+    /// long for max_length, prefill_tokens or the pages, a token outside the vocabulary, no
+    /// samples), NumericError where a logit is not finite.
     std::vector<Generated> generate(const ParameterSet& parameters,
                                     const std::vector<Request>& requests,
                                     const GenerationOptions& options,
