@@ -2,9 +2,9 @@
 #include "gradus/stage/scoring.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
+#include "gradus/base/bytes.hpp"
 #include "gradus/base/error.hpp"
 
 namespace gradus {
@@ -17,61 +17,6 @@ std::unique_ptr<Reward> make_reward(const std::string& kind, const std::string& 
     if (kind == "repetition") return make_repetition_reward();
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
-
-/// Appends plain values to a byte string, and reads them back.
-class Packer {
-  public:
-    template <class T>
-    void value(const T& v) {
-        static_assert(std::is_trivially_copyable_v<T>);
-        bytes_.append(reinterpret_cast<const char*>(&v), sizeof v);
-    }
-    template <class T>
-    void array(const std::vector<T>& v) {
-        value(v.size());
-        bytes_.append(reinterpret_cast<const char*>(v.data()), v.size() * sizeof(T));
-    }
-    void text(const std::string& v) {
-        value(v.size());
-        bytes_ += v;
-    }
-    std::string take() { return std::move(bytes_); }
-
-  private:
-    std::string bytes_;
-};
-
-class Unpacker {
-  public:
-    explicit Unpacker(const std::string& bytes) : bytes_(bytes) {}
-    bool empty() const { return at_ == bytes_.size(); }
-    template <class T>
-    void value(T& v) {
-        std::memcpy(&v, take(sizeof v), sizeof v);
-    }
-    template <class T>
-    void array(std::vector<T>& v) {
-        std::size_t n = 0;
-        value(n);
-        v.resize(n);
-        if (n > 0) std::memcpy(v.data(), take(n * sizeof(T)), n * sizeof(T));
-    }
-    void text(std::string& v) {
-        std::size_t n = 0;
-        value(n);
-        v.assign(take(n), n);
-    }
-
-  private:
-    const char* take(std::size_t n) {
-        require(at_ + n <= bytes_.size(), "a gathered rollout row is cut short");
-        const char* p = bytes_.data() + at_;
-        at_ += n;
-        return p;
-    }
-    const std::string& bytes_;
-    std::size_t at_ = 0;
-};
 
 /// One list of fields for both directions.
 template <class Archive, class Row>
@@ -183,11 +128,11 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
 }
 
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {
-    Packer packer;
+    ByteWriter packer;
     for (const RolloutRow& row : mine) exchange(packer, row);
     std::vector<RolloutRow> all;
     for (const std::string& bytes : grid.data().all_gather(packer.take())) {
-        Unpacker unpacker(bytes);
+        ByteReader unpacker(bytes);
         while (!unpacker.empty()) exchange(unpacker, all.emplace_back());
     }
     std::sort(all.begin(), all.end(), [](const RolloutRow& a, const RolloutRow& b) {

@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <cstring>
 #include <map>
 
+#include "gradus/base/bytes.hpp"
 #include "gradus/base/error.hpp"
 
 namespace gradus {
@@ -103,61 +103,6 @@ void check_coverage(const std::vector<ShardRecord>& shards, const std::string& w
     for (auto& [name, pieces] : tensors) check_tensor(pieces, where);
 }
 
-namespace {
-
-class Packer {
-  public:
-    void number(std::int64_t value) { raw(&value, sizeof value); }
-    void text(const std::string& value) {
-        number(static_cast<std::int64_t>(value.size()));
-        raw(value.data(), value.size());
-    }
-    void shape(const Shape& value) {
-        number(value.rank());
-        for (int i = 0; i < value.rank(); ++i) number(value[i]);
-    }
-    void raw(const void* data, std::size_t bytes) {
-        out_.append(static_cast<const char*>(data), bytes);
-    }
-    std::string take() { return std::move(out_); }
-
-  private:
-    std::string out_;
-};
-
-class Unpacker {
-  public:
-    explicit Unpacker(const std::string& bytes) : bytes_(bytes) {}
-    std::int64_t number() {
-        std::int64_t value = 0;
-        raw(&value, sizeof value);
-        return value;
-    }
-    std::string text() {
-        std::string value(static_cast<std::size_t>(number()), '\0');
-        raw(value.data(), value.size());
-        return value;
-    }
-    Shape shape() {
-        std::int64_t d[4] = {};
-        const auto rank = number();
-        for (std::int64_t i = 0; i < rank; ++i) d[i] = number();
-        return make_shape(static_cast<int>(rank), d);
-    }
-    void raw(void* to, std::size_t bytes) {
-        if (bytes == 0) return;
-        require(at_ + bytes <= bytes_.size(), "a packed shard record is too short");
-        std::memcpy(to, bytes_.data() + at_, bytes);
-        at_ += bytes;
-    }
-
-  private:
-    const std::string& bytes_;
-    std::size_t at_ = 0;
-};
-
-}  // namespace
-
 Shape make_shape(int rank, const std::int64_t* d) {
     switch (rank) {
         case 0:
@@ -173,44 +118,38 @@ Shape make_shape(int rank, const std::int64_t* d) {
     }
 }
 
+namespace {
+
+/// One list of fields for both directions.
+template <class Archive, class Record>
+void exchange(Archive& a, Record& r) {
+    a.text(r.tensor);
+    a.value(r.dtype);
+    a.value(r.global);
+    a.value(r.box);
+    a.text(r.dataset);
+    a.value(r.block_rows);
+    a.array(r.hashes);
+}
+
+}  // namespace
+
 std::string pack(const ShardRecord& shard) {
-    Packer out;
-    out.number(shard.rank);
-    out.number(shard.file_bytes);
+    ByteWriter out;
+    out.value(shard.rank);
+    out.value(shard.file_bytes);
     out.text(shard.error);
-    out.number(static_cast<std::int64_t>(shard.boxes.size()));
-    for (const BoxRecord& r : shard.boxes) {
-        out.text(r.tensor);
-        out.number(static_cast<std::int64_t>(r.dtype));
-        out.shape(r.global);
-        out.shape(r.box.offset);
-        out.shape(r.box.count);
-        out.text(r.dataset);
-        out.number(r.block_rows);
-        out.number(static_cast<std::int64_t>(r.hashes.size()));
-        out.raw(r.hashes.data(), r.hashes.size() * sizeof(std::uint64_t));
-    }
+    for (const BoxRecord& record : shard.boxes) exchange(out, record);
     return out.take();
 }
 
 ShardRecord unpack_shard(const std::string& bytes) {
-    Unpacker in(bytes);
+    ByteReader in(bytes);
     ShardRecord shard;
-    shard.rank = static_cast<int>(in.number());
-    shard.file_bytes = in.number();
-    shard.error = in.text();
-    shard.boxes.resize(static_cast<std::size_t>(in.number()));
-    for (BoxRecord& r : shard.boxes) {
-        r.tensor = in.text();
-        r.dtype = static_cast<DType>(in.number());
-        r.global = in.shape();
-        r.box.offset = in.shape();
-        r.box.count = in.shape();
-        r.dataset = in.text();
-        r.block_rows = in.number();
-        r.hashes.resize(static_cast<std::size_t>(in.number()));
-        in.raw(r.hashes.data(), r.hashes.size() * sizeof(std::uint64_t));
-    }
+    in.value(shard.rank);
+    in.value(shard.file_bytes);
+    in.text(shard.error);
+    while (!in.empty()) exchange(in, shard.boxes.emplace_back());
     return shard;
 }
 
