@@ -105,14 +105,18 @@ void Block::finish_attention(const BlockWeights& w, BlockActivations& a, Tensor 
     ops_.add(mid, out);
 }
 
+void Block::gate_and_up(const BlockWeights& w, BlockActivations& a, std::int64_t t) {
+    const Tensor h = norm_.rows(0, t);
+    ops_.rms_norm(h, inv_rms_.rows(0, t), a.mid.rows(0, t), w.norm2->value, eps_);
+    ops_.gemm(a.gate.rows(0, t), h, kNo, w.gate->value, kYes, 1, 0);
+    ops_.gemm(a.up.rows(0, t), h, kNo, w.up->value, kYes, 1, 0);
+}
+
 void Block::mlp(const BlockWeights& w, BlockActivations& a, Tensor out) {
     const std::int64_t t = out.dim(0);
-    const Tensor h = norm_.rows(0, t), mid = a.mid.rows(0, t);
-    const Tensor gate = a.gate.rows(0, t), up = a.up.rows(0, t), product = mlp_.rows(0, t);
-    ops_.rms_norm(h, inv_rms_.rows(0, t), mid, w.norm2->value, eps_);
-    ops_.gemm(gate, h, kNo, w.gate->value, kYes, 1, 0);
-    ops_.gemm(up, h, kNo, w.up->value, kYes, 1, 0);
-    ops_.swiglu(product, gate, up);
+    gate_and_up(w, a, t);
+    const Tensor mid = a.mid.rows(0, t), product = mlp_.rows(0, t);
+    ops_.swiglu(product, a.gate.rows(0, t), a.up.rows(0, t));
     const Tensor projection = projection_.rows(0, t);
     ops_.gemm(projection, product, kNo, w.down->value, kYes, 1, 0);
     sum_over_tensor_ranks(projection);
@@ -120,8 +124,8 @@ void Block::mlp(const BlockWeights& w, BlockActivations& a, Tensor out) {
     ops_.add(out, projection);
 }
 
-void Block::forward(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor out,
-                    const PackedTokens& batch, const PagedCache* cache, Tensor slot) {
+void Block::attend(const BlockWeights& w, BlockActivations& a, Tensor x, const PackedTokens& batch,
+                   const PagedCache* cache, Tensor slot) {
     const std::int64_t t = x.dim(0), d = shape_.head_dim;
     project_qkv(w, a, x, batch.packing.positions);
     const Tensor k = a.k.as({t, shape_.kv_heads, d}), v = a.v.as({t, shape_.kv_heads, d});
@@ -129,7 +133,18 @@ void Block::forward(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor
     ops_.attention(a.attention.as({t, shape_.heads, d}), a.lse.rows(0, t),
                    a.q.as({t, shape_.heads, d}), k, v, batch.packing, shape_);
     finish_attention(w, a, x);
+}
+
+void Block::forward(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor out,
+                    const PackedTokens& batch, const PagedCache* cache, Tensor slot) {
+    attend(w, a, x, batch, cache, slot);
     mlp(w, a, out);
+}
+
+void Block::recompute(const BlockWeights& w, BlockActivations& a, Tensor x,
+                      const PackedTokens& batch) {
+    attend(w, a, x, batch, nullptr, {});
+    gate_and_up(w, a, x.dim(0));
 }
 
 void Block::decode(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor positions,

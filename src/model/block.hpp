@@ -41,6 +41,8 @@ class Block {
     /// The same for one new token a row against the cache.
     void decode(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor positions, Tensor slot,
                 Tensor page_table, Tensor lengths, const PagedCache& cache);
+    /// Fills the activations of an earlier forward pass again; the block's output is not computed.
+    void recompute(const BlockWeights& w, BlockActivations& a, Tensor x, const PackedTokens& batch);
     /// d_x [T, H]: gradient by the block's output, replaced by that of its input x.
     /// Gradients of the weights +=.
     void backward(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor d_x,
@@ -48,7 +50,10 @@ class Block {
 
   private:
     void project_qkv(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor positions);
+    void attend(const BlockWeights& w, BlockActivations& a, Tensor x, const PackedTokens& batch,
+                const PagedCache* cache, Tensor slot);
     void finish_attention(const BlockWeights& w, BlockActivations& a, Tensor x);
+    void gate_and_up(const BlockWeights& w, BlockActivations& a, std::int64_t tokens);
     void mlp(const BlockWeights& w, BlockActivations& a, Tensor out);
     void mlp_backward(const BlockWeights& w, BlockActivations& a, Tensor d_x);
     void attention_backward(const BlockWeights& w, BlockActivations& a, Tensor x, Tensor d_x,

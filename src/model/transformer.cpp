@@ -198,9 +198,8 @@ void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, 
     for (std::int64_t layer = m.config.layers - 1; layer >= 0; --layer) {
         const BlockWeights& b = w.blocks[static_cast<std::size_t>(layer)];
         const Tensor x = m.stream(layer, tokens);
-        // The stream after the block is not needed any more: the block's output goes there again.
         if (m.limits.recompute == Recompute::block)
-            m.block.forward(b, m.activations(layer), x, m.stream(layer + 1, tokens), batch, nullptr, {});
+            m.block.recompute(b, m.activations(layer), x, batch);
         m.block.backward(b, m.activations(layer), x, d_x, batch);
     }
     m.ops.embedding_backward(w.embedding->grad, d_x, batch.tokens, m.vocabulary_offset());
