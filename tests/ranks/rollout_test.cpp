@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Generation by tensor ranks against generation by one rank.
+#include <mpi.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include "../rollout/small_engine.hpp"
+#include "gradus/base/error.hpp"
+
+namespace gradus {
+namespace {
+
+using test::distance;
+using test::kUsual;
+using test::one_rank;
+using test::SmallEngine;
+using test::usual_requests;
+
+struct Mpi {
+    Mpi() {
+        auto& suite = boost::unit_test::framework::master_test_suite();
+        MPI_Init(&suite.argc, &suite.argv);
+    }
+    ~Mpi() { MPI_Finalize(); }
+};
+BOOST_TEST_GLOBAL_FIXTURE(Mpi);
+
+/// The largest tensor size that divides the world and the model's two key/value heads.
+int tensor_size() {
+    int world = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    return world > 1 ? 2 : 1;
+}
+
+/// All that a call hands out, as numbers: results, then the indices in the order of the callback.
+std::vector<float> generate(SmallEngine& on, const std::vector<Request>& requests,
+                            const GenerationOptions& options, std::vector<Generated>& results) {
+    std::vector<float> order;
+    results = on.generate(requests, options, [&](const Generated&, std::size_t index) {
+        order.push_back(static_cast<float>(index));
+    });
+    std::vector<float> numbers;
+    for (const Generated& g : results) {
+        numbers.push_back(static_cast<float>(g.finish));
+        numbers.push_back(static_cast<float>(g.tokens.size()));
+        numbers.insert(numbers.end(), g.tokens.begin(), g.tokens.end());
+        numbers.insert(numbers.end(), g.log_probs.begin(), g.log_probs.end());
+    }
+    numbers.insert(numbers.end(), order.begin(), order.end());
+    return numbers;
+}
+
+bool same_on_all(Communicator& group, const std::vector<float>& values) {
+    std::vector<float> sizes{static_cast<float>(values.size()), -static_cast<float>(values.size())};
+    group.all_reduce(std::span(sizes), Reduce::max);
+    if (sizes[0] != -sizes[1]) return false;
+    std::vector<float> low = values, high = values;
+    group.all_reduce(std::span(low), Reduce::min);
+    group.all_reduce(std::span(high), Reduce::max);
+    return low == high;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(ranks_rollout)
+
+BOOST_AUTO_TEST_CASE(tensor_ranks_generate_what_one_rank_does) {
+    const Grid grid(MPI_COMM_WORLD, tensor_size());
+    for (const SamplingOptions& sampling :
+         {SamplingOptions{.temperature = 0}, SamplingOptions{.temperature = 1},
+          SamplingOptions{.temperature = 1.3, .top_p = 0.9, .top_k = 15}}) {
+        GenerationOptions options = kUsual;
+        options.sampling = sampling;
+        for (const std::int64_t pages : {0, 17}) {
+            const SmallEngine::Setup setup{.limits = {.slots = 5,
+                                                      .max_length = 48,
+                                                      .page_size = 4,
+                                                      .pages = pages,
+                                                      .prefill_tokens = 48}};
+            SmallEngine whole(setup, one_rank()), split(setup, grid);
+            std::vector<Generated> wanted, results;
+            generate(whole, usual_requests(), options, wanted);
+            const auto numbers = generate(split, usual_requests(), options, results);
+            BOOST_TEST(distance(results, wanted) < 1e-4);
+            BOOST_TEST(same_on_all(grid.tensor(), numbers));
+            BOOST_TEST(split.calls("rollout.decode") == whole.calls("rollout.decode"));
+        }
+    }
+}
+
+// Data ranks have requests of their own; one may have none.
+BOOST_AUTO_TEST_CASE(data_ranks_are_independent) {
+    const Grid grid(MPI_COMM_WORLD, 1);
+    std::vector<Request> mine;
+    std::vector<Generated> wanted;
+    const auto all = usual_requests();
+    const auto whole = SmallEngine().generate(all, kUsual);
+    for (std::size_t i = 0, first = 0; i < all.size(); ++i) {
+        // The last of several ranks has nothing to do.
+        const int ranks = std::max(1, grid.size() - 1);
+        if (static_cast<int>(i) % ranks == grid.rank()) {
+            mine.push_back(all[i]);
+            for (std::int32_t s = 0; s < all[i].samples; ++s)
+                wanted.push_back(whole[first + static_cast<std::size_t>(s)]);
+        }
+        first += static_cast<std::size_t>(all[i].samples);
+    }
+    BOOST_TEST(mine.empty() == (grid.size() > 1 && grid.rank() == grid.size() - 1));
+    BOOST_TEST(distance(SmallEngine({}, grid).generate(mine, kUsual), wanted) < 1e-6);
+}
+
+// A refusal is a function of the requests: no tensor rank is left waiting.
+BOOST_AUTO_TEST_CASE(all_tensor_ranks_refuse) {
+    const Grid grid(MPI_COMM_WORLD, tensor_size());
+    SmallEngine on({}, grid);
+    auto requests = usual_requests();
+    requests[4].tokens.clear();
+    BOOST_CHECK_THROW(on.generate(requests, kUsual), DataError);
+    std::vector<Generated> results;
+    BOOST_TEST(same_on_all(grid.tensor(), generate(on, usual_requests(), kUsual, results)));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace gradus
