@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <exception>
 
 #include "gradus/base/profile.hpp"
 #include "gradus/ranks/session.hpp"
@@ -18,6 +19,8 @@ StopPoll::StopPoll(MPI_Comm world, double walltime, double margin, std::string s
 }
 
 StopPoll::~StopPoll() {
+    // While an exception unwinds this rank, others may never come to what is in flight.
+    if (std::uncaught_exceptions() > 0) return;
     int finalized = 0;
     MPI_Finalized(&finalized);
     if (finalized != 0) return;

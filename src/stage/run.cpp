@@ -3,7 +3,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <ctime>
 #include <filesystem>
 
 #include "gradus/base/error.hpp"
@@ -38,6 +40,18 @@ double duration_or(const Deck& deck, std::string_view key, double otherwise) {
     return deck.number(key);
 }
 
+/// Seconds that this run may take, 0: no limit. `auto` asks the batch system, which tells each job
+/// its end (Slurm: SLURM_JOB_END_TIME, seconds since 1970).
+double time_budget(const Deck& deck) {
+    if (deck.text("run.walltime") != "auto") return duration_or(deck, "run.walltime", 0);
+    const char* end = std::getenv("SLURM_JOB_END_TIME");
+    require<DeckError>(end != nullptr,
+                       "{}: run.walltime = auto, but the batch system has not said when the job ends "
+                       "(SLURM_JOB_END_TIME is not set); give a time, as in run.walltime = 2h",
+                       deck.origin("run.walltime"));
+    return std::max(1.0, std::atof(end) - static_cast<double>(std::time(nullptr)));
+}
+
 }  // namespace
 
 Run::Run(const Deck& d, MpiSession& session)
@@ -49,7 +63,7 @@ Run::Run(const Deck& d, MpiSession& session)
       chat(d.text("policy.template"), *tokenizer),
       device(make_cpu_device()),
       arena(device.get()),
-      stop(MPI_COMM_WORLD, duration_or(d, "run.walltime", 0), duration_or(d, "run.stop_margin", 0),
+      stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
            dir + "/stop"),
       watchdog(
           duration_or(d, "run.timeout", 600),
