@@ -320,7 +320,7 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         life.begin_step();
         if (pending_.empty()) pending_ = roll_out(step);
         const double lr = rate.at(step);
-        const Trainer::PolicyResult result = update(step, lr);
+        const Trainer::PolicyResult result = life.guarded([&] { return update(step, lr); });
         ++step;
         tokens_ += result.tokens;
         record(step, result, lr, measure(step), now_seconds() - began, life);

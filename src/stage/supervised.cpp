@@ -84,7 +84,8 @@ ExitCode run_supervised(Run& run) {
     for (std::int64_t step = start.step; step < total;) {
         const double began = now_seconds();
         life.begin_step();
-        const Trainer::TokenResult result = stack.trainer->next_token_step(batches.next(), rate.at(step));
+        const Trainer::TokenResult result = life.guarded(
+            [&] { return stack.trainer->next_token_step(batches.next(), rate.at(step)); });
         ++step;
         tokens += result.tokens;
         const double seconds = now_seconds() - began;

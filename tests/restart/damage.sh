@@ -88,6 +88,14 @@ run 2 "$here/pretrain.in" "run.dir=$ROOT/broken" "data.path=$ROOT/broken.jsonl"
 is "a broken line" "$rc" 3
 has "a broken line is named" "$out" "broken.jsonl:3"
 
+# Numbers that are not finite end the run before they reach a checkpoint.
+run 2 "$here/pretrain.in" "run.dir=$ROOT/nan" train.lr=1e30 train.warmup=6 ckpt.every=1
+is "not finite: exit code" "$rc" 4
+is "not finite: file exit" "$(cat nan/exit)" 4
+has "not finite is said, with rank and phase" "$out" "rank 0 host"
+out="$("$gradus" --verify-checkpoint nan 2>&1)"
+is "not finite: the checkpoint before is good" "$?" 0
+
 mkdir small
 if mount -t tmpfs -o size=8m none small 2>/dev/null; then
     run 2 "$here/pretrain.in" "run.dir=$ROOT/small/run" model.hidden=64 ckpt.keep=9 ckpt.every=1

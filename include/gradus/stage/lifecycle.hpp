@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "gradus/base/error.hpp"
 #include "gradus/stage/run.hpp"
 #include "gradus/stage/stack.hpp"
 
@@ -34,6 +35,17 @@ class Lifecycle {
 
     /// Begins a step: asks rank 0 whether to stop.
     void begin_step();
+    /// Calls `step`. Numbers that fail do so on all ranks alike: the checkpoint in flight is
+    /// completed before the error goes on.
+    template <class Step>
+    auto guarded(const Step& step) {
+        try {
+            return step();
+        } catch (const NumericError&) {
+            finish();
+            throw;
+        }
+    }
     /// Ends step number `step` (updates made so far): true where the loop must end now with exit
     /// code 75. `due()` then says whether a checkpoint is to be written.
     bool end_step(std::int64_t step);
