@@ -11,7 +11,7 @@ std::vector<Sequence> PendingRollout::batch(std::uint64_t seed, std::int64_t gro
     const std::int64_t epoch = next / updates_per_epoch, part = next % updates_per_epoch;
     const std::int64_t epochs = updates / updates_per_epoch;
     std::vector<std::int64_t> order(static_cast<std::size_t>(groups));
-    random_permutation(seed, Stream::eval,
+    random_permutation(seed, Stream::updates,
                        static_cast<std::uint64_t>(number * epochs + epoch), groups, order.data());
     std::vector<bool> chosen(static_cast<std::size_t>(groups));
     for (std::int64_t i = groups * part / updates_per_epoch;
