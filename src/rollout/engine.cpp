@@ -336,7 +336,11 @@ bool Generation::sample(std::size_t result, std::size_t request, std::span<const
 
 void Generation::decode_step() {
     const auto n = static_cast<std::int64_t>(running_.size());
-    if (n == 0) return;
+    if (n == 0) {
+        require(done(), "no response can start although {} of {} pages are free, {} promised",
+                pool_.free_pages(), pool_.size(), reserved_);
+        return;
+    }
     Profile::Region region(e_.profile, "rollout.decode");
     for (std::int64_t b = 0; b < n; ++b) {
         Slot& slot = running_[static_cast<std::size_t>(b)];
