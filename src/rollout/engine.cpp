@@ -199,20 +199,24 @@ void Generation::flush_copies() {
     copies_to_.clear();
 }
 
-/// Computes as many waiting prompts as slots, pages and the token budget of a pass allow.
+/// Computes as many waiting prompts as slots, pages and the token budget of a pass allow; a few more
+/// than the free slots take, because one pass over several prompts is faster than one for each.
 void Generation::prefill_waiting(std::int64_t free_slots) {
-    std::int64_t tokens = 0, pages = pool_.free_pages() - reserved_, slots = free_slots;
+    std::int64_t tokens = 0, pages = pool_.free_pages() - reserved_;
+    std::int64_t slots = free_slots + e_.limits.slots / 8;
     std::size_t count = 0;
     while (next_request_ + count < requests_.size() && slots > 0 &&
            static_cast<std::int64_t>(count) < e_.limits.slots) {
         const Request& request = requests_[next_request_ + count];
         const auto length = static_cast<std::int64_t>(request.tokens.size());
         const std::int64_t own = pages_for(length, e_.limits.page_size);
+        // At least one sample must be able to start, or the prompt would block its pages; those
+        // behind the first take no pages that samples before them could use.
+        const std::int64_t starting = count == 0 ? 1 : request.samples;
         if (tokens + length > e_.limits.prefill_tokens) break;
-        // At least one sample must be able to start, or the prompt would block its pages.
-        if (own + private_pages(request) > pages) break;
+        if (own + starting * private_pages(request) > pages) break;
         tokens += length;
-        pages -= own + private_pages(request);
+        pages -= own + request.samples * private_pages(request);
         slots -= request.samples;
         ++count;
     }

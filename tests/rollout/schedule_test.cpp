@@ -97,6 +97,31 @@ BOOST_AUTO_TEST_CASE(a_prompt_is_computed_once) {
     BOOST_TEST(on.calls("rollout.prefill") == 4);  // 3, 2, 3, 2
 }
 
+BOOST_AUTO_TEST_CASE(prompts_are_computed_ahead_where_pages_are_left) {
+    auto requests = make_requests(std::vector<std::int64_t>(64, 6));
+    for (Request& request : requests) request.samples = 1;
+    // 16 at once and 2 ahead: a pass for every third free slot at most, but for those that come
+    // free together.
+    SmallEngine on(
+        {.limits = {.slots = 16, .max_length = 48, .page_size = 4, .prefill_tokens = 200}});
+    const auto results = on.generate(requests, kUsual);
+    BOOST_TEST(on.calls("rollout.prefill") <= 1 + (64 - 18) / 3);
+    BOOST_TEST(on.calls("rollout.decode") == steps_of(results, 16));
+    // 16 sequences of 36 tokens, and the copy of the last one's half-filled page: none is left for
+    // prompts ahead, and no slot waits. With a page less, one does.
+    for (const std::int64_t pages : {16 * 9 + 1, 16 * 9}) {
+        SmallEngine tight({.limits = {.slots = 16,
+                                      .max_length = 48,
+                                      .page_size = 4,
+                                      .pages = pages,
+                                      .prefill_tokens = 200},
+                           .eos = -1});
+        const auto endless = tight.generate(requests, kUsual);
+        const long steps = tight.calls("rollout.decode");
+        BOOST_TEST((steps == steps_of(endless, 16)) == (pages == 16 * 9 + 1));
+    }
+}
+
 BOOST_AUTO_TEST_CASE(prompts_share_their_full_pages) {
     // One prompt of 16 tokens and 8 samples of up to 8 new ones, in pages of 4: 4 pages together
     // and 2 each, where each on its own would take 6.

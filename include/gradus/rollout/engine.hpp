@@ -43,7 +43,9 @@ struct GenerationOptions {
 /// Batched generation with a paged key/value cache: the prompt of a group is computed once and its
 /// full pages are shared by its samples; a finished sequence's place is refilled at once. The
 /// schedule is a function of the requests, never of time. All tensor ranks of a column call
-/// `generate` with the same requests and get the same results.
+/// `generate` with the same requests and get the same results. A response does not depend on the
+/// limits nor on the other requests but for the rounding of products of other sizes; the same call
+/// repeats its bits.
 class Engine {
   public:
     struct Limits {
