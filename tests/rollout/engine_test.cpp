@@ -12,6 +12,7 @@ namespace gradus {
 namespace {
 
 using test::distance;
+using test::kRounding;
 using test::kUsual;
 using test::make_requests;
 using test::one_rank;
@@ -26,8 +27,6 @@ struct Mpi {
     ~Mpi() { MPI_Finalize(); }
 };
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
-
-constexpr double kRounding = 1e-6;
 
 const std::vector<Generated>& usual_results() {
     static const std::vector<Generated> results = SmallEngine().generate(usual_requests(), kUsual);

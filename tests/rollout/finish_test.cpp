@@ -9,6 +9,7 @@ namespace gradus {
 namespace {
 
 using test::distance;
+using test::kRounding;
 using test::kUsual;
 using test::Letters;
 using test::make_requests;
@@ -74,7 +75,7 @@ BOOST_AUTO_TEST_CASE(end_token) {
     for (TokenId eos = 0; eos < 28; ++eos) {
         SmallEngine on({.eos = eos});
         const auto results = on.generate(usual_requests(), kUsual);
-        BOOST_TEST(distance(results, cut(endless, on.tokenizer, {}, 30)) < 1e-6);
+        BOOST_TEST(distance(results, cut(endless, on.tokenizer, {}, 30)) <= kRounding);
         ended += count(results, FinishReason::eos);
     }
     BOOST_TEST(ended > 100);
@@ -88,7 +89,7 @@ BOOST_AUTO_TEST_CASE(end_token_at_the_last_place) {
         GenerationOptions options = kUsual;
         options.max_new_tokens = static_cast<std::int64_t>(most);
         const auto results = on.generate(usual_requests(), options);
-        BOOST_TEST(distance(results, cut(whole, on.tokenizer, {}, most)) < 1e-6);
+        BOOST_TEST(distance(results, cut(whole, on.tokenizer, {}, most)) <= kRounding);
         for (const Generated& g : results)
             both += g.tokens.size() == most && g.finish == FinishReason::eos;
     }
@@ -114,7 +115,7 @@ BOOST_AUTO_TEST_CASE(stop_texts) {
                                 pieces.begin() + static_cast<std::ptrdiff_t>(i + n));
             if (n > 1) options.stop.push_back("a text that never comes");
             const auto results = on.generate(usual_requests(), options);
-            BOOST_TEST(distance(results, cut(whole, on.tokenizer, options.stop, 30)) < 1e-6);
+            BOOST_TEST(distance(results, cut(whole, on.tokenizer, options.stop, 30)) <= kRounding);
             BOOST_TEST(count(results, FinishReason::stop) > 0);
             stopped += count(results, FinishReason::stop);
         }
@@ -133,7 +134,7 @@ BOOST_AUTO_TEST_CASE(stop_text_that_ends_within_a_token) {
         GenerationOptions options = kUsual;
         options.stop = {before + "q"};
         const auto results = on.generate(usual_requests(), options);
-        BOOST_TEST(distance(results, cut(whole, on.tokenizer, options.stop, 30)) < 1e-6);
+        BOOST_TEST(distance(results, cut(whole, on.tokenizer, options.stop, 30)) <= kRounding);
         BOOST_TEST(count(results, FinishReason::stop) > 0);
         return;
     }

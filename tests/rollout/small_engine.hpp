@@ -135,6 +135,10 @@ inline std::vector<Request> usual_requests() {
 }
 inline const GenerationOptions kUsual{.max_new_tokens = 30, .seed = 5, .step = 9};
 
+/// Some units in the last place of a log-prob: what products over batches of other sizes and sums
+/// over pages of other sizes may differ by. Many BLAS kernels give the same bits.
+constexpr double kRounding = 5e-6;
+
 /// Largest difference of log-probs, beside their size where that is above 1; infinite where
 /// anything else differs.
 inline double distance(const Generated& a, const Generated& b) {
