@@ -5,7 +5,6 @@
 
 #include <boost/program_options.hpp>
 #include <chrono>
-#include <filesystem>
 #include <iostream>
 #include <thread>
 
@@ -15,6 +14,7 @@
 #include "gradus/deck/deck.hpp"
 #include "gradus/deck/parameters.hpp"
 #include "gradus/ranks/session.hpp"
+#include "gradus/stage/run.hpp"
 #include "gradus/stage/stage.hpp"
 #include "gradus/store/checkpoint.hpp"
 #include "gradus/store/show.hpp"
@@ -157,23 +157,12 @@ Deck share_deck(const Command& command, Communicator& world) {
     return world.rank() == 0 ? deck : resolve_deck_text(text, "deck.resolved", {});
 }
 
-/// The file that scripts read: launchers differ in which code they report.
-void leave_exit_file(const std::string& run_dir, int code) {
-    std::error_code ignored;
-    if (run_dir.empty() || !std::filesystem::is_directory(run_dir, ignored)) return;
-    try {
-        write_file_atomically(run_dir + "/exit", fmt::format("{}\n", code));
-    } catch (const Error& e) {
-        std::cerr << "gradus: " << e.what() << '\n';
-    }
-}
-
 /// A failure that all ranks see is told once, by rank 0: the others give it a moment to do so.
-[[noreturn]] void fail(MpiSession& session, const std::string& run_dir, int code,
+[[noreturn]] void fail(MpiSession& session, const std::string& run_dir, ExitCode code,
                        const std::string& phase, const std::string& message) {
     if (session.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
     leave_exit_file(run_dir, code);
-    session.abort(code, phase, message);
+    session.abort(static_cast<int>(code), phase, message);
 }
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
@@ -184,6 +173,7 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
         Deck deck;
         try {
             deck = share_deck(command, *world);
+            check_keys(deck);
         } catch (const DeckError& e) {
             // Every rank is here, so all end in order.
             if (session.rank() == 0) std::cerr << "gradus: " << e.what() << '\n';
@@ -191,17 +181,17 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
         }
         run_dir = deck.text("run.dir");
         install_signal_handlers(session.rank() == 0);
-        const int code = static_cast<int>(run_stage(deck, session, phase));
+        const ExitCode code = run_stage(deck, session, phase);
         if (session.rank() != 0) return 0;
         leave_exit_file(run_dir, code);
-        return code;
+        return static_cast<int>(code);
     } catch (const Error& e) {
-        fail(session, run_dir, static_cast<int>(e.code()), phase, e.what());
+        fail(session, run_dir, e.code(), phase, e.what());
     } catch (const std::bad_alloc&) {
-        fail(session, run_dir, static_cast<int>(ExitCode::internal), phase,
+        fail(session, run_dir, ExitCode::internal, phase,
              "out of memory on the host; use more ranks or smaller train.micro_tokens, rollout.slots");
     } catch (const std::exception& e) {
-        fail(session, run_dir, static_cast<int>(ExitCode::internal), phase, e.what());
+        fail(session, run_dir, ExitCode::internal, phase, e.what());
     }
 }
 

@@ -69,9 +69,6 @@ void Log::rank_line(const std::string& message) {
     // One write call, so that lines of several ranks do not mix.
     const std::string line = fmt::format("rank {} host {}: {}\n", rank_, host, message);
     [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
-    if (file_ == nullptr) return;
-    std::fputs(line.c_str(), file_);
-    std::fflush(file_);
 }
 
 void Log::progress(const std::string& text) {

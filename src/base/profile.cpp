@@ -29,6 +29,7 @@ void Profile::enter(std::string_view name) {
         it = index_.emplace(rows_.back().name, rows_.size() - 1).first;
     }
     open_.push_back({it->second, now_seconds(), 0});
+    entered_.fetch_add(1, std::memory_order_relaxed);
     current_.store(rows_[it->second].name.c_str(), std::memory_order_relaxed);
 }
 

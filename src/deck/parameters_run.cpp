@@ -16,7 +16,7 @@ std::vector<DeckKey> run_parameters() {
          "What this run does."},
         {"restart", text, "", "latest", "", "*",
          "Where to go on: `latest` (this run's newest checkpoint; none: start), `none` (start anew), or "
-         "the path of a checkpoint."},
+         "the path of a checkpoint to begin with where this run has none."},
 
         {"run.dir", path, "", kRequired, "", "*",
          "Run directory: log, metrics, rollouts, checkpoints. Made where it is missing."},

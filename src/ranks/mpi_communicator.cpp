@@ -112,8 +112,8 @@ class MpiCommunicator final : public Communicator {
         if (size_ == 1) return;
         thread_local std::vector<T> scratch;
         const auto n = static_cast<std::size_t>(size_);
-        for (std::size_t at = 0; at < data.size(); at += kChunk * n) {
-            const std::span<T> chunk = data.subspan(at, std::min(kChunk * n, data.size() - at));
+        for (std::size_t at = 0; at < data.size(); at += kChunk) {
+            const std::span<T> chunk = data.subspan(at, std::min(kChunk, data.size() - at));
             std::vector<int> starts(n + 1), counts(n);
             for (std::size_t r = 0; r <= n; ++r) starts[r] = count(chunk.size() * r / n);
             for (std::size_t r = 0; r < n; ++r) counts[r] = starts[r + 1] - starts[r];

@@ -13,10 +13,12 @@
 namespace gradus {
 
 Watchdog::Watchdog(double timeout, std::function<std::string()> phase,
-                   std::function<void(const std::string&)> last_words)
+                   std::function<void(const std::string&)> last_words,
+                   std::function<std::uint64_t()> activity)
     : timeout_(timeout),
       phase_(std::move(phase)),
       last_words_(std::move(last_words)),
+      activity_(std::move(activity)),
       last_(now_seconds()) {
     if (timeout_ > 0) thread_ = std::thread([this] { watch(); });
 }
@@ -35,9 +37,14 @@ void Watchdog::alive() { last_.store(now_seconds()); }
 
 void Watchdog::watch() {
     const auto period = std::chrono::duration<double>(std::min(1.0, timeout_ / 10));
+    std::uint64_t seen = 0;
     std::unique_lock lock(mutex_);
     while (!done_) {
         wake_.wait_for(lock, period);
+        if (const std::uint64_t now = activity_ ? activity_() : seen; now != seen) {
+            seen = now;
+            alive();
+        }
         const double silent = now_seconds() - last_.load();
         if (done_ || silent < timeout_) continue;
         const std::string line = fmt::format(

@@ -61,6 +61,8 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
                                     std::int64_t& skipped, const RowSource& source) {
     const std::string prompt = deck.text("data.prompt_field"), answer = deck.text("data.answer_field"),
                       id = deck.text("data.id_field"), system = deck.text("policy.system");
+    const std::int64_t longest = deck.integer("train.max_length");
+    const std::int64_t longest_response = deck.integer("rollout.max_new_tokens");
     std::vector<PromptRow> rows;
     skipped = for_each_row(deck, source, [&](const Json& json, std::int64_t line) {
         PromptRow row;
@@ -73,6 +75,11 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
         row.text = row.messages.back().content;
         row.reference = json.contains(answer) ? field(json, answer) : "";
         row.tokens = chat.render_prompt(row.messages);
+        const auto length = static_cast<std::int64_t>(row.tokens.size());
+        require<DataError>(length + longest_response <= longest,
+                           "the prompt has {} tokens; with rollout.max_new_tokens = {} that is more than "
+                           "train.max_length = {}",
+                           length, longest_response, longest);
         rows.push_back(std::move(row));
     });
     return rows;

@@ -10,12 +10,15 @@ StartPoint find_start(Run& run) {
     auto note = [&](const std::string& text) { run.log.warn("{}", text); };
     const std::string& restart = run.deck.text("restart");
     std::string own;
-    if (restart == "latest")
+    if (run.is_root() && restart != "none") {
         own = find_checkpoint(run.dir, note);
-    else if (restart != "none") {
-        own = find_checkpoint(restart, note);
-        require<CheckpointError>(!own.empty(), "restart = {}: there is no checkpoint", restart);
+        if (own.empty() && restart != "latest") {
+            own = find_checkpoint(restart, note);
+            require<CheckpointError>(!own.empty(), "restart = {}: there is no checkpoint", restart);
+        }
     }
+    // Rank 0 looks: file systems show new files to different nodes at different times.
+    own = run.grid.world().broadcast(own);
     if (own.empty()) {
         start.config = resolve_model(run.deck, *run.tokenizer, start.from, note);
         return start;
@@ -38,12 +41,12 @@ StartPoint find_start(Run& run) {
                                  own, start.config.to_json().dump(), asked.to_json().dump());
     }
     start.step = start.own->step();
-    // A deck that now asks for more steps goes on.
-    start.finished = state.value("finished", false) && start.step >= run.deck.integer("train.steps");
+    start.finished = state.value("finished", false);
     return start;
 }
 
 void load_start(Run& run, Stack& stack, const StartPoint& start) {
+    const Profile::Region region(run.profile, "checkpoint.read");
     if (start.own) {
         try {
             load_parameters(*stack.policy, *start.own, "weights");
@@ -80,6 +83,9 @@ Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)
     const std::string& time = run.deck.text("ckpt.every_time");
     every_time_ = time.empty() || time == "none" ? 0 : run.deck.number("ckpt.every_time");
     last_saved_at_ = started_;
+    // Until a checkpoint has been timed: at the rate of a slow shared file system.
+    constexpr double kSlowBytesPerSecond = 100e6;
+    run_.stop.observe_checkpoint(static_cast<double>(stack.checkpoint_bytes) / kSlowBytesPerSecond);
     run_.log.info("memory of this rank:\n{}", run_.arena.table());
     run_.log.info("{} parameters", format_count(static_cast<double>(stack.config.parameters())));
 }
@@ -92,6 +98,7 @@ void Lifecycle::begin_step() {
 
 bool Lifecycle::end_step(std::int64_t step) {
     stack_.checkpoints->poll();
+    run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
     run_.stop.observe_step(now_seconds() - step_began_);
     const StopRequest request = run_.stop.end_step();
     if (request == StopRequest::none || step >= total_) return false;

@@ -42,6 +42,7 @@ Json prompt_row(const char* split, std::int64_t i, const Problem& problem) {
 
 ExitCode run_problems(Run& run) {
     const Deck& deck = run.deck;
+    if (run.finished_before("summary.json")) return ExitCode::done;
     if (run.is_root()) {
         const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
         const ProblemOptions options{
@@ -49,9 +50,6 @@ ExitCode run_problems(Run& run) {
             .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
             .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
             .words = deck.number("problems.words")};
-        require<DeckError>(options.min_terms <= options.max_terms,
-                           "problems.min_terms = {} is more than problems.max_terms = {}",
-                           options.min_terms, options.max_terms);
         const DocumentOptions documents{.worked = deck.number("problems.worked"),
                                         .imperfect = deck.number("problems.imperfect"),
                                         .mixed = deck.number("problems.mixed")};

@@ -37,14 +37,16 @@ Json rollout_statistics(const std::vector<RolloutRow>& rows, const std::vector<N
     MeanSpread reward, length;
     double truncated = 0, flat_groups = 0, groups = 0;
     for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(group_size)) {
-        bool spread = false;
+        double low = INFINITY, high = -INFINITY;
         for (std::size_t i = first; i < first + static_cast<std::size_t>(group_size); ++i) {
-            if (std::isfinite(rows[i].reward)) reward.add(rows[i].reward);
             length.add(static_cast<double>(rows[i].tokens.size()));
             truncated += rows[i].finish == FinishReason::length;
-            spread |= rows[i].reward != rows[first].reward;
+            if (!std::isfinite(rows[i].reward)) continue;
+            reward.add(rows[i].reward);
+            low = std::min(low, rows[i].reward);
+            high = std::max(high, rows[i].reward);
         }
-        flat_groups += !spread;
+        flat_groups += !(low < high);
         ++groups;
     }
     out["reward_mean"] = reward.mean();
@@ -119,15 +121,6 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
       group_(static_cast<std::int32_t>(run.deck.integer("rl.group"))),
       held_out_(std::move(held_out)),
       measure_every_(run.deck.integer("eval.every")) {
-    require<DeckError>(!pool_.rewards().empty(),
-                       "stage = rl needs a reward: set reward.NAME.kind, for example "
-                       "reward.accuracy.kind = accuracy");
-    require<DeckError>(prompts_per_rollout_ % updates_ == 0,
-                       "rl.prompts = {} does not divide into rl.updates = {} parts of whole groups",
-                       prompts_per_rollout_, updates_);
-    require<DeckError>(group_ >= 2, "rl.group = {}: advantages need at least 2 samples a prompt",
-                       group_);
-    require<DeckError>(total_ > 0, "stage = rl needs train.steps (policy updates in all)");
 }
 
 /// This rank's samples, scored, with advantages; written to the rollout table.
@@ -157,14 +150,11 @@ void ReinforcementLearning::give_advantages(std::vector<RolloutRow>& rows, std::
         weights.push_back(run_.deck.schedule("reward." + reward.name + ".weight").at(step));
     for (RolloutRow& row : rows) {
         row.step = step;
-        bool scorable = false;
         row.reward = 0;
-        for (std::size_t r = 0; r < weights.size(); ++r) {
-            if (std::isnan(row.rewards[r])) continue;
-            row.reward += weights[r] * row.rewards[r];
-            scorable = true;
-        }
-        if (!scorable) row.reward = kUnscorable;
+        // One part that cannot be judged leaves the sum unknown.
+        for (std::size_t r = 0; r < weights.size(); ++r)
+            if (weights[r] != 0) row.reward += weights[r] * row.rewards[r];
+        if (std::isnan(row.reward)) row.reward = kUnscorable;
     }
     const GroupStd std = parse_group_std(run_.deck.text("loss.std"));
     const double eps = run_.deck.number("loss.std_eps");
@@ -182,6 +172,9 @@ PendingRollout ReinforcementLearning::make_pending(const std::vector<RolloutRow>
     PendingRollout pending;
     pending.number = rollouts_;
     pending.updates = updates_ * epochs_;
+    pending.prompts = prompts_per_rollout_;
+    pending.parts = updates_;
+    pending.temperature = run_.deck.schedule("rollout.temperature").at(step);
     pending.statistics = rollout_statistics(rows, pool_.rewards(), group_);
     const bool mask_truncated = run_.deck.flag("rl.mask_truncated");
     for (const RolloutRow& row : rows) {
@@ -203,19 +196,21 @@ PendingRollout ReinforcementLearning::make_pending(const std::vector<RolloutRow>
         pending.group.push_back(
             static_cast<std::int32_t>(row.group - rollouts_ * prompts_per_rollout_));
     }
-    const double temperature = run_.deck.schedule("rollout.temperature").at(step);
     const std::string& old = run_.deck.text("rl.old_logprobs");
     // One update from one rollout is on-policy: the ratio is 1 by definition, nothing to compute.
     if (old == "sampler") {
         for (Sequence& s : pending.sequences) s.old_log_prob = s.sampler_log_prob;
-    } else if (pending.updates > 1) {
+    } else if (old == "trainer" || pending.updates > 1) {
         Profile::Region region(run_.profile, "logprobs.old");
-        auto all = stack_.trainer->log_probs(*stack_.policy, pending.sequences, temperature);
+        auto all = stack_.trainer->log_probs(*stack_.policy, pending.sequences, pending.temperature);
         for (std::size_t i = 0; i < all.size(); ++i) pending.sequences[i].old_log_prob = std::move(all[i]);
     }
-    if (run_.deck.schedule("loss.kl_coef").at(step) != 0) {
+    const Schedule kl_coef = run_.deck.schedule("loss.kl_coef");
+    bool reference_wanted = false;
+    for (std::int64_t i = 0; i < pending.updates; ++i) reference_wanted |= kl_coef.at(step + i) != 0;
+    if (reference_wanted) {
         Profile::Region region(run_.profile, "logprobs.reference");
-        auto all = stack_.trainer->log_probs(*stack_.reference, pending.sequences, temperature);
+        auto all = stack_.trainer->log_probs(*stack_.reference, pending.sequences, pending.temperature);
         for (std::size_t i = 0; i < all.size(); ++i) pending.sequences[i].ref_log_prob = std::move(all[i]);
     }
     return pending;
@@ -237,10 +232,9 @@ Trainer::PolicyResult ReinforcementLearning::update(std::int64_t step, double lr
         .kl_coef = deck.schedule("loss.kl_coef").at(step),
         .entropy_coef = deck.schedule("loss.entropy_coef").at(step),
         .aggregation = parse_aggregation(deck.text("loss.aggregation"))};
-    const std::vector<Sequence> batch = pending_.batch(seed_, prompts_per_rollout_, updates_);
+    const std::vector<Sequence> batch = pending_.batch(seed_);
     ++pending_.next;
-    const double temperature = deck.schedule("rollout.temperature").at(step);
-    return stack_.trainer->policy_step(batch, options, temperature, lr);
+    return stack_.trainer->policy_step(batch, options, pending_.temperature, lr);
 }
 
 double ReinforcementLearning::measure(std::int64_t step) {
@@ -308,6 +302,14 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         rollouts_ = state.at("rollouts");
         tokens_ = state.at("tokens");
         pending_ = PendingRollout::load(*start.own);
+        require<DeckError>(
+            pending_.empty() || (pending_.prompts == prompts_per_rollout_ &&
+                                 pending_.parts == updates_ && pending_.updates == updates_ * epochs_),
+            "{} stands in the middle of a rollout of rl.prompts = {}, rl.updates = {}, rl.epochs = {}; "
+            "the deck now has {}, {}, {}: go on with the old values, or from another checkpoint",
+            start.own->directory(), pending_.prompts, pending_.parts,
+            pending_.updates / std::max<std::int64_t>(1, pending_.parts), prompts_per_rollout_, updates_,
+            epochs_);
     }
     const double tokens_before = tokens_;
     start.own.reset();
@@ -323,7 +325,8 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         const Trainer::PolicyResult result = life.guarded([&] { return update(step, lr); });
         ++step;
         tokens_ += result.tokens;
-        record(step, result, lr, measure(step), now_seconds() - began, life);
+        const double pass = measure(step);
+        record(step, result, lr, pass, now_seconds() - began, life);
         if (reference_every_ > 0 && step % reference_every_ == 0)
             stack_.ops->copy(stack_.reference->flat_values(), stack_.policy->flat_values());
         const bool stop = life.end_step(step);
@@ -345,20 +348,23 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
 
 ExitCode run_rl(Run& run) {
     StartPoint start = find_start(run);
-    if (start.finished) {
+    if (start.finished && start.step >= run.deck.integer("train.steps")) {
         run.log.info("finished before, at step {}: nothing to do", start.step);
         return ExitCode::done;
     }
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
-                stack_needs(run.deck));
-    load_start(run, stack, start);
     std::int64_t skipped = 0;
-    std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
+    auto read = [&](const RowSource& source) {
+        const Profile::Region region(run.profile, "data.read");
+        return read_prompts(run.deck, run.chat, skipped, source);
+    };
+    std::vector<PromptRow> prompts = read({});
     run.log.info("{} prompts, {} lines skipped", prompts.size(), skipped);
     std::vector<PromptRow> held_out;
     if (run.deck.integer("eval.every") > 0)
-        held_out = read_prompts(run.deck, run.chat, skipped,
-                                {.files = "data.eval_path", .limit = "eval.limit"});
+        held_out = read({.files = "data.eval_path", .limit = "eval.limit"});
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+                stack_needs(run.deck));
+    load_start(run, stack, start);
     run.cut_back(start.step);
     return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out)).loop(start);
 }

@@ -6,8 +6,8 @@
 
 namespace gradus {
 
-std::vector<Sequence> PendingRollout::batch(std::uint64_t seed, std::int64_t groups,
-                                            std::int64_t updates_per_epoch) const {
+std::vector<Sequence> PendingRollout::batch(std::uint64_t seed) const {
+    const std::int64_t groups = prompts, updates_per_epoch = parts;
     const std::int64_t epoch = next / updates_per_epoch, part = next % updates_per_epoch;
     const std::int64_t epochs = updates / updates_per_epoch;
     std::vector<std::int64_t> order(static_cast<std::size_t>(groups));
@@ -75,8 +75,15 @@ Json PendingRollout::state() const {
         old_given |= !s.old_log_prob.empty();
         ref_given |= !s.ref_log_prob.empty();
     }
-    return {{"number", number},   {"next", next},           {"updates", updates},
-            {"old", old_given},   {"reference", ref_given}, {"statistics", statistics}};
+    return {{"number", number},
+            {"next", next},
+            {"updates", updates},
+            {"temperature", temperature},
+            {"prompts", prompts},
+            {"parts", parts},
+            {"old", old_given},
+            {"reference", ref_given},
+            {"statistics", statistics}};
 }
 
 PendingRollout PendingRollout::load(const CheckpointReader& reader) {
@@ -85,6 +92,9 @@ PendingRollout PendingRollout::load(const CheckpointReader& reader) {
     rollout.number = state.at("number");
     rollout.next = state.at("next");
     rollout.updates = state.at("updates");
+    rollout.temperature = state.at("temperature");
+    rollout.prompts = state.at("prompts");
+    rollout.parts = state.at("parts");
     rollout.statistics = state.at("statistics");
     if (rollout.empty()) return rollout;
     auto column = [&](const char* name, auto& values) {

@@ -20,13 +20,14 @@ class PendingRollout {
     std::vector<std::int32_t> group;    ///< place of the sequence's group within the rollout
     std::int64_t number = 0;            ///< of the rollout, counts from 0
     std::int64_t next = 0, updates = 0;
+    double temperature = 1;             ///< that it was sampled at; holds for all its updates
+    std::int64_t prompts = 0, parts = 0;  ///< rl.prompts and rl.updates that it was made with
     Json statistics = Json::object();   ///< of rewards and lengths, for metrics
 
     bool empty() const { return next >= updates; }
     /// The sequences of update `next`: whole groups, in the order of a permutation addressed by
     /// (seed, rollout, epoch).
-    std::vector<Sequence> batch(std::uint64_t seed, std::int64_t groups,
-                                std::int64_t updates_per_epoch) const;
+    std::vector<Sequence> batch(std::uint64_t seed) const;
 
     /// Slabs "rollout/..." over this data rank's part; they point into `storage`.
     struct Storage {

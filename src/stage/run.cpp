@@ -68,13 +68,26 @@ Run::Run(const Deck& d, MpiSession& session)
       watchdog(
           duration_or(d, "run.timeout", 600),
           [this] { return profile.current(); },
-          [this](const std::string& words) { log.rank_line(words); }),
+          [this](const std::string& words) {
+              log.rank_line(words);
+              leave_exit_file(dir, ExitCode::internal);
+          },
+          [this] { return profile.entered(); }),
       started_(now_seconds()) {
     if (!is_root()) return;
     log.open_file(path("run.log"));
     write_file_atomically(path("deck.resolved"), deck.resolved());
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
+}
+
+bool Run::finished_before(const std::string& name) {
+    const std::filesystem::path file = std::filesystem::path(dir) / name;
+    // Rank 0 looks: file systems show new files to different nodes at different times.
+    const bool there = is_root() && deck.text("restart") != "none" && std::filesystem::exists(file);
+    if (grid.world().broadcast(there ? "yes" : "no") == "no") return false;
+    log.info("{} is there: nothing to do", file.string());
+    return true;
 }
 
 void Run::metric(const Json& row) {
@@ -125,6 +138,19 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
                     {"tokens_per_s", tokens / seconds}};
     if (!extra.is_null()) summary.update(extra);
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
+}
+
+void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {
+    try {
+        std::error_code ignored;
+        if (run_dir.empty() || !std::filesystem::is_directory(run_dir, ignored)) return;
+        // Several ranks may fail at once: each writes a file of its own and renames it.
+        const std::string mine = fmt::format("{}/exit.{}", run_dir, getpid());
+        write_file_atomically(mine, fmt::format("{}\n", static_cast<int>(code)));
+        std::filesystem::rename(mine, run_dir + "/exit");
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "gradus: the file exit cannot be written: %s\n", e.what());
+    }
 }
 
 Json lap_times(Profile& profile) {

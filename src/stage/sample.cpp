@@ -75,10 +75,7 @@ class Filters {
 ExitCode run_sample(Run& run) {
     const std::string& asked = run.deck.text("sample.output");
     const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
-    if (run.deck.text("restart") != "none" && std::filesystem::exists(output)) {
-        run.log.info("{} is there: nothing to do", output);
-        return ExitCode::done;
-    }
+    if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
     const std::unique_ptr<Stack> stack = load_policy(run);
     std::vector<NamedReward> rewards = standard_rewards(run.deck);
     rewards.push_back({"repetition", make_repetition_reward()});

@@ -16,7 +16,7 @@ ExitCode run_score(Run& run) {
                       response = run.deck.text("data.response_field"),
                       answer = run.deck.text("data.answer_field");
     std::vector<NamedReward> rewards = deck_rewards(run.deck);
-    require<DeckError>(!rewards.empty(), "stage = score needs a reward: set reward.NAME.kind");
+    if (run.finished_before("summary.json")) return ExitCode::done;
     if (run.is_root()) {
         RewardPool pool(std::move(rewards), 1);
         std::vector<Json> rows;

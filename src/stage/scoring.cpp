@@ -158,7 +158,10 @@ std::unique_ptr<Stack> load_policy(Run& run) {
 std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
                                    std::int32_t samples, Stream stream) {
     std::int64_t skipped = 0;
-    const std::vector<PromptRow> prompts = read_prompts(run.deck, run.chat, skipped);
+    const std::vector<PromptRow> prompts = [&] {
+        const Profile::Region region(run.profile, "data.read");
+        return read_prompts(run.deck, run.chat, skipped);
+    }();
     run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), skipped, samples);
     std::vector<std::int64_t> all(prompts.size());
     std::iota(all.begin(), all.end(), 0);
@@ -167,6 +170,7 @@ std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedRewa
     RewardPool pool(std::move(rewards), 1);
     GenerationOptions options = resolve_generation(run.deck, 0);
     options.stream = stream;
+    run.cut_back(0);
     std::vector<RolloutRow> mine = generate_and_score(
         run, stack, pool,
         {.rows = prompts, .prompts = all, .groups = all, .samples = samples, .options = options});

@@ -25,6 +25,9 @@ ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
     ModelConfig c;
     const std::string& vocab = deck.text("model.vocab_size");
     c.vocab_size = vocab == "auto" ? tokenizer.vocab_size() : deck.integer("model.vocab_size");
+    require<DeckError>(c.vocab_size == tokenizer.vocab_size(),
+                       "{}: model.vocab_size = {}, but the tokenizer has {} tokens; leave the key out",
+                       deck.origin("model.vocab_size"), c.vocab_size, tokenizer.vocab_size());
     c.hidden = deck.integer("model.hidden");
     c.layers = deck.integer("model.layers");
     c.heads = deck.integer("model.heads");
@@ -45,6 +48,10 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
              const Tokenizer& tokenizer, Arena& arena, Profile& profile, const StackNeeds& needs)
     : config(model_config) {
     config.check(grid.tensor_size());
+    require<DeckError>(!needs.generate || deck.integer("train.max_length") <= config.max_positions,
+                       "{}: train.max_length = {} is more than the model's max_positions = {}",
+                       deck.origin("train.max_length"), deck.integer("train.max_length"),
+                       config.max_positions);
     const Transformer::Limits limits = model_limits(deck, config, needs);
     ops = make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
                         .max_length = limits.max_length,
@@ -77,6 +84,7 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         if (reference)
             for (const Slab& slab : parameter_slabs(*reference, grid, "reference"))
                 bytes += slab.box.elements() * size_of(slab.dtype);
+        checkpoint_bytes = bytes;
         checkpoints = std::make_unique<CheckpointWriter>(
             grid.world(),
             CheckpointOptions{.run_dir = deck.text("run.dir"),

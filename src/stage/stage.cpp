@@ -13,6 +13,56 @@
 
 namespace gradus {
 
+void check_keys(const Deck& deck) {
+    std::string wrong;
+    auto want = [&](bool good, const std::string& what) {
+        if (!good) wrong += "\n  " + what;
+    };
+    const std::string& stage = deck.stage();
+    if (stage == "rl" || stage == "score")
+        want(!deck.names("reward").empty(),
+             fmt::format("stage = {} needs a reward: set reward.NAME.kind, for example "
+                         "reward.accuracy.kind = accuracy",
+                         stage));
+    if (stage == "rl") {
+        auto whole = [&](const char* key) { return deck.integer(key); };
+        want(whole("rl.prompts") % whole("rl.updates") == 0,
+             fmt::format("{}: rl.prompts = {} does not divide into rl.updates = {} parts of whole groups",
+                         deck.origin("rl.updates"), whole("rl.prompts"), whole("rl.updates")));
+        want(whole("rl.group") >= 2, fmt::format("{}: rl.group = {}: advantages need at least 2 samples "
+                                                 "a prompt", deck.origin("rl.group"), whole("rl.group")));
+        want(whole("train.steps") > 0, "stage = rl needs train.steps (policy updates in all)");
+        want(deck.number("rollout.top_p") == 1 && whole("rollout.top_k") == 0,
+             "stage = rl samples from the whole distribution that it trains: leave rollout.top_p = 1 and "
+             "rollout.top_k = 0");
+        for (double level : deck.schedule("rollout.temperature").levels())
+            want(level > 0, fmt::format("{}: stage = rl needs a rollout.temperature > 0",
+                                        deck.origin("rollout.temperature")));
+        want(whole("train.micro_tokens") >= whole("train.max_length"),
+             fmt::format("{}: train.micro_tokens = {} does not hold a sequence of train.max_length = {}",
+                         deck.origin("train.micro_tokens"), whole("train.micro_tokens"),
+                         whole("train.max_length")));
+        want(whole("eval.every") == 0 || !deck.list("data.eval_path").empty(),
+             fmt::format("{}: eval.every needs data.eval_path", deck.origin("eval.every")));
+    }
+    if (stage == "pretrain" || stage == "sft")
+        want((deck.number("train.epochs") > 0) != (deck.integer("train.steps") > 0),
+             fmt::format("set exactly one of train.steps (= {}) and train.epochs (= {})",
+                         deck.integer("train.steps"), deck.number("train.epochs")));
+    if (stage == "problems")
+        want(deck.integer("problems.min_terms") <= deck.integer("problems.max_terms"),
+             fmt::format("{}: problems.min_terms = {} is more than problems.max_terms = {}",
+                         deck.origin("problems.min_terms"), deck.integer("problems.min_terms"),
+                         deck.integer("problems.max_terms")));
+    if (deck.stage() == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
+        stage == "evaluate")
+        want(deck.integer("data.shard") < deck.integer("data.num_shards"),
+             fmt::format("{}: data.shard = {} is not one of data.num_shards = {} parts, which count from 0",
+                         deck.origin("data.shard"), deck.integer("data.shard"),
+                         deck.integer("data.num_shards")));
+    require<DeckError>(wrong.empty(), "the deck's keys do not fit together:{}", wrong);
+}
+
 namespace {
 
 ExitCode dispatch(Run& run, const std::string& stage) {
@@ -45,7 +95,10 @@ std::vector<std::string> inputs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "score") return {deck.text("score.input")};
     if (stage == "problems" || stage == "bench") return {};
-    return deck.list("data.path");
+    std::vector<std::string> files = deck.list("data.path");
+    if (stage == "rl")
+        for (const std::string& file : deck.list("data.eval_path")) files.push_back(file);
+    return files;
 }
 
 void check_inputs(const Deck& deck, Plan& plan) {
@@ -93,6 +146,7 @@ std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& g
 }  // namespace
 
 Plan plan_stage(const Deck& deck, int ranks) {
+    check_keys(deck);
     const std::string& stage = deck.stage();
     const auto tensor = static_cast<int>(deck.integer("grid.tensor"));
     require<DeckError>(ranks > 0 && ranks % tensor == 0,

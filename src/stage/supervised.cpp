@@ -36,9 +36,6 @@ class BatchCursor {
 std::int64_t total_steps(const Deck& deck, const std::vector<Sequence>& data) {
     const double epochs = deck.number("train.epochs");
     const std::int64_t steps = deck.integer("train.steps");
-    require<DeckError>((epochs > 0) != (steps > 0),
-                       "set exactly one of train.steps and train.epochs (steps = {}, epochs = {})",
-                       steps, epochs);
     if (steps > 0) return steps;
     double tokens = 0;
     for (const Sequence& s : data) tokens += static_cast<double>(s.tokens.size());
@@ -51,21 +48,22 @@ std::int64_t total_steps(const Deck& deck, const std::vector<Sequence>& data) {
 ExitCode run_supervised(Run& run) {
     const bool everything = run.deck.stage() == "pretrain";
     StartPoint start = find_start(run);
-    if (start.finished) {
+    std::int64_t skipped = 0;
+    const std::int64_t longest = std::min({run.deck.integer("train.max_length"),
+                                           start.config.max_positions,
+                                           run.deck.integer("train.micro_tokens")});
+    const std::vector<Sequence> data = [&] {
+        const Profile::Region region(run.profile, "data.read");
+        return read_sequences(run.deck, run.chat, *run.tokenizer, everything, longest, skipped);
+    }();
+    const std::int64_t total = total_steps(run.deck, data);
+    if (start.finished && start.step >= total) {
         run.log.info("finished before, at step {}: nothing to do", start.step);
         return ExitCode::done;
     }
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
                 {.train = true});
     load_start(run, stack, start);
-
-    std::int64_t skipped = 0;
-    const std::int64_t longest = std::min({run.deck.integer("train.max_length"),
-                                           start.config.max_positions,
-                                           run.deck.integer("train.micro_tokens")});
-    const std::vector<Sequence> data = read_sequences(run.deck, run.chat, *run.tokenizer, everything,
-                                                      longest, skipped);
-    const std::int64_t total = total_steps(run.deck, data);
     run.log.info("{} sequences, {} lines skipped; {} steps", data.size(), skipped, total);
 
     const auto seed = static_cast<std::uint64_t>(run.deck.integer("run.seed"));

@@ -246,9 +246,9 @@ std::vector<RolloutName> rollout_files(const std::string& run_dir) {
     return files;
 }
 
-void cut_rollouts(const std::string& run_dir, std::int64_t last) {
+void cut_rollouts(const std::string& run_dir, std::int64_t from) {
     for (const RolloutName& file : rollout_files(run_dir)) {
-        if (file.step <= last && !file.unfinished) continue;
+        if (file.step < from && !file.unfinished) continue;
         std::error_code problem;
         fs::remove(file.path, problem);
         require<DataError>(!problem, "cannot remove {}: {}", file.path, problem.message());

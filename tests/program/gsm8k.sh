@@ -28,5 +28,8 @@ is "every number is finite" "$(jq -s 'map(.loss, .grad_norm, .kl, .entropy, .rew
 is "the trainer sees what the sampler saw" "$(jq -s 'map(.sampler_gap_max < 1e-4) | all' rl/metrics.jsonl)" true
 # Every question came through whole, non-ASCII characters included.
 "$gradus" show rl --pick all --count 1000 >shown
-holds "questions are shown as they are" grep -qFf <(jq -r .question "$GRADUS_DATA/gsm8k/train.jsonl" | grep -v '^$') shown
+jq -r .question "$GRADUS_DATA/gsm8k/train.jsonl" >questions
+awk '/^---- prompt$/ { on = 1; next } /^---- / { on = 0 } on' shown | sort -u >prompts
+holds "prompts are shown" test "$(wc -l <prompts)" -ge 6
+is "lines of shown prompts that stand in no question" "$(grep -cvxFf questions prompts)" 0
 finish

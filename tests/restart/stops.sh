@@ -38,6 +38,12 @@ ends file
 start time run.walltime=4s run.stop_margin=1s
 ends time
 
+# The automatic margin: a checkpoint is complete before the budget ends (and 1.5 s for the launcher).
+began="$(date +%s.%N)"
+start auto run.walltime=6s train.tokens_per_step=60000
+ends auto
+holds "auto: ends within the budget" awk "BEGIN { exit !($(date +%s.%N) - $began < 7.5) }"
+
 start dead
 victim="$(pgrep -P "$launcher" | tail -n 1)"
 kill -KILL "$victim"
@@ -52,4 +58,9 @@ wait "$launcher"
 holds "a rank that stands still: the run fails" test "$?" -ne 0
 kill -KILL "$victim" 2>/dev/null
 has "a rank that stands still: who waited, and where" "$(cat hangs.out)" "no progress"
+is "a rank that stands still: file exit" "$(cat hangs/exit)" 70
+
+# A step longer than the time-out is no standstill as long as its parts go on.
+run 2 "$here/pretrain.in" "run.dir=$ROOT/slow" train.steps=2 train.tokens_per_step=400000 run.timeout=2s
+is "a long step is no standstill" "$rc" 0
 finish

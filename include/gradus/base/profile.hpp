@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <string>
@@ -44,6 +45,8 @@ class Profile {
     std::string current() const;
     /// The innermost region that an exception has left, "" if none has.
     const std::string& failed() const { return failed_; }
+    /// Regions entered so far: grows as long as the run goes on. Readable from the watchdog thread.
+    std::uint64_t entered() const { return entered_.load(std::memory_order_relaxed); }
     /// Rows in order of first use.
     std::vector<Row> rows() const;
     /// Seconds since construction.
@@ -76,6 +79,7 @@ class Profile {
     std::string failed_;
     // For the watchdog: points at a name that lives as long as the profile.
     std::atomic<const char*> current_{"idle"};
+    std::atomic<std::uint64_t> entered_{0};
 };
 
 }  // namespace gradus

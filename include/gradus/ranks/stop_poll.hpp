@@ -13,9 +13,9 @@ namespace gradus {
 /// an MPI_Ibcast, `end_step` completes it, so every rank learns of a decision at the same step.
 class StopPoll {
   public:
-    /// `walltime` seconds from process start to the end of the allocation, <= 0: none.
-    /// `margin` seconds to keep for the last step and checkpoint, <= 0: twice the longest checkpoint
-    /// plus the longest step seen. `stop_file`: its existence asks for `soon`.
+    /// `walltime` seconds from now to the end of the allocation, <= 0: none.
+    /// `margin` seconds to keep for the last step and checkpoint, <= 0: twice the longest step (the
+    /// one in which a decision falls is still made) and twice the longest checkpoint seen. `stop_file`: its existence asks for `soon`.
     StopPoll(MPI_Comm world, double walltime, double margin, std::string stop_file);
     ~StopPoll();
     StopPoll(const StopPoll&) = delete;

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <string>
@@ -15,9 +16,11 @@ namespace gradus {
 /// _exit(70); the launcher ends the other ranks.
 class Watchdog {
   public:
-    /// `phase` is called from the watchdog thread and must not block. `timeout` <= 0: no thread.
+    /// `phase` and `activity` are called from the watchdog thread and must not block; a change of
+    /// `activity`'s number counts as progress. `timeout` <= 0: no thread.
     Watchdog(double timeout, std::function<std::string()> phase,
-             std::function<void(const std::string&)> last_words);
+             std::function<void(const std::string&)> last_words,
+             std::function<std::uint64_t()> activity = {});
     ~Watchdog();
     Watchdog(const Watchdog&) = delete;
     Watchdog& operator=(const Watchdog&) = delete;
@@ -31,6 +34,7 @@ class Watchdog {
     double timeout_;
     std::function<std::string()> phase_;
     std::function<void(const std::string&)> last_words_;
+    std::function<std::uint64_t()> activity_;
     std::atomic<double> last_;
     std::mutex mutex_;
     std::condition_variable wake_;

@@ -18,7 +18,7 @@ struct StartPoint {
     std::unique_ptr<CheckpointReader> from;  ///< weights of an earlier stage
     ModelConfig config;
     std::int64_t step = 0;  ///< updates made
-    bool finished = false;  ///< the run has reached its goal before
+    bool finished = false;  ///< reached the goal of its deck then; one that asks for more goes on
 };
 
 /// Reads the `restart` and `model.from` keys. Throws CheckpointError with what to do.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gradus/base/exit_code.hpp"
 #include "gradus/base/json_lines.hpp"
 #include "gradus/base/log.hpp"
 #include "gradus/base/profile.hpp"
@@ -41,6 +42,9 @@ class Run {
 
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
+    /// Whether a stage without checkpoints has left its result, the file `name` of the run directory
+    /// (or an absolute path), before; says so. Never where restart = none.
+    bool finished_before(const std::string& name);
     /// Appends to metrics.jsonl (rank 0).
     void metric(const Json& row);
     /// Cuts metrics.jsonl and rollouts back to step `last`; called on start and restart.
@@ -52,6 +56,10 @@ class Run {
     std::unique_ptr<JsonLinesWriter> metrics_;
     double started_;
 };
+
+/// Writes the file `exit` of a run directory, which scripts read: launchers differ in which code they
+/// report. Says so on stderr where it cannot; does nothing where the directory is not there.
+void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept;
 
 /// Seconds of the run so far by phase, for metrics: {"train": 1.2, ...}; resets.
 Json lap_times(Profile& profile);

@@ -38,6 +38,7 @@ struct Stack {
     std::unique_ptr<Trainer> trainer;
     std::unique_ptr<Engine> engine;
     std::unique_ptr<CheckpointWriter> checkpoints;
+    std::int64_t checkpoint_bytes = 0;  ///< this rank's share of a checkpoint, at most
 };
 
 /// The shape of the model: of the checkpoint that `model.from` names, else of the `model.` keys.

@@ -9,6 +9,9 @@
 
 namespace gradus {
 
+/// Keys that must fit together. Throws DeckError with all that do not, before anything is allocated.
+void check_keys(const Deck& deck);
+
 /// Runs the stage that the deck names on all ranks. Returns done or again; throws on failure, with the
 /// phase that failed (profile region) in `phase`.
 ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase);

@@ -39,7 +39,8 @@ struct RolloutFile {
 RolloutFile read_rollouts(const std::string& path);
 /// run_dir/rollouts/stepNNNNNNN.rankRRRRR.partPPP.h5
 std::string rollout_path(const std::string& run_dir, std::int64_t step, int rank, int part);
-/// Rollout files of a run with step > `last` (left by work that a restart repeats) are removed.
-void cut_rollouts(const std::string& run_dir, std::int64_t last);
+/// Removes the rollout files of a run with step >= `from`: a restart after `from` updates samples
+/// them anew (what a checkpoint holds half used was sampled before).
+void cut_rollouts(const std::string& run_dir, std::int64_t from);
 
 }  // namespace gradus
