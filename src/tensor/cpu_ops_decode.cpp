@@ -59,14 +59,16 @@ void add_scaled(float* __restrict out, const float* __restrict x, float factor, 
 /// One query head against one sequence: online softmax (Milakov and Gimelshein 2018) over chunks of
 /// at most kTokens tokens that do not cross a page. The order of the sums depends on the length and
 /// on the page size alone.
+template <std::int64_t kDim>
 struct DecodeHead {
     const PagedCache& cache;
     std::int64_t kv_stride;  ///< nkv D
-    std::int64_t head_dim;
+    std::int64_t any_dim;
     float scale;
 
-    void run(float* out, const float* q, const std::int32_t* pages, std::int64_t length,
+    void run(float* __restrict out, const float* q, const std::int32_t* pages, std::int64_t length,
              std::int64_t kv_at) const {
+        const std::int64_t head_dim = kDim > 0 ? kDim : any_dim;
         std::fill_n(out, head_dim, 0.0f);
         float max = -std::numeric_limits<float>::infinity();
         float sum = 0;
@@ -84,6 +86,7 @@ struct DecodeHead {
 
     void chunk(float* out, const float* q, std::int64_t at, std::int64_t n, float& max,
                float& sum) const {
+        const std::int64_t head_dim = kDim > 0 ? kDim : any_dim;
         const float* k = cache.keys.f32() + at;
         const float* v = cache.values.f32() + at;
         float scores[kTokens];
@@ -110,13 +113,14 @@ struct DecodeHead {
 
 }  // namespace
 
-void CpuOps::attention_decode(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
+template <std::int64_t kDim>
+static void decode_rows(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
                               Tensor lengths, const AttentionShape& shape) {
     const auto rows = q.dim(0);
     const auto d = shape.head_dim;
     const auto group = shape.heads / shape.kv_heads;
     const auto max_pages = page_table.dim(1);
-    const DecodeHead head{cache, shape.kv_heads * d, d, shape.scale};
+    const DecodeHead<kDim> head{cache, shape.kv_heads * d, d, shape.scale};
     for (std::int64_t b = 0; b < rows; ++b) {
         const std::int64_t length = lengths.i32()[b];
         require(length <= max_pages * cache.page_size,
@@ -127,6 +131,16 @@ void CpuOps::attention_decode(Tensor out, Tensor q, const PagedCache& cache, Ten
             head.run(out.f32() + at, q.f32() + at, page_table.i32() + b * max_pages, length,
                      h / group * d);
         }
+    }
+}
+
+void CpuOps::attention_decode(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
+                              Tensor lengths, const AttentionShape& shape) {
+    switch (shape.head_dim) {
+        case 32: return decode_rows<32>(out, q, cache, page_table, lengths, shape);
+        case 64: return decode_rows<64>(out, q, cache, page_table, lengths, shape);
+        case 128: return decode_rows<128>(out, q, cache, page_table, lengths, shape);
+        default: return decode_rows<0>(out, q, cache, page_table, lengths, shape);
     }
 }
 
