@@ -10,19 +10,14 @@
 #include <limits>
 #include <map>
 
+#include "../mpi_fixture.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 
 namespace gradus {
 namespace {
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 const Grid& grid() {

@@ -5,6 +5,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "../model/small_models.hpp"
+#include "../mpi_fixture.hpp"
 
 namespace gradus {
 namespace {
@@ -14,13 +15,7 @@ using test::Instance;
 using test::Packed;
 using test::Tokens;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 constexpr double kRounding = 1e-5;

@@ -4,6 +4,7 @@
 #include <boost/test/unit_test.hpp>
 #include <vector>
 
+#include "../mpi_fixture.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 #include "gradus/ranks/grid.hpp"
@@ -13,13 +14,7 @@
 namespace gradus {
 namespace {
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 float noise(int rank, std::size_t i) {

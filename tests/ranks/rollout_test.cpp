@@ -4,6 +4,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "../mpi_fixture.hpp"
 #include "../rollout/small_engine.hpp"
 #include "gradus/base/error.hpp"
 
@@ -17,13 +18,7 @@ using test::one_rank;
 using test::SmallEngine;
 using test::usual_requests;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 /// The largest tensor size that divides the world and the model's two key/value heads.

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <vector>
 
+#include "../mpi_fixture.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/ranks/grid.hpp"
 #include "gradus/store/checkpoint.hpp"
@@ -20,13 +21,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 /// A folder that all ranks see; the last one to leave removes it.

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "../mpi_fixture.hpp"
 #include "../train/tiny.hpp"
 #include "gradus/base/error.hpp"
 
@@ -19,13 +20,7 @@ using test::make_policy_batch;
 using test::Tiny;
 using test::tiny_batch;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 int world_size() {

@@ -4,6 +4,7 @@
 #include <boost/test/unit_test.hpp>
 #include <set>
 
+#include "../mpi_fixture.hpp"
 #include "../train/tiny.hpp"
 #include "gradus/base/error.hpp"
 #include "small_engine.hpp"
@@ -19,13 +20,7 @@ using test::one_rank;
 using test::SmallEngine;
 using test::usual_requests;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 const std::vector<Generated>& usual_results() {

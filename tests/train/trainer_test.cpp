@@ -7,6 +7,7 @@
 #include <boost/test/unit_test.hpp>
 #include <limits>
 
+#include "../mpi_fixture.hpp"
 #include "gradus/base/error.hpp"
 #include "tiny.hpp"
 
@@ -18,13 +19,7 @@ using test::make_policy_batch;
 using test::Tiny;
 using test::tiny_batch;
 
-struct Mpi {
-    Mpi() {
-        auto& suite = boost::unit_test::framework::master_test_suite();
-        MPI_Init(&suite.argc, &suite.argv);
-    }
-    ~Mpi() { MPI_Finalize(); }
-};
+using test::Mpi;
 BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 const Grid& grid() {
