@@ -5,6 +5,7 @@
 
 #include <boost/program_options.hpp>
 #include <chrono>
+#include <cstdio>
 #include <iostream>
 #include <thread>
 
@@ -162,6 +163,10 @@ Deck share_deck(const Command& command, Communicator& world) {
                        const std::string& phase, const std::string& message) {
     if (session.rank() != 0) std::this_thread::sleep_for(std::chrono::seconds(2));
     leave_exit_file(run_dir, code);
+    if (std::FILE* log = run_dir.empty() ? nullptr : std::fopen((run_dir + "/run.log").c_str(), "a")) {
+        fmt::print(log, "error on rank {} in phase {}: {}\n", session.rank(), phase, message);
+        std::fclose(log);
+    }
     session.abort(static_cast<int>(code), phase, message);
 }
 

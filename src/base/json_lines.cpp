@@ -34,10 +34,11 @@ void write_all(int descriptor, const std::string& text, const std::string& path)
 }  // namespace
 
 void for_each_json_line(const std::string& path,
-                        const std::function<void(const Json&, std::int64_t)>& row) {
+                        const std::function<void(const Json&, std::int64_t)>& row,
+                        const std::function<void(std::int64_t)>& bad) {
+    require<DataError>(!std::filesystem::is_directory(path), "cannot read {}: it is a folder", path);
     std::ifstream in(path);
-    require<DataError>(in.good() && !std::filesystem::is_directory(path), "cannot read {}: {}", path,
-                       std::strerror(errno));
+    require<DataError>(in.good(), "cannot read {}: {}", path, std::strerror(errno));
     std::string line;
     for (std::int64_t number = 1; std::getline(in, line); ++number) {
         if (!line.empty() && line.back() == '\r') line.pop_back();
@@ -46,7 +47,11 @@ void for_each_json_line(const std::string& path,
         try {
             object = Json::parse(line);
         } catch (const nlohmann::json::exception& error) {
-            throw DataError(fmt::format("{}:{}: not a JSON object: {}", path, number, error.what()));
+            if (!bad) throw DataError(fmt::format("{}:{}: not a JSON object: {}", path, number, error.what()));
+        }
+        if (bad && !object.is_object()) {
+            bad(number);
+            continue;
         }
         require<DataError>(object.is_object(), "{}:{}: a JSON object is expected, this is {}", path,
                            number, object.type_name());

@@ -222,6 +222,7 @@ std::pair<double, double> resident_bytes() {
 
 ExitCode run_bench(Run& run) {
     const double at_start = resident_bytes().second;
+    run.begin();
     auto wanted = [&](const char* what) { return bench_wants(run.deck, what); };
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,

@@ -37,6 +37,8 @@ std::int64_t for_each_row(const Deck& deck, const RowSource& source, const Take&
     const std::int64_t shard = deck.integer("data.shard"), shards = deck.integer("data.num_shards");
     const auto files = deck.list(source.files);
     require<DeckError>(!files.empty(), "{} is not set: name one or more JSONL files", source.files);
+    std::function<void(std::int64_t)> bad;
+    if (skip) bad = [&](std::int64_t) { ++skipped; };
     for (const std::string& file : files)
         for_each_json_line(file, [&](const Json& row, std::int64_t line) {
             if (seen++ % shards != shard) return;
@@ -50,9 +52,18 @@ std::int64_t for_each_row(const Deck& deck, const RowSource& source, const Take&
                                                 file, line, error.what()));
                 ++skipped;
             }
-        });
+        }, bad);
     require<DataError>(taken > 0, "no usable row in {} ({} skipped)", fmt::join(files, ", "), skipped);
     return skipped;
+}
+
+/// Whether the stage compares answers with references.
+bool judges_answers(const Deck& deck) {
+    if (deck.stage() == "sample") return deck.flag("sample.keep_correct");
+    if (deck.stage() != "rl") return true;
+    for (const std::string& name : deck.names("reward"))
+        if (deck.text("reward." + name + ".kind") == "accuracy") return true;
+    return deck.integer("eval.every") > 0;
 }
 
 }  // namespace
@@ -61,6 +72,7 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
                                     std::int64_t& skipped, const RowSource& source) {
     const std::string prompt = deck.text("data.prompt_field"), answer = deck.text("data.answer_field"),
                       id = deck.text("data.id_field"), system = deck.text("policy.system");
+    const bool judged = judges_answers(deck);
     const std::int64_t longest = deck.integer("train.max_length");
     const std::int64_t longest_response = deck.integer("rollout.max_new_tokens");
     std::vector<PromptRow> rows;
@@ -73,6 +85,8 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
         else
             row.messages.push_back({"user", field(json, prompt)});
         row.text = row.messages.back().content;
+        require<DataError>(!judged || json.contains(answer),
+                           "there is no field \"{}\" (data.answer_field) to judge answers by", answer);
         row.reference = json.contains(answer) ? field(json, answer) : "";
         row.tokens = chat.render_prompt(row.messages);
         const auto length = static_cast<std::int64_t>(row.tokens.size());

@@ -10,10 +10,12 @@ StartPoint find_start(Run& run) {
     auto note = [&](const std::string& text) { run.log.warn("{}", text); };
     const std::string& restart = run.deck.text("restart");
     std::string own;
+    bool elsewhere = false;
     if (run.is_root() && restart != "none") {
         own = find_checkpoint(run.dir, note);
         if (own.empty() && restart != "latest") {
             own = find_checkpoint(restart, note);
+            elsewhere = true;
             require<CheckpointError>(!own.empty(), "restart = {}: there is no checkpoint", restart);
         }
     }
@@ -40,8 +42,15 @@ StartPoint find_start(Run& run) {
                                  "{}\n  deck       {}\ncorrect the model. keys or use another run.dir",
                                  own, start.config.to_json().dump(), asked.to_json().dump());
     }
+    require_same_model(run.deck, *run.tokenizer, start.config, own);
+    const std::string changed = changed_keys(start.own->deck(), run.deck);
+    if (!changed.empty()) run.log.warn("keys changed since {}:{}", own, changed);
     start.step = start.own->step();
     start.finished = state.value("finished", false);
+    require<DeckError>(!start.finished || !elsewhere,
+                       "restart = {}: that run has reached its end; to train on from its weights, set "
+                       "model.from instead",
+                       restart);
     return start;
 }
 

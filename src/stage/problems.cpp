@@ -43,6 +43,7 @@ Json prompt_row(const char* split, std::int64_t i, const Problem& problem) {
 ExitCode run_problems(Run& run) {
     const Deck& deck = run.deck;
     if (run.finished_before("summary.json")) return ExitCode::done;
+    run.begin();
     if (run.is_root()) {
         const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
         const ProblemOptions options{

@@ -299,9 +299,15 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
 ExitCode ReinforcementLearning::loop(StartPoint& start) {
     if (start.own) {
         const Json& state = start.own->state();
-        rollouts_ = state.at("rollouts");
-        tokens_ = state.at("tokens");
-        pending_ = PendingRollout::load(*start.own);
+        try {
+            rollouts_ = state.at("rollouts");
+            tokens_ = state.at("tokens");
+            pending_ = PendingRollout::load(*start.own);
+        } catch (const Json::exception& e) {
+            throw CheckpointError(fmt::format("{} was written by another version of gradus, whose rollouts "
+                                              "this one cannot continue: {}",
+                                              start.own->directory(), e.what()));
+        }
         require<DeckError>(
             pending_.empty() || (pending_.prompts == prompts_per_rollout_ &&
                                  pending_.parts == updates_ && pending_.updates == updates_ * epochs_),

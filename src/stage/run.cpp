@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/stage/run.hpp"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -23,14 +26,27 @@ std::string make_run_directory(const Deck& deck, Communicator& world) {
         std::filesystem::create_directories(dir, error);
         if (error) problem = error.message();
         if (problem.empty() && access(dir.c_str(), W_OK) != 0) problem = "not writable";
-        if (problem.empty()) {
-            std::filesystem::remove(dir + "/exit", error);
-            std::filesystem::remove(dir + "/stop", error);
-        }
     }
     problem = world.broadcast(problem, 0);
     require<DataError>(problem.empty(), "run directory {}: {}; choose another run.dir", dir, problem);
     return dir;
+}
+
+/// Rank 0 holds the lock as long as it lives. Returns its descriptor, -1 on other ranks.
+int lock_run_directory(const std::string& dir, Communicator& world) {
+    int descriptor = -1;
+    std::string problem;
+    if (world.rank() == 0) {
+        const std::string file = dir + "/.lock";
+        descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (descriptor >= 0 && ::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+            ::close(descriptor);
+            problem = fmt::format("another run works in {}; wait for its end or choose another run.dir", dir);
+        }
+    }
+    problem = world.broadcast(problem);
+    require<DataError>(problem.empty(), "{}", problem);
+    return descriptor;
 }
 
 /// Durations are stored as seconds; "" and "none" mean no limit, "auto" is left to the caller.
@@ -74,9 +90,12 @@ Run::Run(const Deck& d, MpiSession& session)
           },
           [this] { return profile.entered(); }),
       started_(now_seconds()) {
+    lock_ = UniqueHandle<int, Close, -1>(lock_run_directory(dir, grid.world()));
     if (!is_root()) return;
+    std::error_code ignored;
+    std::filesystem::remove(path("exit"), ignored);
+    std::filesystem::remove(path("stop"), ignored);
     log.open_file(path("run.log"));
-    write_file_atomically(path("deck.resolved"), deck.resolved());
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
 }
@@ -86,6 +105,14 @@ bool Run::finished_before(const std::string& name) {
     // Rank 0 looks: file systems show new files to different nodes at different times.
     const bool there = is_root() && deck.text("restart") != "none" && std::filesystem::exists(file);
     if (grid.world().broadcast(there ? "yes" : "no") == "no") return false;
+    std::string changed;
+    if (is_root() && std::filesystem::exists(path("deck.resolved")))
+        changed = changed_keys(read_file(path("deck.resolved")), deck);
+    changed = grid.world().broadcast(changed);
+    require<DeckError>(changed.empty(),
+                       "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make "
+                       "it anew",
+                       file.string(), changed);
     log.info("{} is there: nothing to do", file.string());
     return true;
 }
@@ -96,7 +123,14 @@ void Run::metric(const Json& row) {
     metrics_->write(row);
 }
 
+void Run::Close::operator()(int descriptor) const { ::close(descriptor); }
+
+void Run::begin() {
+    if (is_root()) write_file_atomically(path("deck.resolved"), deck.resolved());
+}
+
 void Run::cut_back(std::int64_t last) {
+    begin();
     if (is_root()) {
         remove_unfinished(dir);
         cut_json_lines(path("metrics.jsonl"), "step", last);
@@ -151,6 +185,25 @@ void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {
     } catch (const std::exception& e) {
         std::fprintf(stderr, "gradus: the file exit cannot be written: %s\n", e.what());
     }
+}
+
+std::string changed_keys(const std::string& old_deck, const Deck& deck) {
+    std::map<std::string, std::string> old, now = deck.values();
+    try {
+        old = resolve_deck_text(old_deck, "deck.resolved", {}).values();
+    } catch (const DeckError& e) {
+        return fmt::format("\n  the old deck cannot be read: {}", e.what());
+    }
+    std::string changed;
+    for (const auto& [key, value] : now) {
+        if (key == "restart" || key == "run.dir" || key == "run.walltime" || key == "run.stop_margin" ||
+            key == "run.timeout" || key == "run.log_every" || key == "run.restart_verify")
+            continue;
+        const auto before = old.find(key);
+        if (before == old.end() || before->second != value)
+            changed += fmt::format("\n  {}: {} -> {}", key, before == old.end() ? "" : before->second, value);
+    }
+    return changed;
 }
 
 Json lap_times(Profile& profile) {

@@ -17,6 +17,7 @@ ExitCode run_score(Run& run) {
                       answer = run.deck.text("data.answer_field");
     std::vector<NamedReward> rewards = deck_rewards(run.deck);
     if (run.finished_before("summary.json")) return ExitCode::done;
+    run.begin();
     if (run.is_root()) {
         RewardPool pool(std::move(rewards), 1);
         std::vector<Json> rows;

@@ -95,6 +95,22 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
     }
 }
 
+void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& stored,
+                        const std::string& directory) {
+    const Json asked = model_from_keys(deck, tokenizer).to_json(), have = stored.to_json();
+    std::string differ;
+    for (const auto& [name, value] : have.items()) {
+        const std::string key = "model." + name;
+        if (asked.contains(name) && asked[name] != value && name != "vocab_size" &&
+            deck.is_set(key))
+            differ += fmt::format("\n  {}: {} = {}, the checkpoint has {}", deck.origin(key), key,
+                                  asked[name].dump(), value.dump());
+    }
+    require<CheckpointError>(differ.empty(),
+                             "{} is of another model; leave these keys out or correct them, or use another run.dir:{}",
+                             directory, differ);
+}
+
 ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                           std::unique_ptr<CheckpointReader>& reader,
                           const std::function<void(const std::string&)>& note) {
@@ -113,18 +129,7 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
     require<CheckpointError>(state["tokenizer"] == tokenizer.identity(),
                              "{} was trained with tokenizer {}, this deck asks for {}", directory,
                              state["tokenizer"].get<std::string>(), tokenizer.identity());
-    const Json asked = keys.to_json(), have = stored.to_json();
-    std::string differ;
-    for (const auto& [name, value] : have.items()) {
-        const std::string key = "model." + name;
-        if (asked.contains(name) && asked[name] != value && name != "vocab_size" &&
-            deck.is_set(key))
-            differ += fmt::format("\n  {}: {} = {}, the checkpoint has {}", deck.origin(key), key,
-                                  asked[name].dump(), value.dump());
-    }
-    require<CheckpointError>(differ.empty(),
-                             "{} is of another model; leave these keys out or correct them:{}",
-                             directory, differ);
+    require_same_model(deck, tokenizer, stored, directory);
     return stored;
 }
 

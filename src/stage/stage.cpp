@@ -49,6 +49,19 @@ void check_keys(const Deck& deck) {
         want((deck.number("train.epochs") > 0) != (deck.integer("train.steps") > 0),
              fmt::format("set exactly one of train.steps (= {}) and train.epochs (= {})",
                          deck.integer("train.steps"), deck.number("train.epochs")));
+    if (stage == "sample" || stage == "evaluate")
+        want(!deck.text("model.from").empty(),
+             fmt::format("stage = {} needs model.from: a run directory or a checkpoint", stage));
+    if (stage == "evaluate" && deck.is_set("eval.k"))
+        for (const std::string& k : deck.list("eval.k"))
+            want(std::stoll(k) <= deck.integer("eval.n"),
+                 fmt::format("{}: eval.k has {}, more than eval.n = {} samples", deck.origin("eval.k"), k,
+                             deck.integer("eval.n")));
+    if (stage == "rl" || stage == "sample" || stage == "evaluate")
+        want(deck.integer("rollout.max_new_tokens") < deck.integer("train.max_length"),
+             fmt::format("{}: rollout.max_new_tokens = {} leaves no room for a prompt in train.max_length = {}",
+                         deck.origin("rollout.max_new_tokens"), deck.integer("rollout.max_new_tokens"),
+                         deck.integer("train.max_length")));
     if (stage == "problems")
         want(deck.integer("problems.min_terms") <= deck.integer("problems.max_terms"),
              fmt::format("{}: problems.min_terms = {} is more than problems.max_terms = {}",

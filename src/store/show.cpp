@@ -114,6 +114,7 @@ void print(const RolloutRow& row, const std::vector<std::string>& names) {
 }  // namespace
 
 void show_run(const std::string& run, const ShowOptions& options) {
+    require<DeckError>(options.count > 0, "--count {}: at least one rollout is shown", options.count);
     const RolloutFile table = read_step(run, options.step);
     for (const std::size_t i : choose(table, options)) print(table.rows[i], table.reward_names);
     std::fflush(stdout);

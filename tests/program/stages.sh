@@ -7,14 +7,32 @@ decks="$source_dir/tests/restart"
 run 1 "$decks/problems.in"
 is "problems" "$rc" 0
 cp problems/train.jsonl before
-run 1 "$decks/problems.in" run.seed=7
+run 1 "$decks/problems.in"
 is "problems again" "$rc" 0
+has "problems again: says so" "$out" "nothing to do"
+run 1 "$decks/problems.in" run.seed=7
+is "problems of another seed in the same folder: exit code" "$rc" 2
+has "problems of another seed in the same folder: the key" "$out" "run.seed: 1 -> 7"
 holds "a finished stage leaves its result alone" cmp -s before problems/train.jsonl
 run 2 "$decks/pretrain.in" train.steps=60
 is "pretrain" "$rc" 0
 run 2 "$decks/pretrain.in" train.steps=62
 has "a deck that asks for more steps goes on" "$out" "restarted from"
 is "more steps" "$(tail -n 1 pretrain/metrics.jsonl | jq .step)" 62
+
+mpirun -np 2 "$gradus" "$decks/pretrain.in" "run.dir=$ROOT/shared" train.steps=100000 >shared.out 2>&1 &
+launcher=$!
+until [[ -s shared/metrics.jsonl ]]; do sleep 0.05; done
+run 2 "$decks/pretrain.in" "run.dir=$ROOT/shared"
+is "a second run in the same folder: exit code" "$rc" 3
+has "a second run in the same folder" "$out" "another run works in"
+touch shared/stop
+wait "$launcher"
+is "the first run goes on and stops" "$?" 75
+is "its steps are whole" "$(jq -s 'map(.step) == [range(1; length + 1)]' shared/metrics.jsonl)" true
+run 2 "$decks/pretrain.in" "run.dir=$ROOT/shared" model.layers=3
+is "another model at a restart: exit code" "$rc" 3
+has "another model at a restart is said" "$out" "is of another model"
 
 cat >sample.in <<X
 include = $decks/tiny.in
@@ -38,6 +56,14 @@ is "sft on it" "$rc" 0
 run 2 sample.in "run.dir=$ROOT/none" sample.max_length=1
 is "nothing passes: exit code" "$rc" 3
 has "nothing passes: what to do" "$out" "no sample passed the filters"
+
+run 2 sample.in "run.dir=$ROOT/field" sample.keep_correct=true data.answer_field=nope
+is "a field that is not there: exit code" "$rc" 3
+has "a field that is not there: file, line, field" "$out" 'train.jsonl:1: there is no field "nope"'
+{ echo 'not JSON'; head -n 3 problems/train.jsonl; } >mixed.jsonl
+run 2 sample.in "run.dir=$ROOT/mixed" "data.path=$ROOT/mixed.jsonl" data.bad_lines=skip
+is "lines that are not JSON are skipped" "$rc" 0
+has "lines that are not JSON are counted" "$out" "3 prompts, 1 lines skipped"
 
 cat >score.in <<X
 stage = score

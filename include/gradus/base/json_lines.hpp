@@ -12,9 +12,11 @@ using Json = nlohmann::ordered_json;
 
 /// Calls `row(object, line_number)` for every non-blank line of a JSONL file (lines count from 1).
 /// Throws DataError naming file and line where a line is not a JSON object or is not valid UTF-8,
-/// and where the file cannot be read.
+/// and where the file cannot be read. Where `bad` is given, lines that are not fit go there and the
+/// walk goes on.
 void for_each_json_line(const std::string& path,
-                        const std::function<void(const Json&, std::int64_t)>& row);
+                        const std::function<void(const Json&, std::int64_t)>& row,
+                        const std::function<void(std::int64_t)>& bad = {});
 
 /// Append-only JSONL file, one object a line, flushed after each.
 class JsonLinesWriter {

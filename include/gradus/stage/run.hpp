@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "gradus/base/exit_code.hpp"
+#include "gradus/base/handle.hpp"
 #include "gradus/base/json_lines.hpp"
 #include "gradus/base/log.hpp"
 #include "gradus/base/profile.hpp"
@@ -25,7 +26,8 @@ namespace gradus {
 /// the run directory with its files. Passed by reference; there is no global state.
 class Run {
   public:
-    /// Makes the run directory, opens run.log, writes deck.resolved, starts the watchdog.
+    /// Makes and locks the run directory, opens run.log, starts the watchdog. Throws DataError where
+    /// another run works there.
     Run(const Deck& deck, MpiSession& session);
 
     const Deck& deck;
@@ -42,8 +44,11 @@ class Run {
 
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
+    /// Work begins: writes deck.resolved.
+    void begin();
     /// Whether a stage without checkpoints has left its result, the file `name` of the run directory
-    /// (or an absolute path), before; says so. Never where restart = none.
+    /// (or an absolute path), before; says so. Never where restart = none. Throws DeckError where it was made with other
+    /// keys.
     bool finished_before(const std::string& name);
     /// Appends to metrics.jsonl (rank 0).
     void metric(const Json& row);
@@ -53,6 +58,10 @@ class Run {
     void finish(std::int64_t steps, double tokens, Json extra);
 
   private:
+    struct Close {
+        void operator()(int descriptor) const;
+    };
+    UniqueHandle<int, Close, -1> lock_;
     std::unique_ptr<JsonLinesWriter> metrics_;
     double started_;
 };
@@ -60,6 +69,10 @@ class Run {
 /// Writes the file `exit` of a run directory, which scripts read: launchers differ in which code they
 /// report. Says so on stderr where it cannot; does nothing where the directory is not there.
 void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept;
+
+/// "key: old -> new" for each key in which two decks differ, but for those that only say how a run is
+/// watched and ended; "" where there is none.
+std::string changed_keys(const std::string& old_deck, const Deck& deck);
 
 /// Seconds of the run so far by phase, for metrics: {"train": 1.2, ...}; resets.
 Json lap_times(Profile& profile);

@@ -51,6 +51,11 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
 /// The shape that the `model.` keys describe.
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer);
 
+/// Throws CheckpointError naming the `model.` keys that the deck sets and the model in the checkpoint
+/// `directory` contradicts.
+void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& stored,
+                        const std::string& directory);
+
 LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps);
 GenerationOptions resolve_generation(const Deck& deck, std::int64_t step);
 /// Longest prompt and response that the deck plans for.
