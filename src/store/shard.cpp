@@ -16,7 +16,7 @@
 namespace gradus {
 namespace {
 
-constexpr std::int64_t kChunkBytes = std::int64_t{4} << 20;
+constexpr std::int64_t kChunkBytes = std::int64_t{1} << 20;
 
 struct OpenBox {
     BoxRecord* record;
