@@ -42,23 +42,15 @@ double consensus(const std::vector<RolloutRow>& rows, std::size_t first, std::si
     return std::isnan(best_score) ? 0 : best_score;
 }
 
-/// The values of k for pass@k; those of the default that n samples cannot give are left out.
-std::vector<int> wanted_k(const Deck& deck, int n) {
-    std::vector<int> wanted;
-    for (const std::string& word : deck.list("eval.k")) {
-        const std::int64_t k = std::stoll(word);  // the deck has checked that it is a number
-        if (k > n) continue;
-        wanted.push_back(static_cast<int>(k));
-    }
-    return wanted;
-}
-
 Json measure(const Deck& deck, const std::vector<RolloutRow>& rows, std::size_t n) {
     const std::size_t problems = rows.size() / n;
     double pass = 0, pass_squares = 0, cons = 0, format = 0, language = 0, length = 0, cut = 0;
     std::int64_t unscorable = 0;
     std::map<int, double> at_k;
-    for (int k : wanted_k(deck, static_cast<int>(n))) at_k[k] = 0;
+    for (const std::string& word : deck.list("eval.k"))
+        // Of the default's values, n samples may be too few for some.
+        if (const long long k = std::stoll(word); k <= static_cast<long long>(n))
+            at_k[static_cast<int>(k)] = 0;
     for (std::size_t p = 0; p < problems; ++p) {
         int correct = 0;
         for (std::size_t i = p * n; i < (p + 1) * n; ++i) {
@@ -106,7 +98,7 @@ ExitCode run_evaluate(Run& run) {
     const auto n = static_cast<std::int32_t>(run.deck.integer("eval.n"));
     const double began = now_seconds();
     const std::vector<RolloutRow> rows =
-        sample_all(run, *stack, standard_rewards(run.deck), n, Stream::eval);
+        sample_all(run, *stack, standard_rewards(), n, Stream::eval);
     double tokens = 0;
     for (const RolloutRow& row : rows) tokens += static_cast<double>(row.tokens.size());
     Json result = measure(run.deck, rows, static_cast<std::size_t>(n));

@@ -77,7 +77,7 @@ ExitCode run_sample(Run& run) {
     const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
     if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
     const std::unique_ptr<Stack> stack = load_policy(run);
-    std::vector<NamedReward> rewards = standard_rewards(run.deck);
+    std::vector<NamedReward> rewards = standard_rewards();
     rewards.push_back({"repetition", make_repetition_reward()});
     const std::vector<RolloutRow> rows =
         sample_all(run, *stack, std::move(rewards),

@@ -69,7 +69,7 @@ std::vector<NamedReward> deck_rewards(const Deck& deck) {
     return rewards;
 }
 
-std::vector<NamedReward> standard_rewards(const Deck& deck) {
+std::vector<NamedReward> standard_rewards() {
     std::vector<NamedReward> rewards;
     rewards.push_back({"accuracy", make_accuracy_reward()});
     rewards.push_back({"format", make_format_reward()});

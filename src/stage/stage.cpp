@@ -67,7 +67,7 @@ void check_keys(const Deck& deck) {
              fmt::format("{}: problems.min_terms = {} is more than problems.max_terms = {}",
                          deck.origin("problems.min_terms"), deck.integer("problems.min_terms"),
                          deck.integer("problems.max_terms")));
-    if (deck.stage() == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
+    if (stage == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
         stage == "evaluate")
         want(deck.integer("data.shard") < deck.integer("data.num_shards"),
              fmt::format("{}: data.shard = {} is not one of data.num_shards = {} parts, which count from 0",

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "../train/tiny.hpp"
 #include "gradus/rollout/engine.hpp"
 
 namespace gradus::test {
@@ -39,20 +40,6 @@ class Letters : public Tokenizer {
     TokenId eos_;
 };
 
-inline ModelConfig small_config() {
-    return {.vocab_size = 28,
-            .hidden = 16,
-            .layers = 2,
-            .heads = 4,
-            .kv_heads = 2,
-            .head_dim = 4,
-            .intermediate = 24,
-            .max_positions = 64,
-            .qkv_bias = true,
-            .qk_norm = true,
-            .tied = false};
-}
-
 inline const Grid& one_rank() {
     static const Grid one(MPI_COMM_SELF, 1);
     return one;
@@ -72,8 +59,8 @@ struct SmallEngine {
                             .max_length = setup.limits.max_length,
                             .max_head_dim = 4},
                            arena)),
-          parameters(small_config(), grid, arena, false, "policy"),
-          model(small_config(), grid, *ops, arena,
+          parameters(tiny_config(), grid, arena, false, "policy"),
+          model(tiny_config(), grid, *ops, arena,
                 {.max_tokens = setup.limits.prefill_tokens,
                  .max_length = setup.limits.max_length,
                  .train = false,
@@ -98,7 +85,7 @@ struct SmallEngine {
     }
     /// Nearly all probability goes to `token`: one coordinate of the stream is always the largest.
     void always_say(TokenId token) {
-        const std::int64_t width = small_config().hidden;
+        const std::int64_t width = tiny_config().hidden;
         const Tensor embedding = parameters.at("model.embed_tokens.weight").value;
         for (std::int64_t t = 0; t < embedding.dim(0); ++t) embedding.f32()[t * width] = 100;
         parameters.at("lm_head.weight").value.f32()[token * width] = 50;

@@ -12,11 +12,6 @@
 
 namespace gradus {
 
-/// Where a value came from: "default", "FILE:LINE", "command line", "preset NAME".
-struct Origin {
-    std::string text;
-};
-
 /// A piecewise-constant schedule over training steps: `0:0.7 200:1.0`. A plain number is a
 /// schedule with one entry at step 0.
 class Schedule {

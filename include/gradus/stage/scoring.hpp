@@ -23,7 +23,7 @@ bool bench_wants(const Deck& deck, const std::string& what);
 /// The rewards that `reward.NAME.` keys describe, in order of name.
 std::vector<NamedReward> deck_rewards(const Deck& deck);
 /// Accuracy, format and language: what evaluate and sample always measure.
-std::vector<NamedReward> standard_rewards(const Deck& deck);
+std::vector<NamedReward> standard_rewards();
 
 /// Generates `samples` responses to each of `prompts` (indices into `rows`, dealt to data ranks in
 /// turn), scores them on host threads meanwhile, and returns this data rank's rows in the order of
