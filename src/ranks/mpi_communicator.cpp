@@ -96,6 +96,40 @@ class MpiCommunicator final : public Communicator {
         }
     }
 
+    void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t> send_offsets,
+                    std::span<std::byte> recv,
+                    std::span<const std::int64_t> recv_offsets) override {
+        const auto n = static_cast<std::size_t>(size_);
+        require(send_offsets.size() == n + 1 && recv_offsets.size() == n + 1 &&
+                    send_offsets.back() <= static_cast<std::int64_t>(send.size()) &&
+                    recv_offsets.back() <= static_cast<std::int64_t>(recv.size()),
+                "all_to_all on `{}`: offsets do not fit the data", name_);
+        // Requests of at most kMessage bytes each: MPI counts in int.
+        std::vector<MPI_Request> requests;
+        const auto post = [&](auto bytes, std::span<const std::int64_t> offsets, int r, auto call) {
+            const auto i = static_cast<std::size_t>(r);
+            for (auto at = static_cast<std::size_t>(offsets[i]),
+                      end = static_cast<std::size_t>(offsets[i + 1]);
+                 at < end; at += kMessage)
+                check(call(bytes.data() + at, count(std::min(kMessage, end - at)), r,
+                           &requests.emplace_back()));
+        };
+        for (int step = 1; step < size_; ++step)
+            post(recv, recv_offsets, (rank_ + size_ - step) % size_,
+                 [&](void* p, int bytes, int r, MPI_Request* q) {
+                     return MPI_Irecv(p, bytes, MPI_BYTE, r, 0, comm_.get(), q);
+                 });
+        for (int step = 1; step < size_; ++step)
+            post(send, send_offsets, (rank_ + step) % size_,
+                 [&](const void* p, int bytes, int r, MPI_Request* q) {
+                     return MPI_Isend(p, bytes, MPI_BYTE, r, 0, comm_.get(), q);
+                 });
+        const auto me = static_cast<std::size_t>(rank_);
+        std::copy(send.begin() + send_offsets[me], send.begin() + send_offsets[me + 1],
+                  recv.begin() + recv_offsets[me]);
+        check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
+    }
+
     void barrier() override { check(MPI_Barrier(comm_.get())); }
 
   private:

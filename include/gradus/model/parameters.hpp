@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "gradus/model/config.hpp"
@@ -11,22 +12,33 @@
 
 namespace gradus {
 
-/// A named parameter under its Hugging Face name, as [out, in]; this rank holds `box` of it.
-struct Parameter {
+/// A parameter of the model as it is on paper. Names and shapes ([out, in]) are Hugging Face's, but
+/// for routed experts, which are stacked: `...mlp.experts.gate_proj.weight` is [E, out, in].
+struct ParameterInfo {
     std::string name;
     Shape global;
-    int split_dim = -1;  ///< dimension split over tensor ranks, -1: replicated
-    Box box;
-    Tensor value;        ///< [box.count]
-    Tensor grad;         ///< same shape; null where the model is not trained
-    bool decay = true;   ///< weight decay applies (matrices, not norms and biases)
+    int split_dim = -1;    ///< dimension split over tensor ranks, -1: replicated
+    bool expert = false;   ///< dimension 0 counts experts and is split over expert ranks
+    bool decay = true;     ///< weight decay applies (matrices, not norms and biases)
+    bool trained = true;   ///< has a gradient (the router's correction bias has none)
 };
 
-/// All parameters of a model in a fixed order, values and gradients each in one piece of memory, so
-/// that a gradient reduction is one call.
+/// All parameters of a model, in a fixed order.
+std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
+
+/// A parameter of which this rank holds `box`.
+struct Parameter : ParameterInfo {
+    Box box;
+    Tensor value;  ///< [box.count]
+    Tensor grad;   ///< same shape; null where the model is not trained
+};
+
+/// All parameters of a model in a fixed order, values and gradients each in one piece of memory:
+/// first those that all data ranks hold alike, then the experts, so that the reduction of either
+/// kind's gradients is one call.
 class ParameterSet {
   public:
-    /// Lays out the parameters of `config` for this tensor rank. `label` names the arena's rows:
+    /// Lays out the parameters of `config` for this rank. `label` names the arena's rows:
     /// "LABEL.weights" and, where `trained`, "LABEL.gradients".
     ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
                  const std::string& label);
@@ -39,6 +51,10 @@ class ParameterSet {
     /// All values, all gradients as flat f32 arrays (padding included, always zero).
     Tensor flat_values() const { return values_; }
     Tensor flat_grads() const { return grads_; }
+    /// The part of flat_grads() that is summed over all data ranks, and that of the experts, summed
+    /// over the data ranks that hold the same ones.
+    Tensor dense_grads() const { return grads_.rows(0, dense_); }
+    Tensor expert_grads() const { return grads_.rows(dense_, grads_.dim(0) - dense_); }
 
     /// Normal(0, std), residual projections (o_proj, down_proj) by std / sqrt(2 layers), norms one, biases zero.
     /// A function of (seed, tensor, global index): the same on any grid.
@@ -46,6 +62,8 @@ class ParameterSet {
 
   private:
     std::vector<Parameter> parameters_;
+    std::unordered_map<std::string, std::size_t> index_;
+    std::int64_t dense_ = 0;  ///< elements before the experts'
     Tensor values_, grads_;
 };
 

@@ -24,7 +24,7 @@ class Communicator {
 
     virtual int rank() const = 0;
     virtual int size() const = 0;
-    /// "data", "tensor", "world": for messages.
+    /// "data", "tensor", "expert" ...: for messages.
     virtual const std::string& name() const = 0;
 
     virtual void all_reduce(std::span<float> data, Reduce op) = 0;
@@ -35,6 +35,11 @@ class Communicator {
     /// is contributed by rank r; afterwards every rank holds all blocks.
     virtual void all_gather_blocks(std::span<std::byte> data,
                                    std::span<const std::int64_t> offsets) = 0;
+    /// Bytes send[send_offsets[r] .. send_offsets[r + 1]) go to rank r, and what rank r sends here
+    /// arrives at recv_offsets[r] (size() + 1 entries each; the sizes must match in pairs).
+    virtual void all_to_all(std::span<const std::byte> send,
+                            std::span<const std::int64_t> send_offsets, std::span<std::byte> recv,
+                            std::span<const std::int64_t> recv_offsets) = 0;
     virtual void barrier() = 0;
 
     // Conveniences built on the above.
