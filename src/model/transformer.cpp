@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
+#include <optional>
 
 #include "block.hpp"
+#include "mtp.hpp"
 #include "gradus/base/error.hpp"
 
 namespace gradus {
@@ -14,7 +17,8 @@ constexpr Transpose kNo = Transpose::no, kYes = Transpose::yes;
 
 struct ModelWeights {
     Parameter *embedding = nullptr, *norm = nullptr, *head = nullptr;
-    std::vector<BlockWeights> blocks;
+    std::vector<BlockWeights> blocks;  ///< the module's of multi-token prediction last
+    MtpWeights mtp;
 };
 
 ModelWeights look_up(const ModelConfig& c, const ParameterSet& set) {
@@ -24,30 +28,9 @@ ModelWeights look_up(const ModelConfig& c, const ParameterSet& set) {
     w.embedding = &parameters.at("model.embed_tokens.weight");
     w.norm = &parameters.at("model.norm.weight");
     w.head = c.tied ? w.embedding : &parameters.at("lm_head.weight");
-    for (std::int64_t layer = 0; layer < c.layers; ++layer) {
-        const std::string block = fmt::format("model.layers.{}.", layer);
-        auto get = [&](const char* name) { return &parameters.at(block + name); };
-        BlockWeights b;
-        b.norm1 = get("input_layernorm.weight");
-        b.q = get("self_attn.q_proj.weight");
-        b.k = get("self_attn.k_proj.weight");
-        b.v = get("self_attn.v_proj.weight");
-        if (c.qkv_bias) {
-            b.q_bias = get("self_attn.q_proj.bias");
-            b.k_bias = get("self_attn.k_proj.bias");
-            b.v_bias = get("self_attn.v_proj.bias");
-        }
-        if (c.qk_norm) {
-            b.q_norm = get("self_attn.q_norm.weight");
-            b.k_norm = get("self_attn.k_norm.weight");
-        }
-        b.o = get("self_attn.o_proj.weight");
-        b.norm2 = get("post_attention_layernorm.weight");
-        b.gate = get("mlp.gate_proj.weight");
-        b.up = get("mlp.up_proj.weight");
-        b.down = get("mlp.down_proj.weight");
-        w.blocks.push_back(b);
-    }
+    for (std::int64_t layer = 0; layer < c.layers + c.mtp_layers; ++layer)
+        w.blocks.push_back(find_block_weights(c, parameters, layer));
+    if (c.mtp_layers > 0) w.mtp = find_mtp_weights(parameters, c.layers);
     return w;
 }
 
@@ -59,12 +42,11 @@ struct Transformer::Impl {
     const ModelWeights& weights(const ParameterSet& parameters);
     /// Residual stream at the input of block `layer`; layer == config.layers: after the last.
     Tensor stream(std::int64_t layer, std::int64_t tokens) const;
-    BlockActivations& activations(std::int64_t layer) {
-        return kept[kept.size() == 1 ? 0 : static_cast<std::size_t>(layer)];
-    }
+    PartContext parts(Arena& arena);
+    void count_loads(std::int64_t layer);
     void embed(const ModelWeights& w, Tensor tokens, Tensor out);
     Tensor run(const ParameterSet& parameters, const PackedTokens& batch,
-               std::span<const PagedCache> caches, Tensor slot);
+               std::span<const PagedCache> caches, Tensor slot, bool keep);
     Tensor final_norm(const ModelWeights& w, Tensor x);
     /// Logits of this rank's slice of the vocabulary for rows of `hidden`, and their statistics.
     Tensor chunk_logits(const ModelWeights& w, Tensor hidden);
@@ -77,8 +59,8 @@ struct Transformer::Impl {
     Limits limits;
     std::int64_t rows;        ///< most tokens of any pass
     std::int64_t vocabulary;  ///< this rank's slice
-    Block block;
-    std::vector<BlockActivations> kept;  ///< one a layer, or one for all
+    Blocks blocks;
+    std::optional<MtpModule> mtp;
     std::vector<Tensor> streams;         ///< one a layer and one more, or one for all
     Tensor hidden, final_inv_rms, d_stream;
     Tensor logits, gathered, row_max, sums;
@@ -86,6 +68,7 @@ struct Transformer::Impl {
     /// By the set's list, whose entries the pointers are: a set may be moved or made anew.
     std::map<const Parameter*, ModelWeights> looked_up;
     std::int64_t kept_tokens = -1;  ///< of the pass that backward() may follow, -1: none
+    std::vector<double> loads;      ///< tokens sent to each expert of each layer, [layers, E]
 };
 
 Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& arena, const Limits& l)
@@ -95,11 +78,11 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
       limits(l),
       rows(std::max(l.max_tokens, l.max_decode)),
       vocabulary(c.vocab_size / g.tensor_size()),
-      block(config, g, o, arena, rows, l.max_length, l.train) {
+      blocks(parts(arena), c.layers + (l.mtp ? c.mtp_layers : 0),
+             l.train && l.recompute == Recompute::none) {
     limits.head_chunk = std::min(limits.head_chunk, rows);
-    const bool every_layer = limits.train && limits.recompute == Recompute::none;
-    for (std::int64_t i = 0; i < (every_layer ? config.layers : 1); ++i)
-        kept.emplace_back(config, grid.tensor_size(), rows, arena, "activations.blocks");
+    if (limits.mtp && config.mtp_layers > 0) mtp.emplace(parts(arena));
+    loads.resize(static_cast<std::size_t>((config.layers + config.mtp_layers) * config.moe.experts));
     auto take = [&](const char* name, Shape shape) { return arena.take(name, DType::f32, shape); };
     for (std::int64_t i = 0; i < (limits.train ? config.layers + 1 : 1); ++i)
         streams.push_back(take("activations.residual", {rows, config.hidden}));
@@ -110,6 +93,23 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
     if (grid.tensor_size() > 1) gathered = take("head", {limits.head_chunk, config.vocab_size});
     row_max = take("head", {limits.head_chunk});
     sums = take("head", {limits.head_chunk, 3});
+}
+
+PartContext Transformer::Impl::parts(Arena& arena) {
+    return {.config = config,
+            .grid = grid,
+            .ops = ops,
+            .arena = arena,
+            .tokens = rows,
+            .decode_rows = limits.max_decode,
+            .train = limits.train};
+}
+
+void Transformer::Impl::count_loads(std::int64_t layer) {
+    const LayerSlots& slots = blocks.slots(layer);
+    if (!slots.moe) return;
+    double* sum = loads.data() + layer * config.moe.experts;
+    for (const std::int32_t tokens : blocks.experts()->loads(slots.feed)) *sum++ += tokens;
 }
 
 const ModelWeights& Transformer::Impl::weights(const ParameterSet& parameters) {
@@ -136,7 +136,7 @@ Tensor Transformer::Impl::final_norm(const ModelWeights& w, Tensor x) {
 }
 
 Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens& batch,
-                              std::span<const PagedCache> caches, Tensor slot) {
+                              std::span<const PagedCache> caches, Tensor slot, bool keep) {
     const std::int64_t tokens = batch.tokens.elements();
     require(tokens <= rows, "a pass of {} tokens; memory was planned for {}", tokens, rows);
     kept_tokens = -1;
@@ -144,8 +144,9 @@ Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens
     embed(w, batch.tokens, stream(0, tokens));
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         const auto i = static_cast<std::size_t>(layer);
-        block.forward(w.blocks[i], activations(layer), stream(layer, tokens),
-                      stream(layer + 1, tokens), batch, caches.empty() ? nullptr : &caches[i], slot);
+        blocks.forward(w.blocks[i], layer, stream(layer, tokens), stream(layer + 1, tokens),
+                       batch.packing, caches.empty() ? nullptr : &caches[i], slot);
+        if (keep) count_loads(layer);
     }
     return final_norm(w, stream(config.layers, tokens));
 }
@@ -174,18 +175,20 @@ std::int64_t Transformer::logit_rows() const { return impl_->limits.head_chunk; 
 
 Tensor Transformer::forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep) {
     require(!keep || impl_->limits.train, "activations are to be kept by a model without backward");
-    const Tensor hidden = impl_->run(parameters, batch, {}, {});
+    const Tensor hidden = impl_->run(parameters, batch, {}, {}, keep);
     if (keep) impl_->kept_tokens = hidden.dim(0);
     return hidden;
 }
 
 Tensor Transformer::prefill(const ParameterSet& parameters, const PackedTokens& batch,
                             std::span<const PagedCache> caches, Tensor slot) {
-    return impl_->run(parameters, batch, caches, slot);
+    return impl_->run(parameters, batch, caches, slot, false);
 }
 
-void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden) {
+void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden,
+                           double balance) {
     Impl& m = *impl_;
+    if (m.blocks.experts() != nullptr) m.blocks.experts()->set_balance(balance);
     const std::int64_t tokens = batch.tokens.elements();
     require(m.kept_tokens == tokens,
             "a backward pass of {} tokens does not follow a forward pass of them that keeps its "
@@ -199,10 +202,71 @@ void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, 
         const BlockWeights& b = w.blocks[static_cast<std::size_t>(layer)];
         const Tensor x = m.stream(layer, tokens);
         if (m.limits.recompute == Recompute::block)
-            m.block.recompute(b, m.activations(layer), x, batch);
-        m.block.backward(b, m.activations(layer), x, d_x, batch);
+            m.blocks.recompute(b, layer, x, batch.packing);
+        m.blocks.backward(b, layer, x, d_x, batch.packing);
     }
     m.ops.embedding_backward(w.embedding->grad, d_x, batch.tokens, m.vocabulary_offset());
+}
+
+double Transformer::take_balance_loss() {
+    Experts* experts = impl_->blocks.experts();
+    return experts != nullptr ? experts->take_balance_loss() : 0;
+}
+
+double Transformer::balance_experts(ParameterSet& parameters, double rate) {
+    Impl& m = *impl_;
+    const std::int64_t experts = m.config.moe.experts;
+    if (experts == 0) return 0;
+    m.grid.data().all_reduce(std::span(m.loads), Reduce::sum);
+    const ModelWeights& w = m.weights(parameters);
+    double worst = 0;
+    for (std::size_t layer = 0; layer < w.blocks.size(); ++layer) {
+        const std::span loads(m.loads.data() + static_cast<std::int64_t>(layer) * experts,
+                              static_cast<std::size_t>(experts));
+        const double mean = std::accumulate(loads.begin(), loads.end(), 0.0) / static_cast<double>(experts);
+        if (mean == 0) continue;  // a dense layer, or a module that is not trained
+        worst = std::max(worst, *std::max_element(loads.begin(), loads.end()) / mean);
+        const Parameter* bias = w.blocks[layer].router_bias;
+        if (bias == nullptr || rate == 0) continue;
+        for (std::size_t e = 0; e < loads.size(); ++e) {
+            if (loads[e] == mean) continue;
+            bias->value.f32()[e] += static_cast<float>(loads[e] < mean ? rate : -rate);
+        }
+    }
+    std::fill(m.loads.begin(), m.loads.end(), 0.0);
+    return worst;
+}
+
+bool Transformer::passes_are_collective() const { return impl_->grid.expert_size() > 1; }
+
+Tensor Transformer::mtp_forward(const ParameterSet& parameters, const PackedTokens& batch,
+                                Tensor next) {
+    Impl& m = *impl_;
+    const std::int64_t tokens = batch.tokens.elements();
+    require(m.mtp.has_value() && m.kept_tokens == tokens,
+            "multi-token prediction does not follow a forward pass that keeps its activations");
+    const ModelWeights& w = m.weights(parameters);
+    m.embed(w, next, m.mtp->embedding(tokens));
+    const Tensor out = m.mtp->forward(w.mtp, w.blocks.back(), m.blocks, m.hidden.rows(0, tokens),
+                                      batch.packing);
+    m.count_loads(m.config.layers);
+    return out;
+}
+
+void Transformer::mtp_backward(ParameterSet& parameters, const PackedTokens& batch, Tensor next,
+                               Tensor d_mtp_hidden, Tensor d_hidden) {
+    Impl& m = *impl_;
+    const ModelWeights& w = m.weights(parameters);
+    const bool again = m.limits.recompute == Recompute::block;
+    const Tensor d_embedding = m.mtp->backward(w.mtp, w.blocks.back(), m.blocks,
+                                               m.hidden.rows(0, d_hidden.dim(0)), batch.packing, again,
+                                               d_mtp_hidden, d_hidden);
+    m.ops.embedding_backward(w.embedding->grad, d_embedding, next, m.vocabulary_offset());
+}
+
+CacheShape cache_shape(const ModelConfig& c, int tensor_size) {
+    if (c.is_latent()) return {.heads = 1, .key_dim = c.latent.kv_rank + c.latent.rope_dim};
+    return {.heads = c.kv_heads / tensor_size, .key_dim = c.head_dim, .value_dim = c.head_dim};
 }
 
 void Transformer::head_log_probs(const ParameterSet& parameters, Tensor hidden, Tensor targets,
@@ -248,10 +312,10 @@ Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor
     // A decode step keeps nothing: one stream, changed in place.
     const Tensor x = m.stream(0, rows);
     m.embed(w, tokens, x);
+    const DecodeRows decode_rows{positions, slot, page_table, lengths};
     for (std::int64_t layer = 0; layer < m.config.layers; ++layer) {
         const auto i = static_cast<std::size_t>(layer);
-        m.block.decode(w.blocks[i], m.activations(layer), x, positions, slot, page_table, lengths,
-                       caches[i]);
+        m.blocks.decode(w.blocks[i], layer, x, decode_rows, caches[i]);
     }
     return m.final_norm(w, x);
 }

@@ -55,11 +55,16 @@ Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o,
     max_pages = pages_for(limits.max_length, limits.page_size);
     // One page more a sequence: the prompt's own copy of its last, partly filled page.
     if (limits.pages == 0) limits.pages = limits.slots * (max_pages + 1);
-    const std::int64_t kv_heads = config.kv_heads / grid.tensor_size();
-    const Shape shape{limits.pages, limits.page_size, kv_heads, config.head_dim};
-    for (std::int64_t layer = 0; layer < config.layers; ++layer)
-        caches.push_back({arena.take("cache.keys", DType::f32, shape),
-                          arena.take("cache.values", DType::f32, shape), limits.page_size});
+    const CacheShape shape = cache_shape(config, grid.tensor_size());
+    const auto pages = [&](const char* name, std::int64_t width) {
+        return arena.take(name, DType::f32, {limits.pages, limits.page_size, shape.heads, width});
+    };
+    for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+        PagedCache& cache = caches.emplace_back();
+        cache.page_size = limits.page_size;
+        cache.keys = pages("cache.keys", shape.key_dim);
+        if (shape.value_dim > 0) cache.values = pages("cache.values", shape.value_dim);
+    }
     const std::int64_t most = std::max(limits.prefill_tokens, limits.slots);
     auto ints = [&](Shape s) { return arena.take("decode.inputs", DType::i32, s); };
     tokens = ints({most});

@@ -16,6 +16,7 @@ class CpuOps final : public Ops {
               float beta) override;
     void add_bias(Tensor x, Tensor bias) override;
     void add_bias_backward(Tensor d_bias, Tensor d_out) override;
+    void head_gemm(Tensor out, Tensor in, Tensor weight, const HeadProduct& product) override;
     void fill(Tensor x, float value) override;
     void copy(Tensor out, Tensor in) override;
     void add(Tensor x, Tensor y) override;
@@ -30,10 +31,34 @@ class CpuOps final : public Ops {
     void rms_norm(Tensor out, Tensor inv_rms, Tensor x, Tensor weight, float eps) override;
     void rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x, Tensor weight,
                            Tensor inv_rms) override;
-    void rope(Tensor x, Tensor positions, Tensor inv_freq, float sign) override;
+    void rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm& form,
+              float sign) override;
     void swiglu(Tensor out, Tensor gate, Tensor up) override;
     void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate,
                          Tensor up) override;
+
+    // cpu_ops_rows.cpp
+    void copy_columns(Tensor out, std::int64_t out_begin, Tensor in, std::int64_t in_begin,
+                      std::int64_t width) override;
+    void sum_columns(Tensor out, std::int64_t out_begin, Tensor in, std::int64_t in_begin,
+                     std::int64_t width) override;
+    void scale_rows(Tensor x, Tensor factor) override;
+    void row_dots(Tensor out, Tensor a, Tensor b) override;
+    void sum_rows(Tensor out, Tensor in, Tensor place, bool accumulate) override;
+
+    // cpu_ops_experts.cpp
+    void expert_gemm(Tensor out, Tensor in, Tensor weight, Transpose transpose,
+                     std::span<const std::int64_t> rows, float beta) override;
+    void expert_gemm_backward(Tensor d_weight, Tensor d_out, Tensor in,
+                              std::span<const std::int64_t> rows) override;
+    void route(Tensor scores, Tensor chosen, Tensor weights, Tensor logits, Tensor bias,
+               const RouterShape& shape) override;
+    void route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, Tensor scores,
+                        Tensor chosen, const RouterShape& shape) override;
+    void route_balance(Tensor loss, Tensor d_scores, Tensor scores, Tensor chosen,
+                       const Packing& packing, const RouterShape& shape, float coef) override;
+    void sort_by_expert(Tensor order, Tensor source, Tensor place, Tensor rows,
+                        Tensor chosen) override;
 
     // cpu_ops_attention.cpp
     void attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const Packing& packing,

@@ -112,20 +112,23 @@ void for_each_block(const Packing& packing, std::int64_t longest, Body body) {
 
 void CpuOps::attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, const Packing& packing,
                        const AttentionShape& shape) {
-    const auto [nh, nkv, d, scale] = shape;
-    const auto group = nh / nkv;
-    const auto q_stride = nh * d;
-    const auto kv_stride = nkv * d;
+    const auto nh = shape.heads;
+    const auto d = shape.head_dim, dv = shape.width_of_value();
+    const auto scale = shape.scale;
+    const auto group = nh / shape.kv_heads;
+    const auto q_stride = nh * d, o_stride = nh * dv;
+    const auto k_stride = shape.kv_heads * d, v_stride = shape.kv_heads * dv;
     for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
         const auto rows = end - begin;
         const auto width = padded(end);
         const Matrix scores{scores_.f32(), width};
         for (std::int64_t h = 0; h < nh; ++h) {
             const auto q_at = (first + begin) * q_stride + h * d;
-            const auto kv_at = first * kv_stride + h / group * d;
-            const Matrix o{out.f32() + q_at, q_stride};
+            const auto k_at = first * k_stride + h / group * d;
+            const auto v_at = first * v_stride + h / group * dv;
+            const Matrix o{out.f32() + (first + begin) * o_stride + h * dv, o_stride};
             product(scores, rows, end, d, {q.f32() + q_at, q_stride}, CblasNoTrans,
-                    {k.f32() + kv_at, kv_stride}, CblasTrans, scale, 0.0f);
+                    {k.f32() + k_at, k_stride}, CblasTrans, scale, 0.0f);
             float inverse[kWhole];
             for (std::int64_t i = 0; i < rows; ++i) {
                 const auto [max, sum] =
@@ -133,9 +136,9 @@ void CpuOps::attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v, con
                 inverse[i] = 1.0f / sum;
                 lse.f32()[(first + begin + i) * nh + h] = max + std::log(sum);
             }
-            product(o, rows, d, end, scores, CblasNoTrans, {v.f32() + kv_at, kv_stride},
+            product(o, rows, dv, end, scores, CblasNoTrans, {v.f32() + v_at, v_stride},
                     CblasNoTrans, 1.0f, 0.0f);
-            for (std::int64_t i = 0; i < rows; ++i) multiply(o.data + i * q_stride, d, inverse[i]);
+            for (std::int64_t i = 0; i < rows; ++i) multiply(o.data + i * o_stride, dv, inverse[i]);
         }
     });
 }
@@ -144,11 +147,11 @@ void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out
                                 Tensor k, Tensor v, Tensor out, Tensor lse, const Packing& packing,
                                 const AttentionShape& shape) {
     const auto nh = shape.heads;
-    const auto d = shape.head_dim;
+    const auto d = shape.head_dim, dv = shape.width_of_value();
     const auto scale = shape.scale;
     const auto group = nh / shape.kv_heads;
-    const auto q_stride = nh * d;
-    const auto kv_stride = shape.kv_heads * d;
+    const auto q_stride = nh * d, o_stride = nh * dv;
+    const auto k_stride = shape.kv_heads * d, v_stride = shape.kv_heads * dv;
     std::fill_n(d_k.f32(), d_k.elements(), 0.0f);
     std::fill_n(d_v.f32(), d_v.elements(), 0.0f);
     for_each_block(packing, limits_.max_length, [&](auto first, auto begin, auto end) {
@@ -158,12 +161,14 @@ void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out
         const Matrix dp{scores_.f32() + scores_.dim(1), width};
         for (std::int64_t h = 0; h < nh; ++h) {
             const auto q_at = (first + begin) * q_stride + h * d;
-            const auto kv_at = first * kv_stride + h / group * d;
+            const auto o_at = (first + begin) * o_stride + h * dv;
+            const auto k_at = first * k_stride + h / group * d;
+            const auto v_at = first * v_stride + h / group * dv;
             const Matrix q_rows{q.f32() + q_at, q_stride};
-            const Matrix g_rows{d_out.f32() + q_at, q_stride};
-            const Matrix k_rows{k.f32() + kv_at, kv_stride};
+            const Matrix g_rows{d_out.f32() + o_at, o_stride};
+            const Matrix k_rows{k.f32() + k_at, k_stride};
             product(p, rows, end, d, q_rows, CblasNoTrans, k_rows, CblasTrans, scale, 0.0f);
-            product(dp, rows, end, d, g_rows, CblasNoTrans, {v.f32() + kv_at, kv_stride},
+            product(dp, rows, end, dv, g_rows, CblasNoTrans, {v.f32() + v_at, v_stride},
                     CblasTrans, scale, 0.0f);
             for (std::int64_t i = 0; i < rows; ++i) {
                 float* p_row = p.data + i * width;
@@ -171,14 +176,14 @@ void CpuOps::attention_backward(Tensor d_q, Tensor d_k, Tensor d_v, Tensor d_out
                 const auto n = begin + i + 1;
                 const float log_sum = lse.f32()[(first + begin + i) * nh + h];
                 const float delta =
-                    scale * dot(g_rows.data + i * q_stride, out.f32() + q_at + i * q_stride, d);
+                    scale * dot(g_rows.data + i * o_stride, out.f32() + o_at + i * o_stride, dv);
                 differentiate(p_row, dp_row, n, end, log_sum, delta);
             }
-            product({d_v.f32() + kv_at, kv_stride}, end, d, rows, p, CblasTrans, g_rows,
+            product({d_v.f32() + v_at, v_stride}, end, dv, rows, p, CblasTrans, g_rows,
                     CblasNoTrans, 1.0f, 1.0f);
             product({d_q.f32() + q_at, q_stride}, rows, d, end, dp, CblasNoTrans, k_rows,
                     CblasNoTrans, 1.0f, 0.0f);
-            product({d_k.f32() + kv_at, kv_stride}, end, d, rows, dp, CblasTrans, q_rows,
+            product({d_k.f32() + k_at, k_stride}, end, d, rows, dp, CblasTrans, q_rows,
                     CblasNoTrans, 1.0f, 1.0f);
         }
     });

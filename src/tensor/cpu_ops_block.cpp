@@ -84,12 +84,30 @@ void CpuOps::extend_angles(std::int64_t rows, Tensor inv_freq) {
     }
 }
 
-void CpuOps::rope(Tensor x, Tensor positions, Tensor inv_freq, float sign) {
-    const auto tokens = x.dim(0);
+namespace {
+
+/// Turns the pairs of one head. `stride` is the distance between the numbers of a pair, `step`
+/// between pairs.
+template <std::int64_t kStep>
+void turn(float* __restrict x, const float* __restrict cosine, const float* __restrict sine,
+          std::int64_t half, std::int64_t stride, float scale, float sign) {
+    for (std::int64_t i = 0; i < half; ++i) {
+        const float a = x[i * kStep];
+        const float b = x[i * kStep + stride];
+        const float c = cosine[i] * scale;
+        const float s = sine[i] * sign * scale;
+        x[i * kStep] = a * c - b * s;
+        x[i * kStep + stride] = b * c + a * s;
+    }
+}
+
+}  // namespace
+
+void CpuOps::rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm& form, float sign) {
+    const auto tokens = x.dim(0), heads = x.dim(1), width = x.dim(2);
     const auto half = inv_freq.elements();
-    const auto heads = x.shape().row_elements() / std::max<std::int64_t>(1, 2 * half);
-    require(x.shape().row_elements() == heads * 2 * half && positions.elements() >= tokens,
-            "rope: x {}, {} frequencies, {} positions", x.shape().text(), half,
+    require(form.begin + 2 * half <= width && positions.elements() >= tokens,
+            "rope: x {}, {} frequencies from {}, {} positions", x.shape().text(), half, form.begin,
             positions.elements());
     if (tokens == 0) return;
     const std::int32_t* p = positions.i32();
@@ -101,19 +119,12 @@ void CpuOps::rope(Tensor x, Tensor positions, Tensor inv_freq, float sign) {
         const auto angle_row = std::min<std::int64_t>(p[t], table);
         float* angle = angles_.f32() + angle_row * 2 * half;
         if (angle_row == table) write_angles(angle, p[t], inv_freq.f32(), half);
-        const float* __restrict cosine = angle;
-        const float* __restrict sine = cosine + half;
-        float* row = x.f32() + t * heads * 2 * half;
-        for (std::int64_t h = 0; h < heads; ++h, row += 2 * half) {
-            float* __restrict first = row;
-            float* __restrict second = row + half;
-            for (std::int64_t i = 0; i < half; ++i) {
-                const float a = first[i];
-                const float b = second[i];
-                const float s = sine[i] * sign;
-                first[i] = a * cosine[i] - b * s;
-                second[i] = b * cosine[i] + a * s;
-            }
+        float* row = x.f32() + t * heads * width + form.begin;
+        for (std::int64_t h = 0; h < heads; ++h, row += width) {
+            if (form.interleaved)
+                turn<2>(row, angle, angle + half, half, 1, form.scale, sign);
+            else
+                turn<1>(row, angle, angle + half, half, half, form.scale, sign);
         }
     }
 }

@@ -66,6 +66,28 @@ void CpuOps::add_bias_backward(Tensor d_bias, Tensor d_out) {
     }
 }
 
+void CpuOps::head_gemm(Tensor out, Tensor in, Tensor weight, const HeadProduct& p) {
+    const auto tokens = in.dim(0), heads = in.dim(1);
+    const auto columns = weight.dim(2);
+    const bool transposed = p.transpose == Transpose::yes;
+    const auto k = transposed ? columns : p.rows;
+    const auto n = transposed ? p.rows : columns;
+    require(weight.dim(0) == heads && out.dim(0) == tokens && out.dim(1) == heads &&
+                p.row + p.rows <= weight.dim(1) && p.in_begin + k <= in.dim(2) &&
+                p.out_begin + n <= out.dim(2),
+            "head_gemm: {} times {} (rows {} .. {}) to {}", in.shape().text(),
+            weight.shape().text(), p.row, p.row + p.rows, out.shape().text());
+    if (tokens == 0) return;
+    for (std::int64_t h = 0; h < heads; ++h) {
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, transposed ? CblasTrans : CblasNoTrans,
+                    static_cast<int>(tokens), static_cast<int>(n), static_cast<int>(k), 1.0f,
+                    in.f32() + h * in.dim(2) + p.in_begin, static_cast<int>(heads * in.dim(2)),
+                    weight.f32() + (h * weight.dim(1) + p.row) * columns, static_cast<int>(columns),
+                    0.0f, out.f32() + h * out.dim(2) + p.out_begin,
+                    static_cast<int>(heads * out.dim(2)));
+    }
+}
+
 void CpuOps::fill(Tensor x, float value) { std::fill_n(x.f32(), x.elements(), value); }
 
 void CpuOps::copy(Tensor out, Tensor in) {

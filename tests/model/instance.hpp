@@ -34,7 +34,7 @@ struct Instance {
           arena(planned ? nullptr : device.get()),
           ops(make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
                             .max_length = limits.max_length,
-                            .max_head_dim = config.head_dim},
+                            .max_head_dim = config.rope_dim()},
                            arena)),
           parameters(config, grid, arena, limits.train, "policy"),
           model(config, grid, *ops, arena, limits) {}
@@ -115,13 +115,19 @@ class Pages {
     Pages(const ModelConfig& c, int tensor_size, std::int64_t sequences, std::int64_t page_size,
           std::int64_t max_pages)
         : page_size_(page_size), max_pages_(max_pages) {
-        const std::int64_t pages = sequences * max_pages, heads = c.kv_heads / tensor_size;
-        const auto elements = static_cast<std::size_t>(pages * page_size * heads * c.head_dim);
-        memory_.resize(static_cast<std::size_t>(2 * c.layers), Floats(elements, NAN));
-        for (std::size_t i = 0; i < memory_.size(); i += 2)
-            caches_.push_back({.keys = view(memory_[i], {pages, page_size, heads, c.head_dim}),
-                               .values = view(memory_[i + 1], {pages, page_size, heads, c.head_dim}),
-                               .page_size = page_size});
+        const std::int64_t pages = sequences * max_pages;
+        const CacheShape shape = cache_shape(c, tensor_size);
+        const auto rows = [&](std::int64_t width) {
+            const Shape of{pages, page_size, shape.heads, width};
+            return view(memory_.emplace_back(static_cast<std::size_t>(of.elements()), NAN), of);
+        };
+        memory_.reserve(static_cast<std::size_t>(2 * c.layers));
+        for (std::int64_t i = 0; i < c.layers; ++i) {
+            PagedCache& cache = caches_.emplace_back();
+            cache.page_size = page_size;
+            cache.keys = rows(shape.key_dim);
+            if (shape.value_dim > 0) cache.values = rows(shape.value_dim);
+        }
         std::vector<std::int64_t> order(static_cast<std::size_t>(pages));
         random_permutation(5, Stream::test, 0, pages, order.data());
         table_.assign(order.begin(), order.end());

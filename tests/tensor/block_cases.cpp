@@ -80,7 +80,7 @@ OpCase rope_case(const Packed& packed, std::int64_t heads, std::int64_t d, doubl
     };
     auto turn = [=](Ops& ops, Tensor to, Tensor from, float sign) {
         ops.copy(to, from);
-        ops.rope(to, positions.tensor(), Tensor(frequencies->data(), DType::f32, Shape{half}), sign);
+        ops.rope(to, positions.tensor(), Tensor(frequencies->data(), DType::f32, Shape{half}), {}, sign);
     };
     c.forward = [=](Ops& ops, Data& data) { turn(ops, data.out[0], data.in[0], 1); };
     c.backward = [=](Ops& ops, Data& data) { turn(ops, data.d_in[0], data.d_out[0], -1); };

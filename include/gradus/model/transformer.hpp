@@ -22,6 +22,12 @@ struct PackedTokens {
     Packing packing;
 };
 
+/// What a layer's cache holds of a token on a tensor rank: `heads` keys of `key_dim` numbers and
+/// values of `value_dim`, 0 where the keys hold the values (latent attention).
+struct CacheShape {
+    std::int64_t heads = 0, key_dim = 0, value_dim = 0;
+};
+CacheShape cache_shape(const ModelConfig& config, int tensor_size);
 
 /// A decoder-only transformer: explicit forward and backward over packed tokens, and decode steps
 /// over a paged cache. Holds no parameters of its own: `parameters` may be swapped for another
@@ -32,6 +38,7 @@ class Transformer {
         std::int64_t max_tokens = 0;   ///< of a forward pass
         std::int64_t max_length = 0;   ///< longest sequence
         bool train = true;             ///< whether a backward pass will follow
+        bool mtp = false;              ///< whether the multi-token prediction module is trained
         Recompute recompute = Recompute::none;
         std::int64_t max_decode = 0;   ///< rows of a decode step, 0: none
         std::int64_t head_chunk = 512; ///< tokens whose logits exist at once
@@ -45,7 +52,28 @@ class Transformer {
     /// activations for `backward` are kept.
     Tensor forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep);
     /// Gradients of all parameters += given dL/dhidden [T, H] (overwritten). After forward(keep).
-    void backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden);
+    /// `balance`: weight of the sequence-wise balance loss of the routers, 0: none.
+    void backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden,
+                  double balance = 0);
+    /// The balance loss of this rank's backward passes since the last call, times its weight; resets.
+    double take_balance_loss();
+    /// Moves each router's correction bias by `rate` towards experts with less than the mean load of
+    /// the forward passes (with keep) since the last call, over all data ranks (DeepSeek-V3, section
+    /// 2.1.2, auxiliary-loss-free balancing). Returns the largest load of an expert over the mean of
+    /// its layer, 0 without experts. Collective over data ranks; resets.
+    double balance_experts(ParameterSet& parameters, double rate);
+    /// Whether passes exchange tokens with other expert ranks, so that all of them must make the same
+    /// number of passes, with no tokens if need be.
+    bool passes_are_collective() const;
+
+    /// Multi-token prediction (DeepSeek-V3, section 2.2), after forward(keep) of the same batch: from
+    /// its hidden states and the next token of each row, i32 [T] (-1: none), hidden states [T, H]
+    /// that predict the token after that; valid until the next pass of the module.
+    Tensor mtp_forward(const ParameterSet& parameters, const PackedTokens& batch, Tensor next);
+    /// d_mtp_hidden [T, H] is overwritten; the gradient by forward()'s hidden states is added to
+    /// d_hidden. Before backward() of the same batch.
+    void mtp_backward(ParameterSet& parameters, const PackedTokens& batch, Tensor next,
+                      Tensor d_mtp_hidden, Tensor d_hidden);
 
     /// Head over chunks of rows, fused with log-softmax; the logits of a full batch never exist.
     /// hidden [R, H], targets i32 [R] (< 0: none) -> log_prob, entropy f32 [R].

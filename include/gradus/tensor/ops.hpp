@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 #include "gradus/tensor/arena.hpp"
 #include "gradus/tensor/tensor.hpp"
@@ -29,12 +30,40 @@ struct AttentionShape {
     std::int64_t kv_heads = 0;  ///< nkv on this rank
     std::int64_t head_dim = 0;  ///< D
     float scale = 0;            ///< usually 1 / sqrt(D)
+    std::int64_t value_dim = 0; ///< Dv, width of values and outputs; 0: D
+    std::int64_t width_of_value() const { return value_dim > 0 ? value_dim : head_dim; }
 };
 
-/// Key/value pages of one layer: keys and values are [pages, page_size, nkv, D].
+/// Which numbers of a head are turned: [begin, begin + 2 * frequencies), as pairs (i, i + half) or,
+/// interleaved, (2i, 2i + 1); cos and sin are multiplied by `scale` (YaRN).
+struct RotaryForm {
+    bool interleaved = false;
+    std::int64_t begin = 0;
+    float scale = 1;
+};
+
+/// Key/value pages of one layer: keys are [pages, page_size, nkv, D], values [.., Dv]. Without
+/// values (latent attention) a token's values are the first Dv numbers of its keys.
 struct PagedCache {
     Tensor keys, values;
     std::int64_t page_size = 0;
+};
+
+/// out[t, h, out_begin + j] = sum_i in[t, h, in_begin + i] W_h[i, j], where W_h, or its transpose,
+/// is weight[h, row .. row + rows, :].
+struct HeadProduct {
+    std::int64_t in_begin = 0, out_begin = 0;
+    std::int64_t row = 0, rows = 0;
+    Transpose transpose = Transpose::no;
+};
+
+/// How a router chooses (model/config.hpp, MixtureOfExperts).
+struct RouterShape {
+    std::int64_t experts = 0, per_token = 0;  ///< E, K
+    bool sigmoid = false;    ///< scores: sigmoid or softmax of the logits
+    bool normalize = false;  ///< weights of the chosen sum to one, before `scale`
+    float scale = 1;
+    std::int64_t groups = 1, top_groups = 1, group_best = 1;
 };
 
 struct AdamWStep {
@@ -56,6 +85,15 @@ class Ops {
     virtual void add_bias(Tensor x, Tensor bias) = 0;
     /// d_bias[N] += column sums of d_out[T,N]
     virtual void add_bias_backward(Tensor d_bias, Tensor d_out) = 0;
+    /// A product a head: in [T, nh, Di], weight [nh, R, C], out [T, nh, Do].
+    virtual void head_gemm(Tensor out, Tensor in, Tensor weight, const HeadProduct& product) = 0;
+    /// A product an expert: rows of `in` [R, K] lie expert by expert, rows[e] of them (on the host);
+    /// out [R, N] = in op(weight[e])^T beta-added: weight [E, N, K], or with Transpose::yes [E, K, N].
+    virtual void expert_gemm(Tensor out, Tensor in, Tensor weight, Transpose transpose,
+                             std::span<const std::int64_t> rows, float beta) = 0;
+    /// d_weight [E, N, K] += d_out[rows of e]^T in[rows of e]
+    virtual void expert_gemm_backward(Tensor d_weight, Tensor d_out, Tensor in,
+                                      std::span<const std::int64_t> rows) = 0;
 
     // Element-wise
     virtual void fill(Tensor x, float value) = 0;
@@ -66,6 +104,20 @@ class Ops {
     virtual void gather_rows(Tensor out, Tensor in, Tensor index) = 0;
     /// out[index[r], :] += in[r, :] in order of r
     virtual void scatter_add_rows(Tensor out, Tensor in, Tensor index) = 0;
+
+    /// out[r, out_begin ..] = in[r * Ri / Ro, in_begin ..], `width` numbers of each of out's Ro rows; a
+    /// row of `in` serves Ro / Ri rows one after the other. The last dimension counts the numbers.
+    virtual void copy_columns(Tensor out, std::int64_t out_begin, Tensor in, std::int64_t in_begin,
+                              std::int64_t width) = 0;
+    /// The sum over those rows: out[r, out_begin ..] = sum of in's Ri / Ro rows from r Ri / Ro on.
+    virtual void sum_columns(Tensor out, std::int64_t out_begin, Tensor in, std::int64_t in_begin,
+                             std::int64_t width) = 0;
+    /// x[r, :] *= factor[r]
+    virtual void scale_rows(Tensor x, Tensor factor) = 0;
+    /// out[r] = sum_i a[r, i] b[r, i]
+    virtual void row_dots(Tensor out, Tensor a, Tensor b) = 0;
+    /// out[t, :] (+)= sum_j in[place[t, j], :] in order of j; place i32 [T, K]
+    virtual void sum_rows(Tensor out, Tensor in, Tensor place, bool accumulate) = 0;
 
     // Embedding over a slice of the vocabulary [offset, offset + Vl)
     /// out[T,H] = table[token - offset], zero where the token is not in the slice
@@ -80,9 +132,10 @@ class Ops {
     virtual void rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x,
                                    Tensor weight, Tensor inv_rms) = 0;
 
-    // Rotary embedding (Su et al. 2021), rotate-half form, in place on x [T, heads, D];
-    // inv_freq f32 [D / 2]; sign -1 undoes it (that is its backward).
-    virtual void rope(Tensor x, Tensor positions, Tensor inv_freq, float sign) = 0;
+    // Rotary embedding (Su et al. 2021), in place on x [T, heads, D]; inv_freq f32 [turned / 2];
+    // sign -1 turns back (that is its backward: form.scale multiplies both ways).
+    virtual void rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm& form,
+                      float sign) = 0;
 
     // SwiGLU (Shazeer 2020): out = silu(gate) * up, all [T,I]
     virtual void swiglu(Tensor out, Tensor gate, Tensor up) = 0;
@@ -90,8 +143,27 @@ class Ops {
     virtual void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate,
                                  Tensor up) = 0;
 
-    // Causal attention over packed sequences; q, out [T, nh, D], k, v [T, nkv, D];
-    // lse f32 [T, nh] is the log-sum-exp of the scaled scores, kept for the backward pass.
+    // Routing of tokens to experts
+    /// logits [T, E] -> scores [T, E]; chosen i32 [T, K], best first, of equals the lower number;
+    /// weights [T, K]. The choice is by scores + bias ([E], may be null), limited to the best groups:
+    /// a group counts by the sum of its `group_best` best (DeepSeek-V3, arXiv 2412.19437, section
+    /// 2.1.2); weights are the scores, sum over the chosen + 1e-20 divided out where `normalize`.
+    virtual void route(Tensor scores, Tensor chosen, Tensor weights, Tensor logits, Tensor bias,
+                       const RouterShape& shape) = 0;
+    /// d_logits [T, E] from d_weights [T, K] and, where not null, d_scores [T, E].
+    virtual void route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, Tensor scores,
+                                Tensor chosen, const RouterShape& shape) = 0;
+    /// Sequence-wise balance loss (eq. 17 to 20 there): loss [1] += coef sum_s sum_i f_i P_i,
+    /// d_scores [T, E] is written.
+    virtual void route_balance(Tensor loss, Tensor d_scores, Tensor scores, Tensor chosen,
+                               const Packing& packing, const RouterShape& shape, float coef) = 0;
+    /// Places (t, j) in order of expert, stable: order i32 [T K] holds t K + j, source i32 [T K] the
+    /// token t, place i32 [T, K] is order's inverse, rows i32 [E] the places an expert.
+    virtual void sort_by_expert(Tensor order, Tensor source, Tensor place, Tensor rows,
+                                Tensor chosen) = 0;
+
+    // Causal attention over packed sequences; q [T, nh, D], k [T, nkv, D], v [T, nkv, Dv],
+    // out [T, nh, Dv]; lse f32 [T, nh] is the log-sum-exp of the scaled scores, kept for the backward pass.
     virtual void attention(Tensor out, Tensor lse, Tensor q, Tensor k, Tensor v,
                            const Packing& packing, const AttentionShape& shape) = 0;
     /// d_q, d_k, d_v are written (not accumulated).
@@ -101,11 +173,11 @@ class Ops {
 
     // Generation
     /// Token t of k, v [T, nkv, D] goes to page slot[t] / page_size, row slot[t] % page_size;
-    /// slot i32 [T], < 0: not stored.
+    /// slot i32 [T], < 0: not stored; v is null where the cache has no values.
     virtual void kv_store(const PagedCache& cache, Tensor k, Tensor v, Tensor slot) = 0;
     /// Copies page from[i] to page to[i] (i32 [n] each).
     virtual void kv_copy_pages(const PagedCache& cache, Tensor from, Tensor to) = 0;
-    /// out, q [B, nh, D]; row b attends to lengths[b] cached tokens in pages
+    /// q [B, nh, D], out [B, nh, Dv]; row b attends to lengths[b] cached tokens in pages
     /// page_table[b, 0 ..] (i32 [B, max_pages]). Row results do not depend on the other rows.
     virtual void attention_decode(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
                                   Tensor lengths, const AttentionShape& shape) = 0;

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// The two parts of a block, attention and feed-forward, each in two kinds. A part works on the
+// block's normalised input and leaves the residual stream to the block. It owns the activations that
+// its backward pass needs, one slot a layer (or one for all layers, where they are computed again),
+// and scratch that all layers share.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "gradus/model/transformer.hpp"
+
+namespace gradus {
+
+struct MlpWeights {
+    Parameter *gate = nullptr, *up = nullptr, *down = nullptr;
+};
+
+/// The parameters of one block, looked up once a set; null where its kind has none.
+struct BlockWeights {
+    Parameter *norm1 = nullptr, *norm2 = nullptr;
+    // Grouped-query attention.
+    Parameter *q = nullptr, *k = nullptr, *v = nullptr, *o = nullptr;
+    Parameter *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;
+    Parameter *q_norm = nullptr, *k_norm = nullptr;
+    // Latent attention (q, where queries are projected directly, and o as above).
+    Parameter *q_a = nullptr, *q_a_norm = nullptr, *q_b = nullptr;
+    Parameter *kv_a = nullptr, *kv_a_norm = nullptr, *kv_b = nullptr;
+    // Feed-forward: the MLP, or the experts.
+    MlpWeights mlp, shared, experts;
+    Parameter *router = nullptr, *router_bias = nullptr;
+};
+BlockWeights find_block_weights(const ModelConfig& config, ParameterSet& parameters,
+                                std::int64_t layer);
+
+/// What the parts of a model are built with.
+struct PartContext {
+    const ModelConfig& config;
+    const Grid& grid;
+    Ops& ops;
+    Arena& arena;
+    std::int64_t tokens = 0;      ///< of a pass, at most
+    std::int64_t decode_rows = 0; ///< of a decode step, at most
+    bool train = true;
+    void sum_over_tensor_ranks(Tensor x) const {
+        if (grid.tensor_size() > 1) grid.tensor().all_reduce(x.floats(), Reduce::sum);
+    }
+    Tensor take(const char* name, Shape shape, DType dtype = DType::f32) const {
+        return arena.take(name, dtype, shape);
+    }
+};
+inline constexpr const char* kKeptMemory = "activations.blocks";
+inline constexpr const char* kScratchMemory = "activations.scratch";
+
+/// One decode step's rows (Transformer::decode).
+struct DecodeRows {
+    Tensor positions, slot, page_table, lengths;
+};
+
+class Attention {
+  public:
+    virtual ~Attention() = default;
+    /// h [T, H] -> out [T, H], this tensor rank's part of the sum. Keys and values go to `cache` at
+    /// `cache_slot` where it is given.
+    virtual void forward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor out,
+                         const Packing& packing, const PagedCache* cache, Tensor cache_slot) = 0;
+    /// The same for one new token a row against the cache.
+    virtual void decode(const BlockWeights& w, Tensor h, Tensor out, const DecodeRows& rows,
+                        const PagedCache& cache) = 0;
+    /// d_out [T, H] -> d_h [T, H], this tensor rank's part of the sum; gradients of the weights +=.
+    virtual void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
+                          const Packing& packing) = 0;
+};
+std::unique_ptr<Attention> make_attention(const PartContext& context, std::size_t slots);
+std::unique_ptr<Attention> make_latent_attention(const PartContext& context, std::size_t slots);
+
+class FeedForward {
+  public:
+    virtual ~FeedForward() = default;
+    /// Fills the slot from h [T, H]; `finish` gives out [T, H], this tensor rank's part of the sum.
+    virtual void prepare(const BlockWeights& w, std::size_t slot, Tensor h) = 0;
+    virtual void finish(const BlockWeights& w, std::size_t slot, Tensor out) = 0;
+    /// As Attention::backward.
+    virtual void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
+                          const Packing& packing) = 0;
+};
+
+/// A mixture of experts has more to tell.
+class Experts : public FeedForward {
+  public:
+    /// Weight of the sequence-wise balance loss in backward passes, 0: none.
+    virtual void set_balance(double coef) = 0;
+    /// The balance loss of the backward passes since the last call; resets.
+    virtual double take_balance_loss() = 0;
+    /// Tokens that were sent to each expert of a slot's layer in the last prepare().
+    virtual std::span<const std::int32_t> loads(std::size_t slot) const = 0;
+};
+
+/// SwiGLU of `width` columns on this rank; picks its weights out of a block's.
+using PickMlp = const MlpWeights& (*)(const BlockWeights&);
+std::unique_ptr<FeedForward> make_mlp(const PartContext& context, std::size_t slots,
+                                      std::int64_t width, PickMlp pick);
+std::unique_ptr<Experts> make_experts(const PartContext& context, std::size_t slots);
+
+}  // namespace gradus
