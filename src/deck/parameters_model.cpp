@@ -15,6 +15,9 @@ std::vector<DeckKey> model_parameters() {
         {"model.from", path, "", "", "", kModel,
          "Checkpoint or run directory to take the weights and the shape of the model from; none: fresh "
          "weights of the shape that the model. keys give."},
+        {"model.config", path, "", "", "", kModel,
+         "A config.json of Hugging Face that gives the shape of fresh weights, in the place of the other "
+         "model. keys; families: llama, qwen2, qwen3, qwen3_moe, deepseek_v2, deepseek_v3."},
         {"model.vocab_size", integer, "tokens", "auto", "auto | >0", kModel,
          "Size of the vocabulary; `auto`: the tokenizer's."},
         {"model.hidden", integer, "", "256", ">0", kModel, "Width of the residual stream."},

@@ -36,6 +36,9 @@ std::vector<DeckKey> train_parameters() {
          "AdamW: decoupled weight decay, on matrices only."},
         {"optim.clip", number, "", "1", ">=0", kOptimiser,
          "Largest norm of the gradient of the whole model; 0: no clipping."},
+        {"optim.router_bias_rate", number, "", "0", ">=0", kTraining,
+         "After each update, the correction bias of a router moves so far towards experts with less than "
+         "the mean load (DeepSeek-V3: 0.001); 0: it stays."},
 
         {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
         {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
@@ -60,6 +63,12 @@ std::vector<DeckKey> train_parameters() {
         {"loss.std", choice, "", "sample", "sample | population | none", "rl",
          "Standard deviation that advantages are divided by."},
         {"loss.std_eps", number, "", "1e-4", ">=0", "rl", "Added to that standard deviation."},
+
+        {"loss.balance_coef", number, "", "0", ">=0", kTraining,
+         "Weight of the routers' sequence-wise balance loss (DeepSeek-V3: 1e-4), for models with experts."},
+        {"loss.mtp_coef", number, "", "0", ">=0", "pretrain sft",
+         "Weight of the multi-token prediction loss (DeepSeek-V3: 0.3, later 0.1), for models with that "
+         "module; 0: the module stays as it is."},
 
         {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition", "rl score",
          "What the reward NAME measures."},

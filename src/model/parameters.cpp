@@ -49,6 +49,7 @@ class Describer {
   private:
     ParameterInfo& add(const std::string& name, Shape global, int split) {
         ParameterInfo p;
+        p.mtp = mtp_;
         p.name = name;
         p.global = global;
         p.split_dim = split;
@@ -123,14 +124,17 @@ class Describer {
 
     void mtp(std::int64_t layer) {
         const std::string name = fmt::format("model.layers.{}.", layer);
+        mtp_ = true;
         add(name + "enorm.weight", {c_.hidden}, -1);
         add(name + "hnorm.weight", {c_.hidden}, -1);
         add(name + "eh_proj.weight", {c_.hidden, 2 * c_.hidden}, -1);
         block(layer);
         add(name + "shared_head.norm.weight", {c_.hidden}, -1);
+        mtp_ = false;
     }
 
     const ModelConfig& c_;
+    bool mtp_ = false;
     std::vector<ParameterInfo> list_;
 };
 
@@ -182,29 +186,34 @@ std::int64_t ModelConfig::parameters() const {
 }
 
 ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
-                           const std::string& label) {
+                           const std::string& label, bool train_mtp) {
     for (ParameterInfo& info : describe_parameters(config)) {
         index_.emplace(info.name, parameters_.size());
         Parameter& p = parameters_.emplace_back();
         static_cast<ParameterInfo&>(p) = std::move(info);
         p.box = local_box(p, grid);
+        p.trained = p.trained && (train_mtp || !p.mtp);
     }
     std::vector<std::int64_t> offsets(parameters_.size());
     std::int64_t total = 0;
-    for (const bool experts : {false, true}) {
+    const auto place = [&](auto belongs) {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            if (parameters_[i].expert != experts) continue;
+            if (!belongs(parameters_[i])) continue;
             offsets[i] = total;
             total += (parameters_[i].box.elements() + kAlign - 1) / kAlign * kAlign;
         }
-        if (!experts) dense_ = total;
-    }
+    };
+    place([](const Parameter& p) { return p.trained && !p.expert; });
+    dense_ = total;
+    place([](const Parameter& p) { return p.trained && p.expert; });
+    const std::int64_t with_gradient = total;
+    place([](const Parameter& p) { return !p.trained; });
     values_ = arena.take(label + ".weights", DType::f32, {total});
-    if (trained) grads_ = arena.take(label + ".gradients", DType::f32, {total});
+    if (trained) grads_ = arena.take(label + ".gradients", DType::f32, {with_gradient});
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         Parameter& p = parameters_[i];
         p.value = piece(values_, offsets[i], p.box.count);
-        if (trained) p.grad = piece(grads_, offsets[i], p.box.count);
+        if (trained && p.trained) p.grad = piece(grads_, offsets[i], p.box.count);
     }
 }
 

@@ -21,7 +21,18 @@ Shape with_rows(const Shape& shape, std::int64_t rows) {
     }
 }
 
+/// The ranks that hold the same part of a parameter.
+Communicator& holders(const Parameter& parameter, const Grid& grid) {
+    return parameter.expert ? grid.expert_data() : grid.data();
+}
+
 std::int64_t local_rows(const Parameter& parameter) { return parameter.box.count[0]; }
+
+/// The rows that this rank owns.
+OwnedRows my_rows(const Parameter& parameter, const Grid& grid) {
+    const Communicator& group = holders(parameter, grid);
+    return owned_rows(local_rows(parameter), group.rank(), group.size());
+}
 
 /// Rows of the local box as a box of the whole tensor.
 Box global_box(const Parameter& parameter, OwnedRows rows) {
@@ -81,13 +92,15 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
     : parameters_(parameters), grid_(grid), ops_(ops), options_(options) {
     const auto& all = parameters_.all();
     for (std::size_t i = 0; i < all.size(); ++i) {
-        const OwnedRows rows = owned_rows(local_rows(all[i]), grid.data_rank(), grid.data_size());
+        const OwnedRows rows = my_rows(all[i], grid);
         if (rows.begin == rows.end) continue;
+        Piece& piece = pieces_.emplace_back();
+        piece.parameter = i;
+        piece.rows = rows;
+        if (!all[i].trained) continue;
         const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
-        pieces_.push_back({.parameter = i,
-                           .rows = rows,
-                           .m = arena.take("adam.m", DType::f32, shape),
-                           .v = arena.take("adam.v", DType::f32, shape)});
+        piece.m = arena.take("adam.m", DType::f32, shape);
+        piece.v = arena.take("adam.v", DType::f32, shape);
     }
     norm_scratch_ =
         arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
@@ -95,7 +108,8 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
 
 double AdamW::step(double lr) {
     const Tensor grads = parameters_.flat_grads();
-    grid_.data().all_reduce(grads.floats(), Reduce::sum);
+    grid_.data().all_reduce(parameters_.dense_grads().floats(), Reduce::sum);
+    grid_.expert_data().all_reduce(parameters_.expert_grads().floats(), Reduce::sum);
     const double norm = gradient_norm();
     const double clip = options_.clip;
     // As torch.nn.utils.clip_grad_norm_.
@@ -103,6 +117,7 @@ double AdamW::step(double lr) {
     ++steps_;
     for (const Piece& piece : pieces_) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
+        if (!parameter.trained) continue;
         ops_.adamw(piece_of(parameter.value, piece.rows), piece_of(parameter.grad, piece.rows),
                    piece.m, piece.v,
                    {.lr = static_cast<float>(lr),
@@ -117,7 +132,8 @@ double AdamW::step(double lr) {
     ops_.fill(grads, 0);
     ops_.synchronize();
     if (grid_.data_size() > 1) {
-        for (const Parameter& parameter : parameters_.all()) gather_rows(parameter, grid_.data());
+        for (const Parameter& parameter : parameters_.all())
+            if (parameter.trained) gather_rows(parameter, holders(parameter, grid_));
     }
     return norm;
 }
@@ -126,6 +142,7 @@ double AdamW::gradient_norm() {
     const auto& all = parameters_.all();
     ops_.fill(norm_scratch_, 0);
     for (std::size_t i = 0; i < all.size(); ++i) {
+        if (!all[i].trained) continue;
         ops_.sum_squares(norm_scratch_.rows(static_cast<std::int64_t>(i), 1), all[i].grad);
     }
     ops_.synchronize();
@@ -136,6 +153,14 @@ double AdamW::gradient_norm() {
         if (!writes(all[i], grid_) && std::isfinite(squares[i])) squares[i] = 0;
     }
     grid_.tensor().all_reduce(std::span(squares), Reduce::sum);
+    if (grid_.expert_size() > 1) {
+        std::vector<double> experts(squares.size(), 0.0);
+        for (std::size_t i = 0; i < all.size(); ++i)
+            if (all[i].expert) experts[i] = squares[i];
+        grid_.expert().all_reduce(std::span(experts), Reduce::sum);
+        for (std::size_t i = 0; i < all.size(); ++i)
+            if (all[i].expert) squares[i] = experts[i];
+    }
     double sum = 0;
     for (std::size_t i = 0; i < all.size(); ++i) {
         require<NumericError>(std::isfinite(squares[i]),
@@ -155,6 +180,7 @@ std::vector<Slab> AdamW::slabs() const {
         if (!writes(parameter, grid_)) continue;
         slabs.push_back(slab_of(parameter, piece.rows, "weights",
                                 piece_of(parameter.value, piece.rows)));
+        if (!parameter.trained) continue;
         slabs.push_back(slab_of(parameter, piece.rows, "adam_m", piece.m));
         slabs.push_back(slab_of(parameter, piece.rows, "adam_v", piece.v));
     }
@@ -164,11 +190,13 @@ std::vector<Slab> AdamW::slabs() const {
 void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
     // All tensors first: a missing one must not be found on some ranks only.
     for (const Parameter& parameter : parameters_.all()) {
+        if (!parameter.trained) continue;
         check_stored(reader, "adam_m/" + parameter.name, parameter);
         check_stored(reader, "adam_v/" + parameter.name, parameter);
     }
     for (const Piece& piece : pieces_) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
+        if (!parameter.trained) continue;
         const Box box = global_box(parameter, piece.rows);
         reader.read("adam_m/" + parameter.name, box, piece.m.data());
         reader.read("adam_v/" + parameter.name, box, piece.v.data());
@@ -190,8 +218,7 @@ std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& gr
                                   const std::string& group) {
     std::vector<Slab> slabs;
     for (const Parameter& parameter : parameters.all()) {
-        const OwnedRows rows =
-            owned_rows(local_rows(parameter), grid.data_rank(), grid.data_size());
+        const OwnedRows rows = my_rows(parameter, grid);
         if (rows.begin == rows.end || !writes(parameter, grid)) continue;
         slabs.push_back(slab_of(parameter, rows, group, piece_of(parameter.value, rows)));
     }

@@ -36,6 +36,7 @@ struct Slot {
 struct Engine::Impl {
     Transformer& model;
     const Tokenizer& tokenizer;
+    const Grid& grid;
     Ops& ops;
     Profile& profile;
     Limits limits;
@@ -44,13 +45,24 @@ struct Engine::Impl {
     Tensor tokens, positions, starts, slots, lengths, page_table, rows, copy_from, copy_to, last;
     std::int64_t max_pages = 0;
 
+    /// Before each pass, where passes are made together: whether any rank still has one to make.
+    bool pass_is_due(bool mine) {
+        return model.passes_are_collective() ? grid.expert().max(mine ? 1 : 0) > 0 : mine;
+    }
+    /// A pass without tokens, for the sake of other ranks.
+    void idle_pass(const ParameterSet& parameters) {
+        starts.i32()[0] = 0;
+        const PackedTokens nothing{.tokens = tokens.as({0}),
+                                   .packing = {.starts = starts.as({1}), .positions = positions.as({0})}};
+        model.prefill(parameters, nothing, caches, slots.as({0}));
+    }
     Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o, Arena& arena, Profile& p,
          Limits l);
 };
 
-Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o, Arena& arena,
+Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops& o, Arena& arena,
                    Profile& p, Limits l)
-    : model(m), tokenizer(t), ops(o), profile(p), limits(l) {
+    : model(m), tokenizer(t), grid(grid_in), ops(o), profile(p), limits(l) {
     const ModelConfig& config = model.config();
     max_pages = pages_for(limits.max_length, limits.page_size);
     // One page more a sequence: the prompt's own copy of its last, partly filled page.
@@ -258,6 +270,7 @@ void Generation::prefill(std::size_t first, std::size_t count) {
                                          .positions = e_.positions.as({t}),
                                          .sequences = n,
                                          .max_length = longest}};
+    e_.pass_is_due(true);
     const Tensor hidden = e_.model.prefill(parameters_, batch, e_.caches, e_.slots.as({t}));
     const Tensor ends = e_.last.rows(0, n);
     e_.ops.gather_rows(ends, hidden, e_.rows.as({n}));
@@ -366,6 +379,7 @@ void Generation::decode_step() {
         e_.lengths.i32()[b] = static_cast<std::int32_t>(slot.cached);
         std::copy(slot.pages.begin(), slot.pages.end(), e_.page_table.i32() + b * e_.max_pages);
     }
+    e_.pass_is_due(true);
     const Tensor hidden = e_.model.decode(
         parameters_, e_.tokens.as({n}), e_.positions.as({n}), e_.slots.as({n}),
         e_.page_table.as({n, e_.max_pages}), e_.lengths.as({n}), e_.caches);
@@ -419,6 +433,7 @@ std::vector<Generated> Engine::generate(const ParameterSet& parameters,
         generation.admit();
         generation.decode_step();
     }
+    while (impl_->pass_is_due(false)) impl_->idle_pass(parameters);
     return generation.take();
 }
 

@@ -281,6 +281,7 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                 {"clipped_low", sums.clipped_low / n},
                 {"clipped_high", sums.clipped_high / n},
                 {"trained_tokens", sums.tokens}};
+    row.update(router_metrics(stack_.config, result.router));
     row.update(pending_.statistics);
     if (!std::isnan(pass)) row["pass_at_1"] = pass;
     row["tokens_per_s"] = result.tokens / seconds;

@@ -72,7 +72,8 @@ double time_budget(const Deck& deck) {
 
 Run::Run(const Deck& d, MpiSession& session)
     : deck(d),
-      grid(MPI_COMM_WORLD, static_cast<int>(d.integer("grid.tensor"))),
+      grid(MPI_COMM_WORLD, static_cast<int>(d.integer("grid.tensor")),
+           static_cast<int>(d.integer("grid.expert"))),
       log(session.rank()),
       dir(make_run_directory(d, grid.world())),
       tokenizer(make_byte_tokenizer()),

@@ -8,12 +8,41 @@
 namespace gradus {
 namespace {
 
+/// Whether the deck trains the module of multi-token prediction.
+bool trains_mtp(const Deck& deck, const StackNeeds& needs) {
+    return needs.train && (deck.stage() == "pretrain" || deck.stage() == "sft") &&
+           deck.number("loss.mtp_coef") > 0;
+}
+
+/// Weights of the losses beside the main one.
+Trainer::Limits trainer_limits(const Deck& deck, const ModelConfig& config, const StackNeeds& needs,
+                               std::int64_t micro_tokens) {
+    Trainer::Limits limits{.micro_tokens = micro_tokens};
+    if (trains_mtp(deck, needs)) {
+        limits.mtp_coef = deck.number("loss.mtp_coef");
+        require<DeckError>(config.mtp_layers > 0,
+                           "{}: the model has no module of multi-token prediction; leave loss.mtp_coef out",
+                           deck.origin("loss.mtp_coef"));
+    }
+    if (deck.stage() == "bench") return limits;
+    limits.balance_coef = deck.number("loss.balance_coef");
+    limits.router_bias_rate = deck.number("optim.router_bias_rate");
+    require<DeckError>(limits.balance_coef == 0 || config.moe.experts > 0,
+                       "{}: the model has no experts to balance; leave loss.balance_coef out",
+                       deck.origin("loss.balance_coef"));
+    require<DeckError>(limits.router_bias_rate == 0 || config.moe.bias,
+                       "{}: the model's routers have no correction bias; leave optim.router_bias_rate out",
+                       deck.origin("optim.router_bias_rate"));
+    return limits;
+}
+
 Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
                                  const StackNeeds& needs) {
     const std::int64_t micro = deck.integer("train.micro_tokens");
     return {.max_tokens = micro,
             .max_length = std::min(config.max_positions, micro),
             .train = needs.train,
+            .mtp = trains_mtp(deck, needs),
             .recompute = deck.text("model.recompute") == "block" ? Recompute::block : Recompute::none,
             .max_decode = needs.generate ? deck.integer("rollout.slots") : 0,
             .head_chunk = std::min<std::int64_t>(micro, 1024)};
@@ -47,7 +76,7 @@ ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
 Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid,
              const Tokenizer& tokenizer, Arena& arena, Profile& profile, const StackNeeds& needs)
     : config(model_config) {
-    config.check(grid.tensor_size());
+    config.check(grid.tensor_size(), grid.expert_size());
     require<DeckError>(!needs.generate || deck.integer("train.max_length") <= config.max_positions,
                        "{}: train.max_length = {} is more than the model's max_positions = {}",
                        deck.origin("train.max_length"), deck.integer("train.max_length"),
@@ -55,11 +84,12 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
     const Transformer::Limits limits = model_limits(deck, config, needs);
     ops = make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
                         .max_length = limits.max_length,
-                        .max_head_dim = config.head_dim},
+                        .max_head_dim = config.rope_dim()},
                        arena);
-    policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy");
+    policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy", limits.mtp);
     if (needs.reference)
-        reference = std::make_unique<ParameterSet>(config, grid, arena, false, "reference");
+        reference =
+            std::make_unique<ParameterSet>(config, grid, arena, false, "reference", limits.mtp);
     model = std::make_unique<Transformer>(config, grid, *ops, arena, limits);
     if (needs.train) {
         optimizer = std::make_unique<AdamW>(
@@ -70,7 +100,7 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                          .weight_decay = deck.number("optim.weight_decay"),
                          .clip = deck.number("optim.clip")});
         trainer = std::make_unique<Trainer>(*model, *policy, *optimizer, grid, *ops, arena, profile,
-                                            Trainer::Limits{.micro_tokens = limits.max_tokens});
+                                            trainer_limits(deck, config, needs, limits.max_tokens));
     }
     if (needs.generate)
         engine = std::make_unique<Engine>(*model, tokenizer, grid, *ops, arena, profile,
@@ -131,6 +161,11 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                              state["tokenizer"].get<std::string>(), tokenizer.identity());
     require_same_model(deck, tokenizer, stored, directory);
     return stored;
+}
+
+Json router_metrics(const ModelConfig& config, const Trainer::RouterResult& result) {
+    if (config.moe.experts == 0) return Json::object();
+    return {{"expert_load_max", result.load_max}, {"balance_loss", result.balance_loss}};
 }
 
 LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps) {

@@ -174,7 +174,8 @@ Plan plan_stage(const Deck& deck, int ranks) {
     }
     const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
-    const Grid grid = Grid::planned(ranks / tensor, tensor);
+    const Grid grid =
+        Grid::planned(ranks / tensor, tensor, static_cast<int>(deck.integer("grid.expert")));
     Arena arena(nullptr);
     Profile profile;
     const Stack stack(deck, config, grid, *tokenizer, arena, profile, stack_needs(deck));

@@ -87,14 +87,17 @@ ExitCode run_supervised(Run& run) {
         ++step;
         tokens += result.tokens;
         const double seconds = now_seconds() - began;
-        run.metric({{"step", step},
+        Json row = {{"step", step},
                     {"loss", result.loss},
                     {"grad_norm", result.grad_norm},
                     {"lr", rate.at(step - 1)},
                     {"tokens", tokens},
                     {"trained_tokens", result.trained_tokens},
                     {"tokens_per_s", result.tokens / seconds},
-                    {"seconds", lap_times(run.profile)}});
+                    {"seconds", lap_times(run.profile)}};
+        row.update(router_metrics(start.config, result.router));
+        if (run.deck.number("loss.mtp_coef") > 0) row["mtp_loss"] = result.mtp_loss;
+        run.metric(row);
         life.report(step, fmt::format("loss {:.4f} norm {:.3f} lr {:.2e} tok/s {}", result.loss,
                                       result.grad_norm, rate.at(step - 1),
                                       format_count(result.tokens / seconds)));

@@ -121,7 +121,9 @@ MicroBatch::MicroBatch(std::int64_t max_tokens, Arena& arena)
       token_buffer_(arena.take("batch.tokens", DType::i32, {max_tokens})),
       position_buffer_(arena.take("batch.positions", DType::i32, {max_tokens})),
       start_buffer_(arena.take("batch.starts", DType::i32, {max_tokens + 1})),
-      target_buffer_(arena.take("batch.targets", DType::i32, {max_tokens})) {}
+      target_buffer_(arena.take("batch.targets", DType::i32, {max_tokens})),
+      next_buffer_(arena.take("batch.targets", DType::i32, {max_tokens})),
+      second_buffer_(arena.take("batch.targets", DType::i32, {max_tokens})) {}
 
 void MicroBatch::fill(std::span<const Sequence* const> sequences, bool all_targets) {
     std::int64_t total = 0;
@@ -135,6 +137,8 @@ void MicroBatch::fill(std::span<const Sequence* const> sequences, bool all_targe
     std::int32_t* token = token_buffer_.i32();
     std::int32_t* position = position_buffer_.i32();
     std::int32_t* target = target_buffer_.i32();
+    std::int32_t* next = next_buffer_.i32();
+    std::int32_t* second = second_buffer_.i32();
     for (const Sequence* s : sequences) {
         const std::size_t n = s->tokens.size();
         require(all_targets || s->weight.size() == n,
@@ -142,8 +146,12 @@ void MicroBatch::fill(std::span<const Sequence* const> sequences, bool all_targe
         for (std::size_t t = 0; t < n; ++t) {
             *token++ = s->tokens[t];
             *position++ = static_cast<std::int32_t>(t);
-            const bool wanted = t + 1 < n && (all_targets || s->weight[t + 1] != 0);
-            *target++ = wanted ? s->tokens[t + 1] : -1;
+            const auto target_at = [&](std::size_t at) {
+                return at < n && (all_targets || s->weight[at] != 0) ? s->tokens[at] : -1;
+            };
+            *target++ = target_at(t + 1);
+            *next++ = t + 1 < n ? s->tokens[t + 1] : -1;
+            *second++ = target_at(t + 2);
         }
         const auto length = static_cast<std::int64_t>(n);
         starts_host_.push_back(starts_host_.back() + length);
@@ -156,6 +164,8 @@ void MicroBatch::fill(std::span<const Sequence* const> sequences, bool all_targe
     packed_.packing.positions = position_buffer_.as({total});
     packed_.packing.sequences = count;
     targets_ = target_buffer_.as({total});
+    next_ = next_buffer_.as({total});
+    second_targets_ = second_buffer_.as({total});
 }
 
 }  // namespace gradus

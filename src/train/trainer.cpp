@@ -21,13 +21,18 @@ std::vector<std::int64_t> lengths_of(const std::vector<Sequence>& batch) {
 
 struct BatchCounts {
     double tokens = 0, trained = 0;
+    double second = 0;  ///< trained tokens that multi-token prediction predicts
 };
 
 BatchCounts count(const std::vector<Sequence>& batch) {
     BatchCounts counts;
     for (const Sequence& s : batch) {
         counts.tokens += static_cast<double>(s.tokens.size());
-        for (std::size_t t = 1; t < s.weight.size(); ++t) counts.trained += s.weight[t] > 0 ? 1 : 0;
+        for (std::size_t t = 1; t < s.weight.size(); ++t) {
+            if (!(s.weight[t] > 0)) continue;
+            counts.trained += 1;
+            counts.second += t > 1 ? 1 : 0;
+        }
     }
     return counts;
 }
@@ -149,13 +154,20 @@ Trainer::Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer,
       d_log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_hidden_(arena.take("batch.d_hidden", DType::f32,
-                           {limits.micro_tokens, model.config().hidden})) {}
+                           {limits.micro_tokens, model.config().hidden})) {
+    if (limits.mtp_coef > 0)
+        d_mtp_hidden_ = arena.take("batch.d_hidden", DType::f32,
+                                   {limits.micro_tokens, model.config().hidden});
+}
 
 void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature,
-                                bool update, const Loss& loss) {
+                                bool update, const Loss& loss, const MoreLoss& more) {
+    const double balance =
+        limits_.balance_coef / std::max(1.0, static_cast<double>(batch.size()));
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
     for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
-        if (indices.empty()) continue;  // fewer sequences than ranks
+        // Fewer sequences than ranks.
+        if (indices.empty() && !model_.passes_are_collective()) continue;
         const std::vector<const Sequence*> members = members_of(batch, indices);
         Tensor hidden;
         {
@@ -178,17 +190,23 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
             model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature, d_log_prob,
                                  d_entropy, d_hidden);
         }
+        if (more) more(members, d_hidden);
         Profile::Region region(profile_, "train.backward");
-        model_.backward(parameters_, micro_.packed(), d_hidden);
+        model_.backward(parameters_, micro_.packed(), d_hidden, balance);
         ops_.synchronize();
     }
 }
 
 Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, bool update) {
     const BatchCounts counts = count(batch);
-    double sum = 0;
+    double sum = 0, second_sum = 0;
     std::int64_t first_bad = kNone;
-    run_micro_batches(batch, 1.0f, update, [&](std::span<const Sequence* const> members) {
+    MoreLoss more;
+    if (predicts_more(update))
+        more = [&](std::span<const Sequence* const> members, Tensor d_hidden) {
+            second_sum += more_tokens(members, counts.second, d_hidden);
+        };
+    const Loss loss_of = [&](std::span<const Sequence* const> members) {
         const std::span<const float> log_prob = log_prob_.floats();
         const std::span<float> d_log_prob = d_log_prob_.floats();
         for (std::size_t i = 0; i < members.size(); ++i) {
@@ -204,18 +222,57 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
             if (!std::isfinite(loss)) first_bad = std::min(first_bad, s.address);
             sum += loss;
         }
-    });
+    };
+    run_micro_batches(batch, 1.0f, update, loss_of, more);
     TokenResult result{.loss = grid_.data().sum(sum) / std::max(1.0, counts.trained),
                        .tokens = counts.tokens,
                        .trained_tokens = counts.trained};
+    if (more) result.mtp_loss = grid_.data().sum(second_sum) / std::max(1.0, counts.second);
     check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
     return result;
 }
 
+double Trainer::more_tokens(std::span<const Sequence* const> members, double count,
+                            Tensor d_hidden) {
+    Profile::Region region(profile_, "train.mtp");
+    const std::int64_t n = micro_.tokens();
+    const Tensor log_prob = log_prob_.as({n}), d_log_prob = d_log_prob_.as({n});
+    const Tensor d_entropy = d_entropy_.as({n}), d_out = d_mtp_hidden_.as(d_hidden.shape());
+    const Tensor out = model_.mtp_forward(parameters_, micro_.packed(), micro_.next());
+    model_.head_log_probs(parameters_, out, micro_.second_targets(), 1.0f, log_prob,
+                          entropy_.as({n}));
+    ops_.fill(d_log_prob, 0);
+    ops_.fill(d_entropy, 0);
+    ops_.synchronize();
+    double sum = 0;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+        const Sequence& s = *members[i];
+        for (std::size_t t = 2; t < s.tokens.size(); ++t) {
+            if (!(s.weight[t] > 0)) continue;
+            const auto r = static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t) - 1));
+            sum -= static_cast<double>(s.weight[t]) * log_prob.floats()[r];
+            d_log_prob.floats()[r] = static_cast<float>(-limits_.mtp_coef * s.weight[t] / count);
+        }
+    }
+    model_.head_backward(parameters_, out, micro_.second_targets(), 1.0f, d_log_prob, d_entropy,
+                         d_out);
+    model_.mtp_backward(parameters_, micro_.packed(), micro_.next(), d_out, d_hidden);
+    ops_.synchronize();
+    return sum;
+}
+
+double Trainer::update_parameters(double lr, RouterResult& router) {
+    if (model_.config().moe.experts > 0)
+        router.balance_loss = grid_.data().sum(model_.take_balance_loss());
+    Profile::Region region(profile_, "train.optimizer");
+    const double norm = optimizer_.step(lr);
+    router.load_max = model_.balance_experts(parameters_, limits_.router_bias_rate);
+    return norm;
+}
+
 Trainer::TokenResult Trainer::next_token_step(const std::vector<Sequence>& batch, double lr) {
     TokenResult result = next_token(batch, true);
-    Profile::Region region(profile_, "train.optimizer");
-    result.grad_norm = optimizer_.step(lr);
+    result.grad_norm = update_parameters(lr, result.router);
     return result;
 }
 
@@ -255,8 +312,7 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
     reduce(result.sums, grid_.data());
     result.loss = result.sums.loss;
     check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
-    Profile::Region region(profile_, "train.optimizer");
-    result.grad_norm = optimizer_.step(lr);
+    result.grad_norm = update_parameters(lr, result.router);
     return result;
 }
 
@@ -269,7 +325,7 @@ std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameter
     std::vector<float> flat(starts.back(), 0.0f);
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
     for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
-        if (indices.empty()) continue;
+        if (indices.empty() && !model_.passes_are_collective()) continue;
         Profile::Region region(profile_, "logprobs.forward");
         micro_.fill(members_of(batch, indices), true);
         const Tensor hidden = model_.forward(parameters, micro_.packed(), false);

@@ -21,6 +21,7 @@ struct ParameterInfo {
     bool expert = false;   ///< dimension 0 counts experts and is split over expert ranks
     bool decay = true;     ///< weight decay applies (matrices, not norms and biases)
     bool trained = true;   ///< has a gradient (the router's correction bias has none)
+    bool mtp = false;      ///< of the multi-token prediction module
 };
 
 /// All parameters of a model, in a fixed order.
@@ -30,25 +31,27 @@ std::vector<ParameterInfo> describe_parameters(const ModelConfig& config);
 struct Parameter : ParameterInfo {
     Box box;
     Tensor value;  ///< [box.count]
-    Tensor grad;   ///< same shape; null where the model is not trained
+    Tensor grad;   ///< same shape; null where it or the model is not trained
 };
 
 /// All parameters of a model in a fixed order, values and gradients each in one piece of memory:
 /// first those that all data ranks hold alike, then the experts, so that the reduction of either
-/// kind's gradients is one call.
+/// kind's gradients is one call; last what is not trained, which has no gradients.
 class ParameterSet {
   public:
     /// Lays out the parameters of `config` for this rank. `label` names the arena's rows:
-    /// "LABEL.weights" and, where `trained`, "LABEL.gradients".
+    /// "LABEL.weights" and, where `trained`, "LABEL.gradients". `train_mtp`: the module of multi-token
+    /// prediction is trained too; sets of which one is copied to the other must agree in it.
     ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
-                 const std::string& label);
+                 const std::string& label, bool train_mtp = false);
 
     std::vector<Parameter>& all() { return parameters_; }
     const std::vector<Parameter>& all() const { return parameters_; }
     /// Throws InternalError for an unknown name.
     Parameter& at(const std::string& name);
     const Parameter& at(const std::string& name) const;
-    /// All values, all gradients as flat f32 arrays (padding included, always zero).
+    /// All values, all gradients (of what is trained) as flat f32 arrays (padding included, always
+    /// zero).
     Tensor flat_values() const { return values_; }
     Tensor flat_grads() const { return grads_; }
     /// The part of flat_grads() that is summed over all data ranks, and that of the experts, summed

@@ -23,12 +23,14 @@ struct OwnedRows {
 OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size);
 
 /// AdamW with ZeRO-1: first and second moments exist only for owned rows, so each piece of state is
-/// a box in the tensor's own index space. Parameters are float32 here, thus their own master.
+/// a box in the tensor's own index space. Rows of a tensor are cut over the data ranks, those of
+/// experts (a row is an expert) over the data ranks that hold the same ones. Parameters are float32
+/// here, thus their own master. What is not trained has no moments and stays as it is.
 class AdamW {
   public:
     AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena, AdamWOptions options);
 
-    /// Sums gradients over data ranks (the loss is already normalised globally), clips by the
+    /// Sums gradients over the ranks that hold the same parameters (the loss is already normalised globally), clips by the
     /// global norm over the whole model, updates owned rows, gathers the parameters, zeroes the
     /// gradients. Returns the norm before clipping. Throws NumericError where it is not finite,
     /// before anything is changed.
@@ -44,7 +46,7 @@ class AdamW {
     struct Piece {
         std::size_t parameter;
         OwnedRows rows;
-        Tensor m, v;
+        Tensor m, v;  ///< null for what is not trained
     };
     /// Over the whole model, from gradients already summed over data ranks.
     double gradient_norm();

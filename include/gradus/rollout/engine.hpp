@@ -45,7 +45,8 @@ struct GenerationOptions {
 /// schedule is a function of the requests, never of time. All tensor ranks of a column call
 /// `generate` with the same requests and get the same results. A response does not depend on the
 /// limits nor on the other requests but for the rounding of products of other sizes; the same call
-/// repeats its bits.
+/// repeats its bits. Where experts are split over data ranks these call it together, with requests
+/// of their own or none: a rank that is done makes passes without tokens until all are.
 class Engine {
   public:
     struct Limits {

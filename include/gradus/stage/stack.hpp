@@ -56,6 +56,9 @@ ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer);
 void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& stored,
                         const std::string& directory);
 
+/// What metrics tell of the routers of a model with experts; empty for others.
+Json router_metrics(const ModelConfig& config, const Trainer::RouterResult& result);
+
 LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps);
 GenerationOptions resolve_generation(const Deck& deck, std::int64_t step);
 /// Longest prompt and response that the deck plans for.

@@ -42,6 +42,10 @@ class MicroBatch {
 
     const PackedTokens& packed() const { return packed_; }
     const Tensor& targets() const { return targets_; }
+    /// For multi-token prediction: the next token of each row (-1 at a sequence's end), and as
+    /// targets() the one after it.
+    const Tensor& next() const { return next_; }
+    const Tensor& second_targets() const { return second_targets_; }
     std::int64_t tokens() const { return tokens_; }
     /// Row of the output that predicts token `t` >= 1 of the i-th sequence.
     std::int64_t row(std::size_t i, std::int64_t t) const {
@@ -50,9 +54,10 @@ class MicroBatch {
 
   private:
     std::int64_t max_tokens_, tokens_ = 0;
-    Tensor token_buffer_, position_buffer_, start_buffer_, target_buffer_;
+    Tensor token_buffer_, position_buffer_, start_buffer_, target_buffer_, next_buffer_,
+        second_buffer_;
     PackedTokens packed_;
-    Tensor targets_;
+    Tensor targets_, next_, second_targets_;
     std::vector<std::int64_t> starts_host_;
 };
 

@@ -20,14 +20,24 @@ class Trainer {
   public:
     struct Limits {
         std::int64_t micro_tokens = 0;  ///< token budget of a micro-batch
+        double balance_coef = 0;  ///< weight of the routers' sequence-wise balance loss
+        double router_bias_rate = 0;  ///< step of the routers' correction bias after each update
+        double mtp_coef = 0;      ///< weight of the multi-token prediction loss (next_token_step)
     };
     Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer, const Grid& grid,
             Ops& ops, Arena& arena, Profile& profile, Limits limits);
 
+    /// Of models with experts.
+    struct RouterResult {
+        double balance_loss = 0;  ///< with its weight
+        double load_max = 0;      ///< largest load of an expert over the mean of its layer
+    };
     struct TokenResult {
         double loss = 0;  ///< mean cross entropy a trained token (nats)
         double grad_norm = 0;
         double tokens = 0, trained_tokens = 0;
+        double mtp_loss = 0;      ///< mean cross entropy of the second next token, not weighted
+        RouterResult router;
     };
     /// Next-token cross entropy over tokens of weight > 0, mean over the global batch.
     TokenResult next_token_step(const std::vector<Sequence>& batch, double lr);
@@ -37,6 +47,7 @@ class Trainer {
     struct PolicyResult {
         PolicyLossSums sums;  ///< reduced over ranks, means where divided by sums.tokens
         double loss = 0, grad_norm = 0, tokens = 0;
+        RouterResult router;
     };
     /// One policy update over tokens of weight > 0; sequences without any count as sequences all
     /// the same. Without `old_log_prob` the update is on-policy: ratio 1. The gap is that of the
@@ -56,10 +67,18 @@ class Trainer {
     /// Called once a micro-batch with log_prob_ and entropy_ of its rows; gives d_log_prob_ and
     /// d_entropy_, which are zero before.
     using Loss = std::function<void(std::span<const Sequence* const>)>;
+    /// Called before the backward pass, adds to d_hidden.
+    using MoreLoss = std::function<void(std::span<const Sequence* const>, Tensor)>;
     /// This rank's micro-batches: forward, loss and, where `update`, backward.
     void run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature, bool update,
-                           const Loss& loss);
+                           const Loss& loss, const MoreLoss& more = {});
     TokenResult next_token(const std::vector<Sequence>& batch, bool update);
+    bool predicts_more(bool update) const { return update && limits_.mtp_coef > 0; }
+    /// The module's forward and backward for the micro-batch at hand; d_hidden += . Returns the sum
+    /// of the cross entropies.
+    double more_tokens(std::span<const Sequence* const> members, double count, Tensor d_hidden);
+    /// Clips and updates; then the routers' biases.
+    double update_parameters(double lr, RouterResult& router);
 
     Transformer& model_;
     ParameterSet& parameters_;
@@ -69,7 +88,7 @@ class Trainer {
     Profile& profile_;
     Limits limits_;
     MicroBatch micro_;
-    Tensor log_prob_, entropy_, d_log_prob_, d_entropy_, d_hidden_;
+    Tensor log_prob_, entropy_, d_log_prob_, d_entropy_, d_hidden_, d_mtp_hidden_;
 };
 
 }  // namespace gradus
