@@ -21,13 +21,24 @@ class PlainBytes final : public Tokenizer {
     }
     std::string decode(std::span<const TokenId> tokens) const override {
         std::string text;
-        for (const TokenId token : tokens) text.push_back(static_cast<char>(token));
+        for (const TokenId token : tokens) text += token_bytes(token);
         return text;
     }
+    std::string_view token_bytes(TokenId token) const override {
+        static const std::string bytes = [] {
+            std::string all;
+            for (int i = 0; i < 256; ++i) all.push_back(static_cast<char>(i));
+            return all;
+        }();
+        return std::string_view(bytes).substr(static_cast<std::size_t>(token), 1);
+    }
     TokenId special(std::string_view) const override { return -1; }
-    TokenId eos() const override { return 256; }
+    const std::vector<TokenId>& eos_ids() const override { return eos_; }
     TokenId bos() const override { return -1; }
     std::string identity() const override { return "plain"; }
+
+  private:
+    std::vector<TokenId> eos_ = {256};
 };
 
 const std::vector<ChatMessage> kQuestion = {{"user", "1+1=?"}};
