@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "normalizer.hpp"
 
-#include <cstdlib>
+#include <algorithm>
+#include <array>
 
 #include "json_fields.hpp"
 #include "utf8.hpp"
@@ -17,15 +18,36 @@ void check_size(std::size_t bytes) {
                        kMaxText);
 }
 
+/// A normalisation form of `text` (UAX 15). utf8proc_map would do, but it orders marks in quadratic
+/// time, and a text may be nothing but marks.
 std::string mapped(std::string_view text, int options) {
     check_size(text.size());
-    utf8proc_uint8_t* out = nullptr;
-    const auto n = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                static_cast<utf8proc_ssize_t>(text.size()), &out,
-                                static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE));
-    const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(out, &std::free);
-    require<DataError>(n >= 0, "a text cannot be normalised: {}", utf8proc_errmsg(n));
-    return {reinterpret_cast<const char*>(out), static_cast<std::size_t>(n)};
+    const auto option = static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE);
+    std::vector<utf8proc_int32_t> points;
+    std::array<utf8proc_int32_t, 32> parts;  // 18 are the most that Unicode has
+    for (std::size_t at = 0; at < text.size();) {
+        const CodePoint c = code_point(text.substr(at));
+        int bound_class = 0;
+        const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
+                                               static_cast<utf8proc_ssize_t>(parts.size()), option, &bound_class);
+        require(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc decomposes U+{:04X} into {}",
+                static_cast<std::uint32_t>(c.value), n);
+        points.insert(points.end(), parts.begin(), parts.begin() + n);
+        at += c.bytes;
+    }
+    const auto weight = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+    for (auto begin = points.begin(); begin != points.end();) {
+        auto end = begin;
+        while (end != points.end() && weight(*end) != 0) ++end;
+        std::stable_sort(begin, end, [&](auto a, auto b) { return weight(a) < weight(b); });
+        begin = end == points.end() ? end : end + 1;
+    }
+    auto length = static_cast<utf8proc_ssize_t>(points.size());
+    if ((options & UTF8PROC_COMPOSE) != 0) length = utf8proc_normalize_utf32(points.data(), length, option);
+    std::string out;
+    for (utf8proc_ssize_t i = 0; i < length; ++i)
+        append_utf8(out, static_cast<char32_t>(points[static_cast<std::size_t>(i)]));
+    return out;
 }
 
 bool is_ascii(std::string_view text) {
