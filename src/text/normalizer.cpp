@@ -56,7 +56,17 @@ bool is_ascii(std::string_view text) {
     return true;
 }
 
-}  // namespace
+/// Which code points may change in normalisation form C, or make a neighbour change: all that are not
+/// NFC_Quick_Check=Yes with combining class 0 (UAX 15, section 9). Found from utf8proc's tables.
+class CompositionTable {
+  public:
+    CompositionTable();
+    bool inert(char32_t c) const { return c >= kEnd || !active_[c]; }
+
+  private:
+    static constexpr char32_t kEnd = 0x30000;  // nothing composes or decomposes beyond
+    std::vector<bool> active_;
+};
 
 CompositionTable::CompositionTable() : active_(kEnd) {
     for (char32_t c = 0xC0; c < kEnd; ++c) {
@@ -77,7 +87,10 @@ CompositionTable::CompositionTable() : active_(kEnd) {
     for (char32_t c = 0x11A8; c <= 0x11C2; ++c) active_[c] = true;
 }
 
-std::string Normalizer::run(const Compose& step, std::string text) {
+}  // namespace
+
+std::string Normalizer::run(const Compose&, std::string text) {
+    static const CompositionTable table;
     constexpr char32_t kFirst = 0x300;  // all below is composed
     std::string out;
     std::size_t done = 0;   // text before is in `out`
@@ -85,7 +98,7 @@ std::string Normalizer::run(const Compose& step, std::string text) {
     for (std::size_t at = 0; at < text.size();) {
         const auto lead = static_cast<unsigned char>(text[at]);
         const CodePoint c = lead < 0x80 ? CodePoint{lead, 1} : code_point(std::string_view(text).substr(at));
-        if (c.value < kFirst || step.table.inert(c.value)) {
+        if (c.value < kFirst || table.inert(c.value)) {
             inert = at;
             at += c.bytes;
             continue;
@@ -94,7 +107,7 @@ std::string Normalizer::run(const Compose& step, std::string text) {
         std::size_t end = at;
         while (end < text.size()) {
             const CodePoint next = code_point(std::string_view(text).substr(end));
-            if (step.table.inert(next.value)) break;
+            if (table.inert(next.value)) break;
             end += next.bytes;
         }
         out.append(text, done, inert - done);

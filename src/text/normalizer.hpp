@@ -10,18 +10,6 @@
 
 namespace gradus {
 
-/// A code point that may change in normalisation form C, or make a neighbour change: all that is not
-/// NFC_Quick_Check=Yes with combining class 0 (UAX 15, section 9). Found from utf8proc's tables.
-class CompositionTable {
-  public:
-    CompositionTable();
-    bool inert(char32_t c) const { return c >= kEnd || !active_[c]; }
-
-  private:
-    static constexpr char32_t kEnd = 0x30000;  // nothing composes or decomposes beyond
-    std::vector<bool> active_;
-};
-
 /// The `normalizer` of a tokenizer.json: null, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, and
 /// Sequence of these.
 class Normalizer {
@@ -33,9 +21,7 @@ class Normalizer {
     bool empty() const { return steps_.empty(); }
 
   private:
-    struct Compose {
-        CompositionTable table;
-    };
+    struct Compose {};
     struct Decompose {
         int options;  // of utf8proc
     };
