@@ -16,7 +16,8 @@ std::vector<DeckKey> model_parameters() {
          "Checkpoint or run directory to take the weights and the shape of the model from; none: fresh "
          "weights of the shape that the model. keys give."},
         {"model.vocab_size", integer, "tokens", "auto", "auto | >0", kModel,
-         "Size of the vocabulary; `auto`: the tokenizer's."},
+         "Size of the vocabulary, at least the tokenizer's; `auto`: that, rounded up to a multiple of 8 and "
+         "of grid.tensor. Rows beyond the tokenizer's tokens are padding."},
         {"model.hidden", integer, "", "256", ">0", kModel, "Width of the residual stream."},
         {"model.layers", integer, "", "4", ">0", kModel, "Number of blocks."},
         {"model.heads", integer, "", "4", ">0", kModel, "Query heads."},
@@ -36,10 +37,22 @@ std::vector<DeckKey> model_parameters() {
         {"model.recompute", choice, "", "none", "none | block", kModel,
          "Activations kept for the backward pass: all, or each block's input only."},
 
-        {"policy.template", choice, "", "r1-zero", "demo | r1-zero | plain", "*",
-         "How a conversation becomes text: `demo` (special tokens), `r1-zero` (the words of the R1 "
-         "paper's table 1), `plain`."},
-        {"policy.system", text, "", "", "", "*", "System message put before each conversation."},
+        {"policy.tokenizer", path, "", "auto", "auto | bytes", "*",
+         "A tokenizer.json or a folder with one, `bytes` (256 bytes and 8 special tokens), or `auto`: the "
+         "tokenizer.json that the run of model.from or this run's directory carries in huggingface/, "
+         "bytes where there is none. End tokens come from the files beside it: generation_config.json, "
+         "else config.json, else tokenizer_config.json."},
+        {"policy.template", choice, "", "auto",
+         "auto | demo | r1-zero | plain | deepseek-v3 | deepseek-r1 | chatml | qwen2.5 | qwen3 | llama3 | "
+         "llama3.1", "*",
+         "How a conversation becomes tokens. `auto`: by the tokenizer's special tokens and the model_type "
+         "beside it, `r1-zero` where there are none. `r1-zero` (the words of the R1 paper's table 1; a "
+         "base model then wants rollout.stop = </answer>) and `plain` go with any tokenizer, `demo` with "
+         "bytes. A folder's own Jinja template is carried along, not executed."},
+        {"policy.thinking", flag, "", "true", "", "*",
+         "false: no reasoning; of the templates only qwen3 has a form for it (its enable_thinking)."},
+        {"policy.system", text, "", "", "", "*",
+         "System message of the conversations that have none of their own."},
 
         {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
         {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},

@@ -136,14 +136,18 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
             messages.push_back({"user", field(json, prompt)});
             messages.push_back({"assistant", field(json, response)});
         }
-        const RenderedChat chatted = chat.render(messages);
-        const auto length = static_cast<std::int64_t>(chatted.tokens.size());
-        require<DataError>(length <= max_length, "{} tokens, more than train.max_length = {}", length,
-                           max_length);
-        std::vector<float> weight(chatted.tokens.size());
-        for (std::size_t i = 0; i < weight.size(); ++i)
-            weight[i] = everything || chatted.trained[i] ? 1.0f : 0.0f;
-        add(chatted.tokens, std::move(weight));
+        const auto chats = chat.render(messages, everything ? TrainOn::last : TrainOn::all);
+        for (const RenderedChat& chatted : chats) {
+            const auto length = static_cast<std::int64_t>(chatted.tokens.size());
+            require<DataError>(length <= max_length, "{} tokens, more than train.max_length = {}", length,
+                               max_length);
+        }
+        for (const RenderedChat& chatted : chats) {
+            std::vector<float> weight(chatted.tokens.size());
+            for (std::size_t i = 0; i < weight.size(); ++i)
+                weight[i] = everything || chatted.trained[i] ? 1.0f : 0.0f;
+            add(chatted.tokens, std::move(weight));
+        }
     });
     return sequences;
 }

@@ -33,10 +33,13 @@ StartPoint find_start(Run& run) {
                              "{} was written by another stage than `{}`: choose another run.dir, or "
                              "restart = none",
                              own, run.deck.stage());
+    require_same_tokenizer(state, *run.tokenizer, own);
     start.config = ModelConfig::from_json(state["model"]);
     if (run.deck.text("model.from").empty()) {
         std::unique_ptr<CheckpointReader> unused;
-        const ModelConfig asked = resolve_model(run.deck, *run.tokenizer, unused, note);
+        ModelConfig asked = resolve_model(run.deck, *run.tokenizer, unused, note);
+        // Another grid may pad the vocabulary otherwise.
+        if (run.deck.text("model.vocab_size") == "auto") asked.vocab_size = start.config.vocab_size;
         require<CheckpointError>(asked == start.config,
                                  "{} is of another model than this deck describes:\n  checkpoint "
                                  "{}\n  deck       {}\ncorrect the model. keys or use another run.dir",

@@ -131,7 +131,7 @@ std::vector<RolloutRow> ReinforcementLearning::sample_and_score(std::int64_t ste
         groups.push_back(rollouts_ * prompts_per_rollout_ + i);
         chosen.push_back(shuffler_.row(groups.back()));
     }
-    const GenerationOptions options = resolve_generation(run_.deck, step);
+    const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
     std::vector<RolloutRow> rows = generate_and_score(
         run_, stack_, pool_,
         {.rows = prompts_, .prompts = chosen, .groups = groups, .samples = group_, .options = options});
@@ -242,7 +242,7 @@ double ReinforcementLearning::measure(std::int64_t step) {
     Profile::Region region(run_.profile, "evaluate.other");
     std::vector<std::int64_t> all(held_out_.size());
     std::iota(all.begin(), all.end(), 0);
-    GenerationOptions options = resolve_generation(run_.deck, 0);
+    GenerationOptions options = resolve_generation(run_.deck, run_.chat, 0);
     options.sampling.temperature = run_.deck.number("eval.temperature");
     options.sampling.top_p = run_.deck.number("eval.top_p");
     options.stream = Stream::eval;

@@ -168,7 +168,7 @@ std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedRewa
     std::vector<std::string> names;
     for (const NamedReward& reward : rewards) names.push_back(reward.name);
     RewardPool pool(std::move(rewards), 1);
-    GenerationOptions options = resolve_generation(run.deck, 0);
+    GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
     options.stream = stream;
     run.cut_back(0);
     std::vector<RolloutRow> mine = generate_and_score(

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "gradus/base/error.hpp"
+#include "gradus/stage/policy_text.hpp"
 #include "gradus/stage/stack.hpp"
 #include "gradus/stage/scoring.hpp"
 #include "stages.hpp"
@@ -172,7 +173,11 @@ Plan plan_stage(const Deck& deck, int ranks) {
         plan.text += "needs no model\n";
         return plan;
     }
-    const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+    const TokenizerFiles files = find_tokenizer(deck);
+    const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(files);
+    const ChatTemplate chat = make_chat_template(deck, files, *tokenizer);
+    for (const std::string& line : describe_policy_text(deck, files, *tokenizer, chat))
+        plan.text += line + "\n";
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
     const Grid grid = Grid::planned(ranks / tensor, tensor);
     Arena arena(nullptr);

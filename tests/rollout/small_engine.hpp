@@ -78,8 +78,9 @@ struct SmallEngine {
     SmallEngine() : SmallEngine(Setup{}) {}
 
     std::vector<Generated> generate(const std::vector<Request>& requests,
-                                    const GenerationOptions& options,
+                                    GenerationOptions options,
                                     const Engine::FinishedCallback& finished = {}) {
+        if (options.end_tokens.empty()) options.end_tokens = tokenizer.eos_ids();
         return engine.generate(parameters, requests, options, finished);
     }
     /// Times that a region was entered.

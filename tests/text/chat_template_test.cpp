@@ -84,7 +84,7 @@ BOOST_AUTO_TEST_CASE(r1_zero_is_the_papers_text) {
 BOOST_AUTO_TEST_CASE(plain_is_prompt_newline_response) {
     const PlainBytes tokenizer;
     const ChatTemplate chat("plain", tokenizer);
-    const auto whole = chat.render({{"user", "1+1=?"}, {"assistant", "2"}});
+    const auto whole = chat.render({{"user", "1+1=?"}, {"assistant", "2"}}, TrainOn::all).at(0);
     const std::vector<TokenId> tokens = {'1', '+', '1', '=', '?', '\n', '2', 256};
     BOOST_TEST(whole.tokens == tokens);
     const std::vector<bool> trained = {false, false, false, false, false, false, true, true};
@@ -100,7 +100,7 @@ BOOST_AUTO_TEST_CASE(training_and_sampling_see_the_same_tokens) {
                                                {"assistant", "<think>\u6240\u4ee5</think>1"}};
     for (const char* name : {"demo", "r1-zero", "plain"}) {
         const ChatTemplate chat(name, *tokenizer);
-        const auto whole = chat.render(messages);
+        const auto whole = chat.render(messages, TrainOn::all).at(0);
         BOOST_REQUIRE(whole.tokens.size() == whole.trained.size());
         auto expected = chat.render_prompt({messages.begin(), messages.end() - 1});
         const std::size_t prompt_size = expected.size();
@@ -129,7 +129,7 @@ BOOST_AUTO_TEST_CASE(mistakes_are_named) {
     const ChatTemplate chat("demo", *tokenizer);
     BOOST_CHECK_THROW(chat.render_prompt({}), DataError);
     BOOST_CHECK_THROW(chat.render_prompt({{"user", "a"}, {"assistant", "b"}}), DataError);
-    BOOST_CHECK_THROW(chat.render({{"user", "a"}}), DataError);
+    BOOST_CHECK_THROW(chat.render({{"user", "a"}}, TrainOn::all), DataError);
     BOOST_CHECK_THROW(chat.render_prompt({{"tool", "a"}, {"user", "b"}}), DataError);
 }
 

@@ -16,9 +16,8 @@
 #include "gradus/ranks/session.hpp"
 #include "gradus/ranks/stop_poll.hpp"
 #include "gradus/ranks/watchdog.hpp"
+#include "gradus/stage/policy_text.hpp"
 #include "gradus/tensor/arena.hpp"
-#include "gradus/text/chat_template.hpp"
-#include "gradus/text/tokenizer.hpp"
 
 namespace gradus {
 
@@ -35,6 +34,7 @@ class Run {
     Log log;
     Profile profile;
     std::string dir;
+    TokenizerFiles tokenizer_files;
     std::unique_ptr<Tokenizer> tokenizer;
     ChatTemplate chat;
     std::unique_ptr<Device> device;
