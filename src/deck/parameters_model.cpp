@@ -56,13 +56,25 @@ std::vector<DeckKey> model_parameters() {
 
         {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
         {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},
-        {"data.prompt_field", text, "", "prompt", "", "pretrain sft rl sample evaluate score",
-         "Field of the question."},
-        {"data.response_field", text, "", "response", "", "pretrain sft score", "Field of the response."},
-        {"data.answer_field", text, "", "reference", "", "rl sample evaluate score",
-         "Field of the reference answer."},
-        {"data.id_field", text, "", "id", "", "rl sample evaluate",
-         "Field of the row's name; rows without one are named by their line."},
+        {"data.messages_field", text, "", "auto", "", kData,
+         "Field of a conversation, a list of {role, content}; `auto`: messages."},
+        {"data.prompt_field", text, "", "auto", "", "pretrain sft rl sample evaluate score",
+         "Field of the question; `auto`: prompt, else question, else problem."},
+        {"data.text_field", text, "", "auto", "", kData,
+         "Field of a document; `auto`: text. Rows are read by the first field that they have of messages, "
+         "prompt, question, problem, text (stage pretrain: text first), or of those that these three keys "
+         "name."},
+        {"data.response_field", text, "", "auto", "", "pretrain sft score",
+         "Field of the response; `auto`: response, else answer of a question; solution, else answer of a "
+         "problem."},
+        {"data.answer_field", text, "", "auto", "", "rl sample evaluate score",
+         "Field of the reference answer: what it has in \\boxed, else after ####, else all of it. `auto`: "
+         "reference, else answer, else solution of a problem."},
+        {"data.id_field", text, "", "auto", "", "rl sample evaluate",
+         "Field of the row's name; `auto`: id, unique_id or task_id. Rows without one are named by their "
+         "line."},
+        {"data.system_field", text, "", "auto", "", kData,
+         "Field of the system message, before policy.system; `auto`: system."},
         {"data.bad_lines", choice, "", "fatal", "fatal | skip", kData,
          "A line that cannot be used ends the run, or is left out and counted."},
         {"data.limit", integer, "rows", "0", ">=0", kData, "Only the first so many rows; 0: all."},

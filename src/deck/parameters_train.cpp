@@ -37,6 +37,10 @@ std::vector<DeckKey> train_parameters() {
         {"optim.clip", number, "", "1", ">=0", kOptimiser,
          "Largest norm of the gradient of the whole model; 0: no clipping."},
 
+        {"sft.train_on", choice, "", "all", "all | last", "sft",
+         "Responses of a conversation that are trained. Templates that drop past reasoning (deepseek-r1, "
+         "qwen3) make a sequence for each."},
+
         {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
         {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
         {"rl.updates", integer, "", "1", ">0", "rl",

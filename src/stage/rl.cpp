@@ -358,16 +358,17 @@ ExitCode run_rl(Run& run) {
         run.log.info("finished before, at step {}: nothing to do", start.step);
         return ExitCode::done;
     }
-    std::int64_t skipped = 0;
+    DataReport report;
     auto read = [&](const RowSource& source) {
         const Profile::Region region(run.profile, "data.read");
-        return read_prompts(run.deck, run.chat, skipped, source);
+        return read_prompts(run.deck, run.chat, report, source);
     };
     std::vector<PromptRow> prompts = read({});
-    run.log.info("{} prompts, {} lines skipped", prompts.size(), skipped);
+    run.log.info("{} prompts, {} lines skipped", prompts.size(), report.skipped);
     std::vector<PromptRow> held_out;
     if (run.deck.integer("eval.every") > 0)
         held_out = read({.files = "data.eval_path", .limit = "eval.limit"});
+    log_data(run, report);
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
                 stack_needs(run.deck));
     load_start(run, stack, start);

@@ -177,6 +177,10 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
 }
 
+void log_data(Run& run, const DataReport& report) {
+    for (const std::string& note : report.notes) run.log.info("{}", note);
+}
+
 void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {
     try {
         std::error_code ignored;

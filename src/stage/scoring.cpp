@@ -157,12 +157,13 @@ std::unique_ptr<Stack> load_policy(Run& run) {
 
 std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
                                    std::int32_t samples, Stream stream) {
-    std::int64_t skipped = 0;
+    DataReport report;
     const std::vector<PromptRow> prompts = [&] {
         const Profile::Region region(run.profile, "data.read");
-        return read_prompts(run.deck, run.chat, skipped);
+        return read_prompts(run.deck, run.chat, report);
     }();
-    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), skipped, samples);
+    log_data(run, report);
+    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), report.skipped, samples);
     std::vector<std::int64_t> all(prompts.size());
     std::iota(all.begin(), all.end(), 0);
     std::vector<std::string> names;
