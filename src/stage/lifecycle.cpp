@@ -2,6 +2,7 @@
 #include "gradus/stage/lifecycle.hpp"
 
 #include "gradus/base/error.hpp"
+#include "gradus/stage/carried.hpp"
 
 namespace gradus {
 
@@ -83,6 +84,10 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
     }
     if (stack.reference)
         stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
+    if (run.is_root() && run.deck.stage() != "bench") {
+        carry_hugging_face(run.deck.text("model.from"), run.dir);
+        keep_tokenizer(run.deck, run.tokenizer_files);
+    }
 }
 
 Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)

@@ -91,6 +91,7 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     }
     std::vector<RolloutRow> rows(mine.size() * static_cast<std::size_t>(work.samples));
     std::vector<std::size_t> submitted;
+    std::int64_t padding = 0;
     const double began = now_seconds();
     auto finished = [&](const Generated& result, std::size_t index) {
         const std::size_t i = mine[index / static_cast<std::size_t>(work.samples)];
@@ -103,6 +104,8 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
         row.prompt_tokens = prompt.tokens;
         row.tokens = result.tokens;
         row.log_probs = result.log_probs;
+        padding += std::count_if(row.tokens.begin(), row.tokens.end(),
+                                 [&](TokenId t) { return t >= run.tokenizer->vocab_size(); });
         row.finish = result.finish;
         row.prompt_text = prompt.text;
         row.response_text = run.chat.response_text(result.tokens);
@@ -121,6 +124,9 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
         }
     };
     stack.engine->generate(*stack.policy, requests, work.options, finished);
+    if (const std::int64_t all = run.grid.data().sum(padding); all > 0)
+        run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
+                     "and stand for no text", all, run.tokenizer->vocab_size());
     Profile::Region region(run.profile, "reward.collect");
     const auto scores = pool.collect();
     for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
