@@ -133,7 +133,7 @@ int run_without_ranks(const Command& command) {
         const Plan plan = plan_stage(deck, command.options["ranks"].as<int>());
         std::cout << plan.text;
         if (plan.complete) return 0;
-        std::cout << "inputs are missing: see above\n";
+        std::cout << "inputs are missing or cannot be used: see above\n";
         return static_cast<int>(ExitCode::data);
     }
     return -1;

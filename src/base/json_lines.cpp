@@ -33,31 +33,42 @@ void write_all(int descriptor, const std::string& text, const std::string& path)
 
 }  // namespace
 
-void for_each_json_line(const std::string& path,
-                        const std::function<void(const Json&, std::int64_t)>& row,
-                        const std::function<void(std::int64_t)>& bad) {
-    require<DataError>(!std::filesystem::is_directory(path), "cannot read {}: it is a folder", path);
-    std::ifstream in(path);
-    require<DataError>(in.good(), "cannot read {}: {}", path, std::strerror(errno));
-    std::string line;
-    for (std::int64_t number = 1; std::getline(in, line); ++number) {
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (line.find_first_not_of(" \t") == std::string::npos) continue;
-        Json object;
-        try {
-            object = Json::parse(line);
-        } catch (const nlohmann::json::exception& error) {
-            if (!bad) throw DataError(fmt::format("{}:{}: not a JSON object: {}", path, number, error.what()));
+JsonLinesReader::JsonLinesReader(std::string path) : path_(std::move(path)), in_(path_) {
+    require<DataError>(!std::filesystem::is_directory(path_), "cannot read {}: it is a folder", path_);
+    require<DataError>(in_.good(), "cannot read {}: {}", path_, std::strerror(errno));
+}
+
+bool JsonLinesReader::next() {
+    do {
+        if (!std::getline(in_, text_)) {
+            require<DataError>(in_.eof(), "{}: reading stopped in the middle: {}", path_,
+                               std::strerror(errno));
+            return false;
         }
-        if (bad && !object.is_object()) {
-            bad(number);
-            continue;
-        }
-        require<DataError>(object.is_object(), "{}:{}: a JSON object is expected, this is {}", path,
-                           number, object.type_name());
-        row(object, number);
+        ++line_;
+        if (!text_.empty() && text_.back() == '\r') text_.pop_back();
+    } while (text_.find_first_not_of(" \t") == std::string::npos);
+    problem_.clear();
+    try {
+        row_ = Json::parse(text_);
+        if (!row_.is_object())
+            problem_ = fmt::format("a JSON object is expected, this is {}", row_.type_name());
+    } catch (const nlohmann::json::exception& error) {
+        row_ = Json();
+        problem_ = fmt::format("not a JSON object: {}", error.what());
     }
-    require<DataError>(in.eof(), "{}: reading stopped in the middle: {}", path, std::strerror(errno));
+    if (!problem_.empty() && line_ == 1 && text_.front() == '[')
+        problem_ += "; the file seems to be one JSON array, and one object a line is wanted: jq -c '.[]'";
+    return true;
+}
+
+void for_each_json_line(const std::string& path,
+                        const std::function<void(const Json&, std::int64_t)>& row) {
+    JsonLinesReader lines(path);
+    while (lines.next()) {
+        require<DataError>(lines.problem().empty(), "{}:{}: {}", path, lines.line(), lines.problem());
+        row(lines.row(), lines.line());
+    }
 }
 
 JsonLinesWriter::JsonLinesWriter(std::string path) : path_(std::move(path)) {

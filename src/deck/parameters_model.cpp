@@ -19,7 +19,8 @@ std::vector<DeckKey> model_parameters() {
          "A config.json of Hugging Face that gives the shape of fresh weights, in the place of the other "
          "model. keys; families: llama, qwen2, qwen3, qwen3_moe, deepseek_v2, deepseek_v3."},
         {"model.vocab_size", integer, "tokens", "auto", "auto | >0", kModel,
-         "Size of the vocabulary; `auto`: the tokenizer's."},
+         "Size of the vocabulary, at least the tokenizer's; `auto`: that, rounded up to a multiple of 8 and "
+         "of grid.tensor. Rows beyond the tokenizer's tokens are padding."},
         {"model.hidden", integer, "", "256", ">0", kModel, "Width of the residual stream."},
         {"model.layers", integer, "", "4", ">0", kModel, "Number of blocks."},
         {"model.heads", integer, "", "4", ">0", kModel, "Query heads."},
@@ -39,20 +40,44 @@ std::vector<DeckKey> model_parameters() {
         {"model.recompute", choice, "", "none", "none | block", kModel,
          "Activations kept for the backward pass: all, or each block's input only."},
 
-        {"policy.template", choice, "", "r1-zero", "demo | r1-zero | plain", "*",
-         "How a conversation becomes text: `demo` (special tokens), `r1-zero` (the words of the R1 "
-         "paper's table 1), `plain`."},
-        {"policy.system", text, "", "", "", "*", "System message put before each conversation."},
+        {"policy.tokenizer", path, "", "auto", "auto | bytes", "*",
+         "A tokenizer.json or a folder with one, `bytes` (256 bytes and 8 special tokens), or `auto`: the "
+         "tokenizer.json that the run of model.from or this run's directory carries in huggingface/, "
+         "bytes where there is none. End tokens come from the files beside it: generation_config.json, "
+         "else config.json, else tokenizer_config.json."},
+        {"policy.template", choice, "", "auto",
+         "auto | demo | r1-zero | plain | deepseek-v3 | deepseek-r1 | chatml | qwen2.5 | qwen3 | llama3 | "
+         "llama3.1", "*",
+         "How a conversation becomes tokens. `auto`: by the tokenizer's special tokens and the model_type "
+         "beside it, `r1-zero` where there are none. `r1-zero` (the words of the R1 paper's table 1; a "
+         "base model then wants rollout.stop = </answer>) and `plain` go with any tokenizer, `demo` with "
+         "bytes. A folder's own Jinja template is carried along, not executed."},
+        {"policy.thinking", flag, "", "true", "", "*",
+         "false: no reasoning; of the templates only qwen3 has a form for it (its enable_thinking)."},
+        {"policy.system", text, "", "", "", "*",
+         "System message of the conversations that have none of their own."},
 
         {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
         {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},
-        {"data.prompt_field", text, "", "prompt", "", "pretrain sft rl sample evaluate score",
-         "Field of the question."},
-        {"data.response_field", text, "", "response", "", "pretrain sft score", "Field of the response."},
-        {"data.answer_field", text, "", "reference", "", "rl sample evaluate score",
-         "Field of the reference answer."},
-        {"data.id_field", text, "", "id", "", "rl sample evaluate",
-         "Field of the row's name; rows without one are named by their line."},
+        {"data.messages_field", text, "", "auto", "", kData,
+         "Field of a conversation, a list of {role, content}; `auto`: messages."},
+        {"data.prompt_field", text, "", "auto", "", "pretrain sft rl sample evaluate score",
+         "Field of the question; `auto`: prompt, else question, else problem."},
+        {"data.text_field", text, "", "auto", "", kData,
+         "Field of a document; `auto`: text. Rows are read by the first field that they have of messages, "
+         "prompt, question, problem, text (stage pretrain: text first), or of those that these three keys "
+         "name."},
+        {"data.response_field", text, "", "auto", "", "pretrain sft score",
+         "Field of the response; `auto`: response, else answer of a question; solution, else answer of a "
+         "problem."},
+        {"data.answer_field", text, "", "auto", "", "rl sample evaluate score",
+         "Field of the reference answer: what it has in \\boxed, else after ####, else all of it. `auto`: "
+         "reference, else answer, else solution of a problem."},
+        {"data.id_field", text, "", "auto", "", "rl sample evaluate",
+         "Field of the row's name; `auto`: id, unique_id or task_id. Rows without one are named by their "
+         "line."},
+        {"data.system_field", text, "", "auto", "", kData,
+         "Field of the system message, before policy.system; `auto`: system."},
         {"data.bad_lines", choice, "", "fatal", "fatal | skip", kData,
          "A line that cannot be used ends the run, or is left out and counted."},
         {"data.limit", integer, "rows", "0", ">=0", kData, "Only the first so many rows; 0: all."},

@@ -40,6 +40,10 @@ std::vector<DeckKey> train_parameters() {
          "After each update, the correction bias of a router moves so far towards experts with less than "
          "the mean load (DeepSeek-V3: 0.001); 0: it stays."},
 
+        {"sft.train_on", choice, "", "all", "all | last", "sft",
+         "Responses of a conversation that are trained. Templates that drop past reasoning (deepseek-r1, "
+         "qwen3) make a sequence for each."},
+
         {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
         {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
         {"rl.updates", integer, "", "1", ">0", "rl",

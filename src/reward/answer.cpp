@@ -99,6 +99,11 @@ std::string extract_reference(const std::string& reference) {
     return std::string(after_hashes(reference, found) ? trimmed(found) : trimmed(reference));
 }
 
+std::string boxed_answer(const std::string& text) {
+    std::string_view found;
+    return std::string(last_box(text, found) ? trimmed(found) : found);
+}
+
 std::unique_ptr<Reward> make_accuracy_reward() {
     return std::make_unique<AccuracyReward>();
 }

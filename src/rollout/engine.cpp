@@ -319,8 +319,10 @@ bool Generation::start_sample(Prompt& prompt) {
 bool Generation::hits_stop(const std::vector<TokenId>& tokens) const {
     if (longest_stop_ == 0) return false;
     const std::size_t tail = std::min(tokens.size(), longest_stop_);
-    const std::string text =
-        e_.tokenizer.decode(std::span(tokens).subspan(tokens.size() - tail, tail));
+    std::vector<TokenId> last(tokens.end() - static_cast<std::ptrdiff_t>(tail), tokens.end());
+    // Padded rows of the model's vocabulary stand for nothing.
+    std::erase_if(last, [&](TokenId t) { return t >= e_.tokenizer.vocab_size(); });
+    const std::string text = e_.tokenizer.decode(last);
     return std::any_of(options_.stop.begin(), options_.stop.end(), [&](const std::string& stop) {
         return text.find(stop) != std::string::npos;
     });
@@ -341,7 +343,8 @@ bool Generation::sample(std::size_t result, std::size_t request, std::span<const
     out.log_probs.push_back(drawn.log_prob);
     next = drawn.token;
     bool complete = true;
-    if (drawn.token == e_.tokenizer.eos())
+    if (std::find(options_.end_tokens.begin(), options_.end_tokens.end(), drawn.token) !=
+        options_.end_tokens.end())
         out.finish = FinishReason::eos;
     else if (hits_stop(out.tokens))
         out.finish = FinishReason::stop;

@@ -153,7 +153,7 @@ class Bench {
     }
 
     void generate(Json& result) {
-        const GenerationOptions options = resolve_generation(run_.deck, 0);
+        const GenerationOptions options = resolve_generation(run_.deck, run_.chat, 0);
         std::vector<Request> requests;
         const auto prompts = random_sequences(64 * run_.deck.integer("rollout.slots") / 8, 64,
                                               stack_.config.vocab_size);

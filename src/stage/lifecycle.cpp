@@ -2,6 +2,7 @@
 #include "gradus/stage/lifecycle.hpp"
 
 #include "gradus/base/error.hpp"
+#include "gradus/stage/carried.hpp"
 
 namespace gradus {
 
@@ -33,10 +34,13 @@ StartPoint find_start(Run& run) {
                              "{} was written by another stage than `{}`: choose another run.dir, or "
                              "restart = none",
                              own, run.deck.stage());
+    require_same_tokenizer(state, *run.tokenizer, own);
     start.config = ModelConfig::from_json(state["model"]);
     if (run.deck.text("model.from").empty()) {
         std::unique_ptr<CheckpointReader> unused;
-        const ModelConfig asked = resolve_model(run.deck, *run.tokenizer, unused, note);
+        ModelConfig asked = resolve_model(run.deck, *run.tokenizer, unused, note);
+        // Another grid may pad the vocabulary otherwise.
+        if (run.deck.text("model.vocab_size") == "auto") asked.vocab_size = start.config.vocab_size;
         require<CheckpointError>(asked == start.config,
                                  "{} is of another model than this deck describes:\n  checkpoint "
                                  "{}\n  deck       {}\ncorrect the model. keys or use another run.dir",
@@ -80,6 +84,10 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
     }
     if (stack.reference)
         stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
+    if (run.is_root() && run.deck.stage() != "bench") {
+        carry_hugging_face(run.deck.text("model.from"), run.dir);
+        keep_tokenizer(run.deck, run.tokenizer_files);
+    }
 }
 
 Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)

@@ -131,7 +131,7 @@ std::vector<RolloutRow> ReinforcementLearning::sample_and_score(std::int64_t ste
         groups.push_back(rollouts_ * prompts_per_rollout_ + i);
         chosen.push_back(shuffler_.row(groups.back()));
     }
-    const GenerationOptions options = resolve_generation(run_.deck, step);
+    const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
     std::vector<RolloutRow> rows = generate_and_score(
         run_, stack_, pool_,
         {.rows = prompts_, .prompts = chosen, .groups = groups, .samples = group_, .options = options});
@@ -242,7 +242,7 @@ double ReinforcementLearning::measure(std::int64_t step) {
     Profile::Region region(run_.profile, "evaluate.other");
     std::vector<std::int64_t> all(held_out_.size());
     std::iota(all.begin(), all.end(), 0);
-    GenerationOptions options = resolve_generation(run_.deck, 0);
+    GenerationOptions options = resolve_generation(run_.deck, run_.chat, 0);
     options.sampling.temperature = run_.deck.number("eval.temperature");
     options.sampling.top_p = run_.deck.number("eval.top_p");
     options.stream = Stream::eval;
@@ -359,16 +359,17 @@ ExitCode run_rl(Run& run) {
         run.log.info("finished before, at step {}: nothing to do", start.step);
         return ExitCode::done;
     }
-    std::int64_t skipped = 0;
+    DataReport report;
     auto read = [&](const RowSource& source) {
         const Profile::Region region(run.profile, "data.read");
-        return read_prompts(run.deck, run.chat, skipped, source);
+        return read_prompts(run.deck, run.chat, report, source);
     };
     std::vector<PromptRow> prompts = read({});
-    run.log.info("{} prompts, {} lines skipped", prompts.size(), skipped);
+    run.log.info("{} prompts, {} lines skipped", prompts.size(), report.skipped);
     std::vector<PromptRow> held_out;
     if (run.deck.integer("eval.every") > 0)
         held_out = read({.files = "data.eval_path", .limit = "eval.limit"});
+    log_data(run, report);
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
                 stack_needs(run.deck));
     load_start(run, stack, start);

@@ -76,8 +76,9 @@ Run::Run(const Deck& d, MpiSession& session)
            static_cast<int>(d.integer("grid.expert"))),
       log(session.rank()),
       dir(make_run_directory(d, grid.world())),
-      tokenizer(make_byte_tokenizer()),
-      chat(d.text("policy.template"), *tokenizer),
+      tokenizer_files(share_tokenizer(d, grid.world())),
+      tokenizer(make_tokenizer(tokenizer_files)),
+      chat(make_chat_template(d, tokenizer_files, *tokenizer)),
       device(make_cpu_device()),
       arena(device.get()),
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
@@ -99,6 +100,8 @@ Run::Run(const Deck& d, MpiSession& session)
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
+    for (const std::string& line : describe_policy_text(deck, tokenizer_files, *tokenizer, chat))
+        log.info("{}", line);
 }
 
 bool Run::finished_before(const std::string& name) {
@@ -173,6 +176,10 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
                     {"tokens_per_s", tokens / seconds}};
     if (!extra.is_null()) summary.update(extra);
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
+}
+
+void log_data(Run& run, const DataReport& report) {
+    for (const std::string& note : report.notes) run.log.info("{}", note);
 }
 
 void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {

@@ -12,9 +12,7 @@ ExitCode run_score(Run& run) {
     const std::string input = run.deck.text("score.input");
     const std::string& asked = run.deck.text("score.output");
     const std::string output = asked.empty() ? run.path("scored.jsonl") : asked;
-    const std::string prompt = run.deck.text("data.prompt_field"),
-                      response = run.deck.text("data.response_field"),
-                      answer = run.deck.text("data.answer_field");
+    const RowReader reader(run.deck);
     std::vector<NamedReward> rewards = deck_rewards(run.deck);
     if (run.finished_before("summary.json")) return ExitCode::done;
     run.begin();
@@ -22,15 +20,14 @@ ExitCode run_score(Run& run) {
         RewardPool pool(std::move(rewards), 1);
         std::vector<Json> rows;
         for_each_json_line(input, [&](const Json& row, std::int64_t line) {
-            auto field = [&](const std::string& name) -> std::string {
-                if (!row.contains(name)) return "";
-                return row[name].is_string() ? row[name].get<std::string>() : row[name].dump();
-            };
-            require<DataError>(row.contains(response), "{}:{}: there is no field \"{}\"", input, line,
-                               response);
-            pool.submit({{.prompt = field(prompt),
-                          .response = field(response),
-                          .reference = field(answer)}});
+            try {
+                const AnsweredRow parts = reader.answered(row);
+                pool.submit({{.prompt = parts.prompt,
+                              .response = parts.response,
+                              .reference = parts.reference}});
+            } catch (const DataError& error) {
+                throw DataError(fmt::format("{}:{}: {}", input, line, error.what()));
+            }
             rows.push_back(row);
         });
         const auto scores = pool.collect();

@@ -91,6 +91,7 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     }
     std::vector<RolloutRow> rows(mine.size() * static_cast<std::size_t>(work.samples));
     std::vector<std::size_t> submitted;
+    std::int64_t padding = 0;
     const double began = now_seconds();
     auto finished = [&](const Generated& result, std::size_t index) {
         const std::size_t i = mine[index / static_cast<std::size_t>(work.samples)];
@@ -103,6 +104,8 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
         row.prompt_tokens = prompt.tokens;
         row.tokens = result.tokens;
         row.log_probs = result.log_probs;
+        padding += std::count_if(row.tokens.begin(), row.tokens.end(),
+                                 [&](TokenId t) { return t >= run.tokenizer->vocab_size(); });
         row.finish = result.finish;
         row.prompt_text = prompt.text;
         row.response_text = run.chat.response_text(result.tokens);
@@ -121,6 +124,9 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
         }
     };
     stack.engine->generate(*stack.policy, requests, work.options, finished);
+    if (const std::int64_t all = run.grid.data().sum(padding); all > 0)
+        run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
+                     "and stand for no text", all, run.tokenizer->vocab_size());
     Profile::Region region(run.profile, "reward.collect");
     const auto scores = pool.collect();
     for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
@@ -157,18 +163,19 @@ std::unique_ptr<Stack> load_policy(Run& run) {
 
 std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
                                    std::int32_t samples, Stream stream) {
-    std::int64_t skipped = 0;
+    DataReport report;
     const std::vector<PromptRow> prompts = [&] {
         const Profile::Region region(run.profile, "data.read");
-        return read_prompts(run.deck, run.chat, skipped);
+        return read_prompts(run.deck, run.chat, report);
     }();
-    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), skipped, samples);
+    log_data(run, report);
+    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), report.skipped, samples);
     std::vector<std::int64_t> all(prompts.size());
     std::iota(all.begin(), all.end(), 0);
     std::vector<std::string> names;
     for (const NamedReward& reward : rewards) names.push_back(reward.name);
     RewardPool pool(std::move(rewards), 1);
-    GenerationOptions options = resolve_generation(run.deck, 0);
+    GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
     options.stream = stream;
     run.cut_back(0);
     std::vector<RolloutRow> mine = generate_and_score(

@@ -2,6 +2,7 @@
 #include "gradus/stage/stack.hpp"
 
 #include <algorithm>
+#include <numeric>
 
 #include "gradus/base/error.hpp"
 
@@ -48,15 +49,23 @@ Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
             .head_chunk = std::min<std::int64_t>(micro, 1024)};
 }
 
+std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {
+    const std::int64_t multiple = std::lcm<std::int64_t>(8, tensor);
+    return (tokens + multiple - 1) / multiple * multiple;
+}
+
 }  // namespace
 
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
     ModelConfig c;
     const std::string& vocab = deck.text("model.vocab_size");
-    c.vocab_size = vocab == "auto" ? tokenizer.vocab_size() : deck.integer("model.vocab_size");
-    require<DeckError>(c.vocab_size == tokenizer.vocab_size(),
-                       "{}: model.vocab_size = {}, but the tokenizer has {} tokens; leave the key out",
-                       deck.origin("model.vocab_size"), c.vocab_size, tokenizer.vocab_size());
+    c.vocab_size = vocab == "auto" ? padded_vocabulary(tokenizer.vocab_size(), deck.integer("grid.tensor"))
+                                   : deck.integer("model.vocab_size");
+    require<DeckError>(c.vocab_size >= tokenizer.vocab_size(),
+                       "{}: model.vocab_size = {}, but the tokenizer ({}) has {} tokens; leave the key out, "
+                       "or give at least as many",
+                       deck.origin("model.vocab_size"), c.vocab_size, tokenizer.identity(),
+                       tokenizer.vocab_size());
     c.hidden = deck.integer("model.hidden");
     c.layers = deck.integer("model.layers");
     c.heads = deck.integer("model.heads");
@@ -141,6 +150,21 @@ void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const Mode
                              directory, differ);
 }
 
+void require_same_tokenizer(const Json& state, const Tokenizer& tokenizer,
+                            const std::string& directory) {
+    const std::string trained = state.value("tokenizer", ""), here = tokenizer.identity();
+    require<CheckpointError>(
+        trained == here,
+        "{} was trained with tokenizer {}, this run has {}; {}", directory, trained, here,
+        trained == "bytes-v1" ? std::string("set policy.tokenizer = bytes")
+                              : "set policy.tokenizer to the tokenizer.json that it was trained with");
+    const std::int64_t rows = state["model"].value("vocab_size", std::int64_t{0});
+    require<CheckpointError>(tokenizer.vocab_size() <= rows,
+                             "{}: the model's vocabulary has {} rows, the tokenizer {} has {} tokens: "
+                             "this tokenizer is not the model's",
+                             directory, rows, here, tokenizer.vocab_size());
+}
+
 ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                           std::unique_ptr<CheckpointReader>& reader,
                           const std::function<void(const std::string&)>& note) {
@@ -156,9 +180,7 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
     require<CheckpointError>(state.contains("model") && state.contains("tokenizer"),
                              "{} holds no model", directory);
     const ModelConfig stored = ModelConfig::from_json(state["model"]);
-    require<CheckpointError>(state["tokenizer"] == tokenizer.identity(),
-                             "{} was trained with tokenizer {}, this deck asks for {}", directory,
-                             state["tokenizer"].get<std::string>(), tokenizer.identity());
+    require_same_tokenizer(state, tokenizer, directory);
     require_same_model(deck, tokenizer, stored, directory);
     return stored;
 }
@@ -176,12 +198,13 @@ LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps) {
             .total = total_steps};
 }
 
-GenerationOptions resolve_generation(const Deck& deck, std::int64_t step) {
+GenerationOptions resolve_generation(const Deck& deck, const ChatTemplate& chat, std::int64_t step) {
     return {.sampling = {.temperature = deck.schedule("rollout.temperature").at(step),
                          .top_p = deck.number("rollout.top_p"),
                          .top_k = static_cast<int>(deck.integer("rollout.top_k"))},
             .max_new_tokens = deck.integer("rollout.max_new_tokens"),
             .stop = deck.list("rollout.stop"),
+            .end_tokens = chat.end_tokens(),
             .seed = static_cast<std::uint64_t>(deck.integer("run.seed")),
             .stream = Stream::sample_token,
             .step = static_cast<std::uint64_t>(step)};

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "gradus/base/error.hpp"
+#include "gradus/stage/policy_text.hpp"
 #include "gradus/stage/stack.hpp"
 #include "gradus/stage/scoring.hpp"
 #include "stages.hpp"
@@ -104,6 +105,9 @@ ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase) {
 
 namespace {
 
+/// Rows of each data file that a plan looks at.
+constexpr std::int64_t kPreviewRows = 100;
+
 std::vector<std::string> inputs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "score") return {deck.text("score.input")};
@@ -172,7 +176,12 @@ Plan plan_stage(const Deck& deck, int ranks) {
         plan.text += "needs no model\n";
         return plan;
     }
-    const std::unique_ptr<Tokenizer> tokenizer = make_byte_tokenizer();
+    const TokenizerFiles files = find_tokenizer(deck);
+    const std::unique_ptr<Tokenizer> tokenizer = make_tokenizer(files);
+    const ChatTemplate chat = make_chat_template(deck, files, *tokenizer);
+    for (const std::string& line : describe_policy_text(deck, files, *tokenizer, chat))
+        plan.text += line + "\n";
+    if (stage != "bench") plan.text += preview_data(deck, chat, *tokenizer, kPreviewRows, plan.complete);
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
     const Grid grid =
         Grid::planned(ranks / tensor, tensor, static_cast<int>(deck.integer("grid.expert")));

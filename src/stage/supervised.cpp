@@ -48,13 +48,13 @@ std::int64_t total_steps(const Deck& deck, const std::vector<Sequence>& data) {
 ExitCode run_supervised(Run& run) {
     const bool everything = run.deck.stage() == "pretrain";
     StartPoint start = find_start(run);
-    std::int64_t skipped = 0;
+    DataReport report;
     const std::int64_t longest = std::min({run.deck.integer("train.max_length"),
                                            start.config.max_positions,
                                            run.deck.integer("train.micro_tokens")});
     const std::vector<Sequence> data = [&] {
         const Profile::Region region(run.profile, "data.read");
-        return read_sequences(run.deck, run.chat, *run.tokenizer, everything, longest, skipped);
+        return read_sequences(run.deck, run.chat, *run.tokenizer, everything, longest, report);
     }();
     const std::int64_t total = total_steps(run.deck, data);
     if (start.finished && start.step >= total) {
@@ -64,7 +64,8 @@ ExitCode run_supervised(Run& run) {
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
                 {.train = true});
     load_start(run, stack, start);
-    run.log.info("{} sequences, {} lines skipped; {} steps", data.size(), skipped, total);
+    log_data(run, report);
+    run.log.info("{} sequences, {} lines skipped; {} steps", data.size(), report.skipped, total);
 
     const auto seed = static_cast<std::uint64_t>(run.deck.integer("run.seed"));
     const std::int64_t cursor = start.own ? start.own->state()["data_at"].get<std::int64_t>() : 0;

@@ -13,6 +13,12 @@ constexpr TokenId kFirstSpecial = 256;
 constexpr std::array<std::string_view, 8> kSpecialNames = {
     "<bos>", "<eos>", "<user>", "<assistant>", "<think>", "</think>", "<answer>", "</answer>"};
 
+constexpr auto kBytes = [] {
+    std::array<char, kFirstSpecial> bytes{};
+    for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<char>(i);
+    return bytes;
+}();
+
 class ByteTokenizer final : public Tokenizer {
   public:
     std::int32_t vocab_size() const override {
@@ -38,18 +44,18 @@ class ByteTokenizer final : public Tokenizer {
     std::string decode(std::span<const TokenId> tokens) const override {
         std::string text;
         text.reserve(tokens.size());
-        for (const TokenId token : tokens) {
-            require<DataError>(token >= 0 && token < vocab_size(),
-                               "token id {} is outside the byte tokenizer's range 0..{}: was this "
-                               "file written with another tokenizer?",
-                               token, vocab_size() - 1);
-            if (token < kFirstSpecial) {
-                text.push_back(static_cast<char>(token));
-            } else {
-                text += kSpecialNames[static_cast<std::size_t>(token - kFirstSpecial)];
-            }
-        }
+        for (const TokenId token : tokens) text += token_bytes(token);
         return text;
+    }
+
+    std::string_view token_bytes(TokenId token) const override {
+        require<DataError>(token >= 0 && token < vocab_size(),
+                           "token id {} is outside the byte tokenizer's range 0..{}: was this "
+                           "file written with another tokenizer?",
+                           token, vocab_size() - 1);
+        const auto i = static_cast<std::size_t>(token);
+        if (token >= kFirstSpecial) return kSpecialNames[i - kFirstSpecial];
+        return std::string_view(kBytes.data() + i, 1);
     }
 
     TokenId special(std::string_view name) const override {
@@ -59,7 +65,7 @@ class ByteTokenizer final : public Tokenizer {
         return -1;
     }
 
-    TokenId eos() const override { return kFirstSpecial + 1; }
+    const std::vector<TokenId>& eos_ids() const override { return eos_; }
     TokenId bos() const override { return kFirstSpecial; }
     std::string identity() const override { return "bytes-v1"; }
 
@@ -72,6 +78,8 @@ class ByteTokenizer final : public Tokenizer {
         }
         return -1;
     }
+
+    std::vector<TokenId> eos_ = {kFirstSpecial + 1};
 };
 
 }  // namespace

@@ -18,7 +18,9 @@ namespace gradus::test {
 /// a .. z, then "qu" 26 and "<eos>" 27. `eos` may be another token, or -1: none.
 class Letters : public Tokenizer {
   public:
-    explicit Letters(TokenId eos) : eos_(eos) {}
+    explicit Letters(TokenId eos) {
+        if (eos >= 0) eos_ = {eos};
+    }
     std::int32_t vocab_size() const override { return 28; }
     std::vector<TokenId> encode(std::string_view text, bool) const override {
         std::vector<TokenId> tokens;
@@ -27,17 +29,20 @@ class Letters : public Tokenizer {
     }
     std::string decode(std::span<const TokenId> tokens) const override {
         std::string text;
-        for (const TokenId t : tokens)
-            text += t < 26 ? std::string(1, static_cast<char>('a' + t)) : t == 26 ? "qu" : "<eos>";
+        for (const TokenId t : tokens) text += token_bytes(t);
         return text;
     }
+    std::string_view token_bytes(TokenId t) const override {
+        constexpr std::string_view kLetters = "abcdefghijklmnopqrstuvwxyz";
+        return t < 26 ? kLetters.substr(static_cast<std::size_t>(t), 1) : t == 26 ? "qu" : "<eos>";
+    }
     TokenId special(std::string_view name) const override { return name == "<eos>" ? 27 : -1; }
-    TokenId eos() const override { return eos_; }
+    const std::vector<TokenId>& eos_ids() const override { return eos_; }
     TokenId bos() const override { return -1; }
     std::string identity() const override { return "letters"; }
 
   private:
-    TokenId eos_;
+    std::vector<TokenId> eos_;
 };
 
 inline const Grid& one_rank() {
@@ -73,8 +78,9 @@ struct SmallEngine {
     SmallEngine() : SmallEngine(Setup{}) {}
 
     std::vector<Generated> generate(const std::vector<Request>& requests,
-                                    const GenerationOptions& options,
+                                    GenerationOptions options,
                                     const Engine::FinishedCallback& finished = {}) {
+        if (options.end_tokens.empty()) options.end_tokens = tokenizer.eos_ids();
         return engine.generate(parameters, requests, options, finished);
     }
     /// Times that a region was entered.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -10,13 +11,30 @@ namespace gradus {
 
 using Json = nlohmann::ordered_json;
 
+/// Reads a JSONL file line by line; one line is in memory at a time. Blank lines are passed over.
+class JsonLinesReader {
+  public:
+    /// Throws DataError where the file cannot be read.
+    explicit JsonLinesReader(std::string path);
+    /// Goes to the next line; false at the end. Throws DataError where reading fails.
+    bool next();
+    /// Number of the line, from 1.
+    std::int64_t line() const { return line_; }
+    /// Why the line is no row: not JSON, not UTF-8, not an object; "" where it is one.
+    const std::string& problem() const { return problem_; }
+    const Json& row() const { return row_; }
+
+  private:
+    std::string path_, text_, problem_;
+    std::ifstream in_;
+    std::int64_t line_ = 0;
+    Json row_;
+};
+
 /// Calls `row(object, line_number)` for every non-blank line of a JSONL file (lines count from 1).
-/// Throws DataError naming file and line where a line is not a JSON object or is not valid UTF-8,
-/// and where the file cannot be read. Where `bad` is given, lines that are not fit go there and the
-/// walk goes on.
+/// Throws DataError naming file and line where a line is no row.
 void for_each_json_line(const std::string& path,
-                        const std::function<void(const Json&, std::int64_t)>& row,
-                        const std::function<void(std::int64_t)>& bad = {});
+                        const std::function<void(const Json&, std::int64_t)>& row);
 
 /// Append-only JSONL file, one object a line, flushed after each.
 class JsonLinesWriter {

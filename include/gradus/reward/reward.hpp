@@ -41,6 +41,9 @@ std::string extract_answer(const std::string& response);
 /// The reference of a data row: what follows `####` where present (GSM8K), else the text itself.
 std::string extract_reference(const std::string& reference);
 
+/// Content of the last `\boxed{..}` whose braces close; "" if there is none.
+std::string boxed_answer(const std::string& text);
+
 /// 1 if the answer equals the reference as a number (exact decimal and fraction arithmetic;
 /// thousands separators, leading +, trailing zeros, "$" and "%" signs disregarded), else 0;
 /// unscorable where the reference has no number.

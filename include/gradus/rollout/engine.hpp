@@ -35,6 +35,8 @@ struct GenerationOptions {
     std::int64_t max_new_tokens = 256;
     /// The response ends after the token that completes one of these; none may be empty.
     std::vector<std::string> stop;
+    /// The response ends after one of these tokens.
+    std::vector<TokenId> end_tokens;
     std::uint64_t seed = 1;
     Stream stream = Stream::sample_token;
     std::uint64_t step = 0;         ///< enters the random address

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gradus/deck/deck.hpp"
+#include "gradus/stage/rows.hpp"
 #include "gradus/text/chat_template.hpp"
 #include "gradus/train/packing.hpp"
 
@@ -26,17 +27,29 @@ struct RowSource {
     const char* limit = "data.limit";
 };
 
-/// Rows of the source's files as prompts: {id, prompt | messages, reference, kind}; field names from
-/// the deck. Bad lines are fatal with file and line, or skipped and counted (data.bad_lines).
-std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat,
-                                    std::int64_t& skipped, const RowSource& source = {});
+/// What came of reading files, for the log: for each file how many rows of which form; the first bad
+/// lines with the reason, where they were skipped.
+struct DataReport {
+    std::int64_t skipped = 0;
+    std::vector<std::string> notes;
+};
 
-/// Rows of `data.path` as training sequences: {messages}, {prompt, response} or {text}. Where
-/// `everything`, the loss is on all tokens (pretraining), else on responses only. Sequences longer
-/// than `max_length` are cut in text, refused in conversations.
+/// Rows of the source's files as prompts (stage/rows.hpp says which forms there are). Bad lines are
+/// fatal with file and line, or skipped and counted (data.bad_lines).
+std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat, DataReport& report,
+                                    const RowSource& source = {});
+
+/// Rows of `data.path` as training sequences. Where `everything`, the loss is on all tokens
+/// (pretraining), else on responses only, those that sft.train_on names. Text is cut into sequences
+/// of `max_length`; longer conversations are bad lines. One row of the file is in memory at a time.
 std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
                                      const Tokenizer& tokenizer, bool everything,
-                                     std::int64_t max_length, std::int64_t& skipped);
+                                     std::int64_t max_length, DataReport& report);
+
+/// Reads the first `rows` rows of each file as the stage would; a line of text a file: the form of the
+/// rows, their lengths in tokens, what is wrong. `good` becomes false where a line would end the run.
+std::string preview_data(const Deck& deck, const ChatTemplate& chat, const Tokenizer& tokenizer,
+                         std::int64_t rows, bool& good);
 
 /// Walks a data set of n rows in permuted epochs: row `at` of the endless order.
 /// A function of (seed, at) alone.

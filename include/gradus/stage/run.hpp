@@ -16,9 +16,9 @@
 #include "gradus/ranks/session.hpp"
 #include "gradus/ranks/stop_poll.hpp"
 #include "gradus/ranks/watchdog.hpp"
+#include "gradus/stage/data.hpp"
+#include "gradus/stage/policy_text.hpp"
 #include "gradus/tensor/arena.hpp"
-#include "gradus/text/chat_template.hpp"
-#include "gradus/text/tokenizer.hpp"
 
 namespace gradus {
 
@@ -35,6 +35,7 @@ class Run {
     Log log;
     Profile profile;
     std::string dir;
+    TokenizerFiles tokenizer_files;
     std::unique_ptr<Tokenizer> tokenizer;
     ChatTemplate chat;
     std::unique_ptr<Device> device;
@@ -65,6 +66,9 @@ class Run {
     std::unique_ptr<JsonLinesWriter> metrics_;
     double started_;
 };
+
+/// The notes of reading files, into the log.
+void log_data(Run& run, const DataReport& report);
 
 /// Writes the file `exit` of a run directory, which scripts read: launchers differ in which code they
 /// report. Says so on stderr where it cannot; does nothing where the directory is not there.

@@ -11,6 +11,7 @@
 #include "gradus/optim/learning_rate.hpp"
 #include "gradus/rollout/engine.hpp"
 #include "gradus/store/checkpoint.hpp"
+#include "gradus/text/chat_template.hpp"
 #include "gradus/train/trainer.hpp"
 
 namespace gradus {
@@ -58,9 +59,13 @@ void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const Mode
 
 /// What metrics tell of the routers of a model with experts; empty for others.
 Json router_metrics(const ModelConfig& config, const Trainer::RouterResult& result);
+/// Throws CheckpointError with what to do where the checkpoint `state` is of another tokenizer, or its
+/// vocabulary too small. Rows of the model beyond the tokenizer's tokens are padding: Hugging Face's
+/// folders have them, and sampling, as there, is over all of them.
+void require_same_tokenizer(const Json& state, const Tokenizer& tokenizer, const std::string& directory);
 
 LearningRate resolve_learning_rate(const Deck& deck, std::int64_t total_steps);
-GenerationOptions resolve_generation(const Deck& deck, std::int64_t step);
+GenerationOptions resolve_generation(const Deck& deck, const ChatTemplate& chat, std::int64_t step);
 /// Longest prompt and response that the deck plans for.
 std::int64_t generation_length(const Deck& deck, const ModelConfig& config);
 

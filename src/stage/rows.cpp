@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/rows.hpp"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "gradus/base/error.hpp"
+#include "gradus/reward/reward.hpp"
+
+namespace gradus {
+namespace {
+
+using Names = std::vector<std::string>;
+
+bool has(const Json& row, const std::string& name) {
+    const auto it = row.find(name);
+    return it != row.end() && !it->is_null();
+}
+
+std::string field(const Json& row, const std::string& name) {
+    require<DataError>(has(row, name), "there is no field \"{}\"", name);
+    const Json& value = row[name];
+    if (value.is_string()) return value.get<std::string>();
+    require<DataError>(value.is_number(), "field \"{}\" is neither text nor a number but an {}", name,
+                       value.type_name());
+    return value.dump();
+}
+
+/// The first of `names` that the row has; "" where it has none.
+std::string first_of(const Json& row, const Names& names) {
+    for (const std::string& name : names)
+        if (has(row, name)) return name;
+    return "";
+}
+
+std::string content_of(const Json& message) {
+    const auto content = message.find("content");
+    if (content == message.end() || content->is_null()) return "";
+    if (content->is_string()) return content->get<std::string>();
+    require<DataError>(content->is_array(), "a message's content is neither text nor a list of parts");
+    std::string text;
+    for (const Json& part : *content) {
+        const bool object = part.is_object() && part.contains("type") && part["type"].is_string();
+        require<DataError>(object && part["type"] == "text" && part.contains("text") &&
+                               part["text"].is_string(),
+                           "a part of a message's content is of type {}; only text is read",
+                           object ? part["type"].get<std::string>() : "unknown");
+        text += part["text"].get<std::string>();
+    }
+    return text;
+}
+
+}  // namespace
+
+/// The fields of one form of row; the first that the row has counts.
+struct RowReader::Form {
+    std::string prompt;  ///< of the conversation or question; "" in `text`
+    bool messages = false;
+    Names responses, references;
+    std::string text;
+};
+
+RowReader::RowReader(const Deck& deck) : text_first_(deck.stage() == "pretrain") {
+    const auto values = deck.values();
+    const auto value = [&](const char* key) {  // not every stage has every one of these keys
+        const auto it = values.find(key);
+        return it == values.end() ? std::string("auto") : it->second;
+    };
+    messages_ = value("data.messages_field");
+    prompt_ = value("data.prompt_field");
+    text_ = value("data.text_field");
+    response_ = value("data.response_field");
+    answer_ = value("data.answer_field");
+    id_ = value("data.id_field");
+    system_field_ = value("data.system_field");
+    system_ = deck.text("policy.system");
+}
+
+RowReader::Form RowReader::form_of(const Json& row) const {
+    std::vector<Form> forms = {
+        {.prompt = "messages", .messages = true, .references = {"reference", "answer"}},
+        {.prompt = "prompt", .responses = {"response"}, .references = {"reference", "answer"}},
+        {.prompt = "question", .responses = {"response", "answer"}, .references = {"reference", "answer"}},
+        {.prompt = "problem",
+         .responses = {"response", "solution", "answer"},
+         .references = {"reference", "answer", "solution"}},
+        {.text = "text"},
+    };
+    if (text_first_) std::rotate(forms.begin(), forms.end() - 1, forms.end());
+    if (named(messages_) || named(prompt_) || named(text_)) {
+        std::vector<Form> asked;
+        if (named(messages_)) asked.push_back({.prompt = messages_, .messages = true, .references = {"reference", "answer"}});
+        if (named(prompt_)) {
+            const auto same = std::find_if(forms.begin(), forms.end(), [&](const Form& f) {
+                return f.prompt == prompt_ && !f.messages;
+            });
+            asked.push_back(same != forms.end() ? *same : Form{.prompt = prompt_, .responses = {"response"}, .references = {"reference", "answer"}});
+        }
+        if (named(text_)) asked.push_back({.text = text_});
+        forms = std::move(asked);
+    }
+    Names wanted;
+    for (Form& form : forms) {
+        const std::string& name = form.text.empty() ? form.prompt : form.text;
+        wanted.push_back("\"" + name + "\"");
+        if (!has(row, name)) continue;
+        // A prompt may be a list of messages too.
+        form.messages = form.messages || (form.text.empty() && row[name].is_array());
+        if (named(response_)) form.responses = {response_};
+        if (named(answer_)) form.references = {answer_};
+        return form;
+    }
+    Names there;
+    for (const auto& [name, value] : row.items()) there.push_back(name);
+    throw DataError(fmt::format("there is no field {}; the row has {} (data.prompt_field and its like name "
+                                "the fields)",
+                                fmt::join(wanted, ", "), there.empty() ? "none" : fmt::format("{}", fmt::join(there, ", "))));
+}
+
+std::vector<ChatMessage> RowReader::messages_of(const Json& value) const {
+    require<DataError>(value.is_array() && !value.empty(), "the messages are no list of {{role, content}}");
+    std::vector<ChatMessage> messages;
+    for (const Json& message : value) {
+        require<DataError>(message.is_object(), "a message is no object {{role, content}}");
+        std::string role = field(message, "role"), content = content_of(message);
+        require<DataError>(!has(message, "tool_calls") || message["tool_calls"].empty(),
+                           "a message calls tools, which is not supported");
+        require<DataError>(!has(message, "function_call"), "a message calls a function, which is not supported");
+        if (role == "developer") role = "system";
+        require<DataError>(role == "system" || role == "user" || role == "assistant",
+                           "a message has role '{}'; supported are system, developer, user, assistant", role);
+        const std::string reasoning = first_of(message, {"reasoning_content", "reasoning"});
+        if (role == "assistant" && !reasoning.empty()) {
+            const std::string thought = field(message, reasoning);
+            if (!thought.empty()) content = "<think>\n" + thought + "\n</think>\n\n" + content;
+        }
+        messages.push_back({std::move(role), std::move(content)});
+    }
+    return messages;
+}
+
+std::vector<ChatMessage> RowReader::begin(const Json& row, const Form& form) const {
+    std::vector<ChatMessage> messages;
+    if (form.messages)
+        messages = messages_of(row[form.prompt]);
+    else
+        messages.push_back({"user", field(row, form.prompt)});
+    std::string system = system_;
+    const std::string name = named(system_field_) ? system_field_ : "system";
+    if (named(system_field_) || (has(row, name) && row[name].is_string())) system = field(row, name);
+    const bool own = std::any_of(messages.begin(), messages.end(),
+                                 [](const ChatMessage& m) { return m.role == "system"; });
+    if (!own && !system.empty()) messages.insert(messages.begin(), {"system", system});
+    return messages;
+}
+
+std::optional<std::string> RowReader::reference_of(const Json& row, const Form& form,
+                                                   std::string& name) const {
+    name = first_of(row, form.references);
+    if (name.empty()) return std::nullopt;
+    const std::string value = field(row, name);
+    const std::string boxed = boxed_answer(value);
+    if (!boxed.empty()) return boxed;
+    require<DataError>(name != "solution" || named(answer_), "there is no \\boxed answer in \"solution\"");
+    return extract_reference(value);
+}
+
+TrainingRow RowReader::training(const Json& row) const {
+    const Form form = form_of(row);
+    TrainingRow out;
+    if (!form.text.empty()) {
+        out.form = form.text;
+        out.text = field(row, form.text);
+        return out;
+    }
+    out.form = form.prompt;
+    out.messages = begin(row, form);
+    if (form.messages && out.messages.back().role == "assistant") return out;
+    const std::string response = first_of(row, form.responses);
+    require<DataError>(!response.empty(), "there is no response to \"{}\": {}", form.prompt,
+                       form.responses.empty()
+                           ? std::string("the last message is not of role assistant")
+                           : fmt::format("no field {}", fmt::join(form.responses, ", ")));
+    out.form += "/" + response;
+    out.messages.push_back({"assistant", field(row, response)});
+    return out;
+}
+
+QuestionRow RowReader::question(const Json& row) const {
+    const Form form = form_of(row);
+    require<DataError>(form.text.empty(), "field \"{}\" is text without a question; data.prompt_field "
+                                          "names the field of the question", form.text);
+    QuestionRow out;
+    std::string name;
+    out.reference = reference_of(row, form, name);
+    out.form = form.prompt + (name.empty() ? "" : "/" + name);
+    const std::string id = named(id_) ? id_ : first_of(row, {"id", "unique_id", "task_id"});
+    if (!id.empty() && has(row, id)) out.id = field(row, id);
+    out.messages = begin(row, form);
+    while (!out.messages.empty() && out.messages.back().role == "assistant") {
+        if (!out.reference) {
+            const std::string answer = extract_answer(out.messages.back().content);
+            if (!answer.empty()) out.reference = answer;
+        }
+        out.messages.pop_back();
+    }
+    require<DataError>(!out.messages.empty() && out.messages.back().role == "user",
+                       "the conversation has no question: no message of role user before the answer");
+    return out;
+}
+
+AnsweredRow RowReader::answered(const Json& row) const {
+    AnsweredRow out;
+    const std::string name = named(response_) ? response_ : "response";
+    out.response = field(row, name);
+    const std::string prompt = named(prompt_) ? prompt_ : first_of(row, {"prompt", "question", "problem"});
+    if (!prompt.empty() && has(row, prompt)) out.prompt = field(row, prompt);
+    const std::string reference = named(answer_) ? answer_ : first_of(row, {"reference", "answer"});
+    if (!reference.empty() && has(row, reference)) out.reference = field(row, reference);
+    return out;
+}
+
+}  // namespace gradus
