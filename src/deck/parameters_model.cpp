@@ -12,7 +12,7 @@ using enum ParameterType;
 
 std::vector<DeckKey> model_parameters() {
     return {
-        {"model.from", path, "", "", "", kModel,
+        {"model.from", path, "", "", "", "pretrain sft rl sample evaluate bench export",
          "Checkpoint or run directory to take the weights and the shape of the model from; none: fresh "
          "weights of the shape that the model. keys give."},
         {"model.config", path, "", "", "", kModel,

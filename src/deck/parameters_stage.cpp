@@ -64,6 +64,20 @@ std::vector<DeckKey> stage_parameters() {
         {"problems.max_terms", integer, "", "5", "[2,20]", "problems", "Most operands of a problem."},
         {"problems.words", number, "", "0.3", "[0,1]", "problems", "Share of problems told in words."},
 
+        {"import.path", path, "", kRequired, "", "import",
+         "Folder as Hugging Face ships it: config.json, *.safetensors, tokenizer.json ..."},
+        {"import.ignore_keys", list, "", "", "", "import",
+         "Keys of config.json that may be there though this program does not know them, because they do not "
+         "change what the model computes."},
+        {"export.path", path, "", kRequired, "", "export",
+         "Folder to make. Must be free, empty, or an earlier export of the same run."},
+        {"export.dtype", choice, "", "auto", "auto | bf16 | f16 | f32", "export",
+         "Type of all weights; `auto`: each as in the folder that was imported (8-bit ones that were trained: "
+         "bf16), of a model that was not: as in the checkpoint."},
+        {"export.shard_bytes", integer, "bytes", "5000000000", ">0", "export",
+         "Largest weight file; more are split, with an index. Not given: as the imported folder was split, "
+         "where no type has changed."},
+
         {"score.input", path, "", kRequired, "", "score", "JSONL of responses with references."},
         {"score.output", path, "", "", "", "score",
          "The same rows with every reward; none: scored.jsonl in the run directory."},

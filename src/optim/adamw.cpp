@@ -6,6 +6,7 @@
 #include <span>
 
 #include "gradus/base/error.hpp"
+#include "gradus/store/read_floats.hpp"
 
 namespace gradus {
 namespace {
@@ -207,10 +208,10 @@ void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
                      const std::string& group) {
     for (const Parameter& parameter : parameters.all()) {
-        check_stored(reader, group + "/" + parameter.name, parameter);
+        check_floats(reader, group + "/" + parameter.name, parameter.global);
     }
     for (const Parameter& parameter : parameters.all()) {
-        reader.read(group + "/" + parameter.name, parameter.box, parameter.value.data());
+        read_floats(reader, group + "/" + parameter.name, parameter.box, parameter.value.f32());
     }
 }
 

@@ -50,7 +50,7 @@ void check_keys(const Deck& deck) {
         want((deck.number("train.epochs") > 0) != (deck.integer("train.steps") > 0),
              fmt::format("set exactly one of train.steps (= {}) and train.epochs (= {})",
                          deck.integer("train.steps"), deck.number("train.epochs")));
-    if (stage == "sample" || stage == "evaluate")
+    if (stage == "sample" || stage == "evaluate" || stage == "export")
         want(!deck.text("model.from").empty(),
              fmt::format("stage = {} needs model.from: a run directory or a checkpoint", stage));
     if (stage == "evaluate" && deck.is_set("eval.k"))
@@ -87,6 +87,8 @@ ExitCode dispatch(Run& run, const std::string& stage) {
     if (stage == "score") return run_score(run);
     if (stage == "problems") return run_problems(run);
     if (stage == "bench") return run_bench(run);
+    if (stage == "import") return run_import(run);
+    if (stage == "export") return run_export(run);
     throw DeckError(fmt::format("stage = {}: this build has no such stage", stage));
 }
 

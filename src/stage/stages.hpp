@@ -14,5 +14,7 @@ ExitCode run_evaluate(Run& run);
 ExitCode run_score(Run& run);
 ExitCode run_problems(Run& run);
 ExitCode run_bench(Run& run);
+ExitCode run_import(Run& run);
+ExitCode run_export(Run& run);
 
 }  // namespace gradus

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -78,9 +79,11 @@ CheckpointIndex read_index(const std::string& directory);
 void check_shards(const std::string& directory, const CheckpointIndex& index);
 
 /// Writes `directory`/shard_RRRRR.h5 with data[i] as boxes[i], syncs it, and fills in the hashes
-/// and the file's size. Throws CheckpointError.
+/// and the file's size. `written` (where given) is told of each piece of the data. Throws
+/// CheckpointError.
 void write_shard(const std::string& directory, ShardRecord& shard,
-                 const std::vector<const void*>& data);
+                 const std::vector<const void*>& data,
+                 const std::function<void(const void*, std::int64_t)>& written);
 
 /// fsync of a folder, so that a rename in it lasts. Throws CheckpointError.
 void sync_directory(const std::string& path);

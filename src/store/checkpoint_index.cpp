@@ -191,7 +191,7 @@ Columns read_columns(hid_t file) {
 }
 
 DType dtype_named(const std::string& name) {
-    for (const DType dtype : {DType::f32, DType::bf16, DType::i32})
+    for (const DType dtype : {DType::f32, DType::bf16, DType::i32, DType::f16, DType::f8_e4m3})
         if (name == name_of(dtype)) return dtype;
     throw CheckpointError(fmt::format("unknown dtype \"{}\"", name));
 }

@@ -132,7 +132,7 @@ void CheckpointWriter::Impl::start(const std::vector<Slab>& slabs) {
 
 void CheckpointWriter::Impl::write_own_shard() noexcept {
     try {
-        if (!shard.boxes.empty()) write_shard(temporary(), shard, data);
+        if (!shard.boxes.empty()) write_shard(temporary(), shard, data, options.written);
     } catch (const std::exception& error) {
         shard.error = fmt::format("rank {}: {}", shard.rank, error.what());
     }

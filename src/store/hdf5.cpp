@@ -102,16 +102,34 @@ Group make_group(hid_t parent, const std::string& path) {
     return group;
 }
 
-Type type_of(DType dtype) {
-    if (dtype == DType::i32) return Type(check(H5Tcopy(H5T_STD_I32LE)));
+namespace {
+
+/// A small floating-point type: sign, exponent and mantissa in this order from the top.
+Type float_type(std::size_t bytes, std::size_t exponent_bits, std::size_t bias) {
+    const std::size_t bits = 8 * bytes, mantissa_bits = bits - 1 - exponent_bits;
     Type type(check(H5Tcopy(H5T_IEEE_F32LE)));
-    if (dtype == DType::bf16) {
-        // The upper half of an f32: sign 15, exponent 14..7, mantissa 6..0.
-        check(H5Tset_fields(type.get(), 15, 7, 8, 0, 7));
-        check(H5Tset_size(type.get(), 2));
-        check(H5Tset_ebias(type.get(), 127));
-    }
+    check(H5Tset_fields(type.get(), bits - 1, mantissa_bits, exponent_bits, 0, mantissa_bits));
+    check(H5Tset_size(type.get(), bytes));
+    check(H5Tset_ebias(type.get(), bias));
     return type;
+}
+
+}  // namespace
+
+Type type_of(DType dtype) {
+    switch (dtype) {
+        case DType::i32:
+            return Type(check(H5Tcopy(H5T_STD_I32LE)));
+        case DType::bf16:
+            return float_type(2, 8, 127);
+        case DType::f16:
+            return float_type(2, 5, 15);
+        case DType::f8_e4m3:
+            return float_type(1, 4, 7);
+        case DType::f32:
+            break;
+    }
+    return Type(check(H5Tcopy(H5T_IEEE_F32LE)));
 }
 
 Space simple_space(const std::vector<hsize_t>& dims) {

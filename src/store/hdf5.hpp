@@ -93,7 +93,8 @@ Properties timeless(hid_t kind);
 /// Opens the group `path` ("a/b"; "" is `parent` itself), making what is missing of it.
 Group make_group(hid_t parent, const std::string& path);
 
-/// bf16 is a floating-point type of its own that h5dump and h5py convert.
+/// bf16, f16 and f8_e4m3 are floating-point types of their own that h5dump and h5py convert. (HDF5
+/// takes an exponent of all ones for infinity: it shows the f8_e4m3 numbers from 256 on as such.)
 Type type_of(DType dtype);
 Space simple_space(const std::vector<hsize_t>& dims);
 Dataset create_dataset(hid_t parent, const std::string& name, hid_t type,

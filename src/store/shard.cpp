@@ -47,7 +47,8 @@ void write_elements(const OpenBox& box, hid_t type, std::int64_t first, std::int
 
 /// Hashes a few blocks and writes them while they are still in the cache; the lock is free in
 /// between, so that the main thread gets at HDF5 too.
-void write_box(const OpenBox& box, const h5::OutputFile& file) {
+void write_box(const OpenBox& box, const h5::OutputFile& file,
+               const std::function<void(const void*, std::int64_t)>& written) {
     BoxRecord& r = *box.record;
     const h5::Type type = h5::type_of(r.dtype);
     r.hashes.clear();
@@ -64,6 +65,7 @@ void write_box(const OpenBox& box, const h5::OutputFile& file) {
         write_elements(box, type.get(), first * r.block_rows * r.row_elements(),
                        bytes / size_of(r.dtype));
         file.check_written();
+        if (written) written(begin, bytes);
         first = block;
     }
 }
@@ -71,14 +73,15 @@ void write_box(const OpenBox& box, const h5::OutputFile& file) {
 }  // namespace
 
 void write_shard(const std::string& directory, ShardRecord& shard,
-                 const std::vector<const void*>& data) {
+                 const std::vector<const void*>& data,
+                 const std::function<void(const void*, std::int64_t)>& written) {
     const std::string path = directory + "/" + shard_name(shard.rank);
     h5::named<CheckpointError>(path, [&] {
         h5::OutputFile file(path);
         std::vector<OpenBox> boxes;
         for (std::size_t i = 0; i < data.size(); ++i)
             boxes.push_back(open_box(file.id(), shard.boxes[i], data[i]));
-        for (const OpenBox& box : boxes) write_box(box, file);
+        for (const OpenBox& box : boxes) write_box(box, file, written);
         boxes.clear();
         file.close();
     });

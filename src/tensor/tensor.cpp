@@ -7,13 +7,24 @@
 
 namespace gradus {
 
-std::int64_t size_of(DType dtype) { return dtype == DType::bf16 ? 2 : 4; }
+std::int64_t size_of(DType dtype) {
+    switch (dtype) {
+        case DType::f8_e4m3: return 1;
+        case DType::bf16:
+        case DType::f16: return 2;
+        case DType::f32:
+        case DType::i32: break;
+    }
+    return 4;
+}
 
 const char* name_of(DType dtype) {
     switch (dtype) {
         case DType::f32: return "f32";
         case DType::bf16: return "bf16";
         case DType::i32: return "i32";
+        case DType::f16: return "f16";
+        case DType::f8_e4m3: return "f8_e4m3";
     }
     return "?";
 }

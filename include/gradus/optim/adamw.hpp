@@ -60,7 +60,8 @@ class AdamW {
     std::int64_t steps_ = 0;
 };
 
-/// This rank's box of every parameter from `group` ("weights", "reference") of a checkpoint.
+/// This rank's box of every parameter from `group` ("weights", "reference") of a checkpoint, which may
+/// hold them in any type of floats; they become float32.
 /// Throws CheckpointError naming a tensor that is missing or of another shape.
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
                      const std::string& group);

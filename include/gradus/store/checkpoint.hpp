@@ -32,6 +32,8 @@ struct CheckpointOptions {
     int keep = 2;                 ///< newest K stay
     std::int64_t keep_every = 0;  ///< every M-th step stays too; 0: none
     bool background = true;       ///< a thread writes while the run goes on
+    /// Told of memory of slabs (begin, bytes) that is in the file now, by the thread that writes.
+    std::function<void(const void*, std::int64_t)> written;
 };
 
 /// Writes checkpoints of one run. All calls are collective over `world`.

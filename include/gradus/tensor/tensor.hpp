@@ -10,7 +10,8 @@
 
 namespace gradus {
 
-enum class DType : std::uint8_t { f32, bf16, i32 };
+/// f8_e4m3 is the "FN" form of Micikevicius et al. 2022 (arXiv 2209.05433): no infinities, 448 the largest.
+enum class DType : std::uint8_t { f32, bf16, i32, f16, f8_e4m3 };
 std::int64_t size_of(DType dtype);
 const char* name_of(DType dtype);
 

@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0
+// stage = export: a checkpoint becomes a Hugging Face folder. It is written beside its place as
+// PATH.tmp and renamed; each rank reads a part of the checkpoint by runs of rows and writes it where
+// it belongs in the files.
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <optional>
+
+#include "folder.hpp"
+#include "gradus/base/error.hpp"
+#include "gradus/stage/carried.hpp"
+#include "gradus/store/checkpoint.hpp"
+#include "gradus/store/read_floats.hpp"
+#include "gradus/store/safetensors_writer.hpp"
+#include "gradus/tensor/convert.hpp"
+#include "new_folder.hpp"
+#include "stages.hpp"
+
+namespace gradus {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr std::int64_t kRunBytes = std::int64_t{8} << 20;
+
+/// What is to be written: files with their tensors, and where the numbers of each come from.
+struct Output {
+    std::vector<SafetensorsShard> files;
+    std::map<std::string, FolderWeight> weights;  ///< by name; `entry` as in the source
+    bool same_files = false;   ///< names, types and split are those of the folder that was imported
+    bool drops_fp8 = false;    ///< 8-bit weights become BF16
+    std::optional<DType> all;  ///< export.dtype, where it is not auto
+};
+
+/// The type in which a tensor is written.
+std::string target_dtype(const FolderWeight& weight, const Output& out) {
+    if (weight.use == FolderWeight::Use::unused) return weight.entry.dtype;
+    if (out.all) return safetensors_dtype(*out.all);
+    return out.drops_fp8 && weight.entry.dtype == "F8_E4M3" ? "BF16" : weight.entry.dtype;
+}
+
+std::optional<DType> asked_dtype(const Deck& deck) {
+    const std::string& name = deck.text("export.dtype");
+    for (const DType dtype : {DType::bf16, DType::f16, DType::f32})
+        if (name == name_of(dtype)) return dtype;
+    return std::nullopt;
+}
+
+/// Weights of a model that was imported.
+Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model,
+                  const std::vector<FolderFile>& files, const std::string& carried) {
+    const WeightMap map = map_weights(model, files, carried + "/tensors.json");
+    Output out{.all = asked_dtype(deck)};
+    for (const auto& [tensor, stored] : map.stored)
+        if (stored.dtype == DType::f8_e4m3)
+            out.drops_fp8 = out.drops_fp8 || out.all || reader.info(tensor).dtype != DType::f8_e4m3;
+    bool same = !deck.is_set("export.shard_bytes");
+    std::vector<SafetensorsEntry> entries;
+    for (const FolderWeight& weight : map.weights) {
+        out.weights.emplace(weight.entry.name, weight);
+        if (out.drops_fp8 && weight.use == FolderWeight::Use::scale) continue;
+        entries.push_back(weight.entry);
+        entries.back().dtype = target_dtype(weight, out);
+        same = same && entries.back().dtype == weight.entry.dtype;
+    }
+    out.same_files = same && !out.drops_fp8;
+    if (!out.same_files) {
+        out.files = split_safetensors(entries, deck.integer("export.shard_bytes"));
+        return out;
+    }
+    for (const FolderFile& file : files) out.files.push_back({file.name, file.header.text, file.header.entries});
+    return out;
+}
+
+/// Weights of a model that never was a Hugging Face folder: its parameters by their names, experts
+/// one by one, in the checkpoint's own types.
+Output plan_new(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model) {
+    Output out{.all = asked_dtype(deck)};
+    std::vector<SafetensorsEntry> entries;
+    for (FolderWeight& weight : new_weights(model)) {
+        weight.entry.dtype = safetensors_dtype(reader.info(weight.pieces.front().tensor).dtype);
+        entries.push_back(weight.entry);
+        entries.back().dtype = target_dtype(weight, out);
+        out.weights.emplace(weight.entry.name, std::move(weight));
+    }
+    out.files = split_safetensors(entries, deck.integer("export.shard_bytes"));
+    return out;
+}
+
+/// Copies parts of a checkpoint into the files.
+class Pieces {
+  public:
+    Pieces(Run& run, const CheckpointReader& reader, const Output& out, const std::string& folder)
+        : run_(run), reader_(reader), out_(out), folder_(folder) {}
+
+    /// The part that falls to this rank.
+    void write() {
+        std::int64_t total = 0, before = 0;
+        for (const SafetensorsShard& file : out_.files)
+            for (const SafetensorsEntry& entry : file.entries) total += entry.bytes();
+        for (const SafetensorsShard& file : out_.files) {
+            std::optional<SafetensorsWriter> to;
+            for (const SafetensorsEntry& entry : file.entries) {
+                const FolderWeight& weight = out_.weights.at(entry.name);
+                const std::int64_t element = safetensors_size(entry.dtype);
+                for (const WeightPiece& piece : weight.pieces) {
+                    const WeightPiece mine =
+                        share_of(piece, element, before, total, run_.grid.rank(), run_.grid.size());
+                    before += piece.box.elements() * element;
+                    if (mine.box.elements() == 0) continue;
+                    if (!to) to.emplace(folder_ + "/" + file.file, file.header, file.data_bytes(), false);
+                    write_rows(mine, entry, *to);
+                }
+                if (weight.pieces.empty()) before += entry.bytes();
+            }
+            if (to) to->close();
+        }
+    }
+
+  private:
+    void write_rows(const WeightPiece& piece, const SafetensorsEntry& entry, SafetensorsWriter& to) {
+        const std::int64_t rows = count_rows(piece), width = piece.box.elements() / rows;
+        const std::int64_t element = safetensors_size(entry.dtype);
+        const std::int64_t step = std::max<std::int64_t>(1, kRunBytes / (width * 4));
+        for (std::int64_t first = 0; first < rows; first += step) {
+            const WeightPiece part = piece_rows(piece, first, std::min(step, rows - first));
+            const std::int64_t n = part.box.elements();
+            bytes_.resize(static_cast<std::size_t>(n * element));
+            read(part, entry);
+            to.write(entry.begin + part.at * element, bytes_.data(), n * element);
+            run_.watchdog.alive();
+        }
+    }
+
+    void read(const WeightPiece& part, const SafetensorsEntry& entry) {
+        const DType stored = reader_.info(part.tensor).dtype;
+        const DType dtype = *float_dtype(entry.dtype);
+        if (stored == dtype) return reader_.read(part.tensor, part.box, bytes_.data());
+        const auto n = static_cast<std::size_t>(part.box.elements());
+        floats_.resize(n);
+        read_floats(reader_, part.tensor, part.box, floats_.data());
+        if (dtype == DType::f16) check_f16(entry.name);
+        from_f32(dtype, floats_.data(), bytes_.data(), static_cast<std::int64_t>(n));
+    }
+
+    void check_f16(const std::string& name) const {
+        for (const float x : floats_)
+            require<DataError>(std::abs(x) < 65520.0f || !std::isfinite(x),
+                               "{} holds {}, which is beyond the largest number of F16; export with export.dtype = "
+                               "bf16 or f32",
+                               name, x);
+    }
+
+    Run& run_;
+    const CheckpointReader& reader_;
+    const Output& out_;
+    const std::string& folder_;
+    std::vector<char> bytes_;
+    std::vector<float> floats_;
+};
+
+/// Tensors that the model computes itself, as they were in the folder.
+void write_unused(const Output& out, const std::string& carried, const std::string& folder) {
+    std::optional<SafetensorsFile> kept;
+    for (const SafetensorsShard& file : out.files)
+        for (const SafetensorsEntry& entry : file.entries) {
+            if (out.weights.at(entry.name).use != FolderWeight::Use::unused) continue;
+            if (!kept) kept.emplace(unused_tensors(carried));
+            for (const SafetensorsEntry& source : kept->header().entries) {
+                if (source.name != entry.name) continue;
+                SafetensorsWriter to(folder + "/" + file.file, file.header, file.data_bytes(), false);
+                to.write(entry.begin, kept->data(source), entry.bytes());
+                to.close();
+            }
+        }
+}
+
+constexpr const char* kIndex = "model.safetensors.index.json";
+
+/// config.json of the folder that was imported, with what has changed.
+std::string changed_config(const std::string& text, const Output& out) {
+    Json config = Json::parse(text);
+    if (out.drops_fp8) config.erase("quantization_config");
+    if (out.all)
+        for (const char* key : {"dtype", "torch_dtype"})
+            if (config.contains(key)) config[key] = torch_dtype(*out.all);
+    return config.dump(2) + "\n";
+}
+
+/// All files but those of the weights.
+void write_other_files(Run& run, const Output& out, const ModelConfig& model, const std::string& carried,
+                       const std::string& folder) {
+    std::map<std::string, std::string> made;
+    const std::vector<std::string> names = carried.empty() ? std::vector<std::string>{} : carried_names(carried);
+    const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+    if (!has("config.json")) {
+        const DType dtype = out.all.value_or(DType::f32);
+        for (auto& [name, text] : new_folder_files(model, *run.tokenizer, dtype, !has("tokenizer.json")))
+            made[name] = std::move(text);
+    } else if (out.drops_fp8 || out.all) {
+        made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
+    }
+    if (!out.same_files && out.files.size() > 1) made[kIndex] = safetensors_index(out.files);
+    for (const std::string& name : names)
+        if (!made.contains(name) && (name != kIndex || out.same_files))
+            write_file_atomically(folder + "/" + name, read_file(carried + "/" + name));
+    for (const auto& [name, text] : made) write_file_atomically(folder + "/" + name, text);
+}
+
+/// Throws unless `path` is free, an empty folder, or what this run has exported before.
+void check_place(const Run& run, const std::string& path) {
+    std::error_code none;
+    if (!fs::exists(path, none) || (fs::is_directory(path, none) && fs::is_empty(path, none))) return;
+    Json before;
+    if (fs::exists(run.path("export.json"), none)) before = Json::parse(read_file(run.path("export.json")), nullptr, false);
+    require<DataError>(before.is_object() && before.value("path", "") == fs::absolute(path).lexically_normal().string(),
+                       "export.path = {}: there is something already, which this run has not exported; remove it, or "
+                       "choose another export.path",
+                       path);
+}
+
+void sync_folder(const std::string& path) {
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (descriptor < 0) return;
+    ::fsync(descriptor);
+    ::close(descriptor);
+}
+
+/// `temporary` takes the place of `path`, where an earlier export may stand.
+void publish(const std::string& temporary, const std::string& path) {
+    sync_folder(temporary);
+    std::error_code problem;
+    if (fs::exists(path) &&
+        ::renameat2(AT_FDCWD, temporary.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+        fs::remove_all(temporary, problem);
+    } else {
+        fs::remove_all(path, problem);
+        if (!problem) fs::rename(temporary, path, problem);
+    }
+    require<DataError>(!problem, "cannot rename {} to {}: {}", temporary, path, problem.message());
+    sync_folder(fs::absolute(path).lexically_normal().parent_path().string());
+}
+
+/// Runs `work` on rank 0; every rank throws what it throws.
+template <class Work>
+void on_root(Run& run, Work&& work) {
+    std::string problem;
+    if (run.is_root()) try {
+            work();
+        } catch (const std::exception& e) {
+            problem = e.what();
+            if (problem.empty()) problem = "unknown error";
+        }
+    problem = run.grid.world().broadcast(problem);
+    require<DataError>(problem.empty(), "{}", problem);
+}
+
+void create_files(const Output& out, const std::string& temporary) {
+    fs::remove_all(temporary);
+    fs::create_directories(temporary);
+    for (const SafetensorsShard& file : out.files)
+        SafetensorsWriter(temporary + "/" + file.file, file.header, file.data_bytes(), true).close();
+}
+
+}  // namespace
+
+ExitCode run_export(Run& run) {
+    std::string path = run.deck.text("export.path");
+    while (path.size() > 1 && path.back() == '/') path.pop_back();
+    const std::string there = run.grid.world().broadcast(run.is_root() && fs::exists(path) ? "yes" : "no");
+    if (there == "yes" && run.finished_before("export.json")) return ExitCode::done;
+    on_root(run, [&] { check_place(run, path); });
+    run.begin();
+    const std::string& from = run.deck.text("model.from");
+    const std::string checkpoint = find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
+    require<CheckpointError>(!checkpoint.empty(), "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+                             from, run.deck.origin("model.from"));
+    const CheckpointReader reader(checkpoint);
+    require<CheckpointError>(reader.state().contains("model"), "{} holds no model", checkpoint);
+    const ModelConfig model = ModelConfig::from_json(reader.state()["model"]);
+    const std::string carried = hugging_face_folder(from);
+    const std::vector<FolderFile> files = carried.empty() ? std::vector<FolderFile>{} : carried_files(carried);
+    const Output out = files.empty() ? plan_new(run.deck, reader, model)
+                                     : plan_known(run.deck, reader, model, files, carried);
+    if (out.drops_fp8) run.log.info("F8_E4M3 weights are written as BF16, without quantization_config");
+
+    const std::string temporary = path + ".tmp";
+    on_root(run, [&] { create_files(out, temporary); });
+    {
+        const Profile::Region region(run.profile, "export.write");
+        Pieces(run, reader, out, temporary).write();
+        run.grid.world().barrier();
+    }
+    on_root(run, [&] {
+        write_unused(out, carried, temporary);
+        write_other_files(run, out, model, carried, temporary);
+        publish(temporary, path);
+    });
+    std::int64_t bytes = 0, tensors = 0;
+    for (const SafetensorsShard& file : out.files) {
+        bytes += file.data_bytes();
+        tensors += std::ssize(file.entries);
+    }
+    run.log.info("{} tensors, {} in {} files: {}", tensors, format_bytes(static_cast<double>(bytes)), out.files.size(),
+                 path);
+    const double peak = run.grid.world().max(peak_bytes());
+    run.finish(0, 0, {{"peak_bytes", peak}});
+    if (run.is_root())
+        write_file_atomically(run.path("export.json"),
+                              Json{{"path", fs::absolute(path).lexically_normal().string()},
+                                   {"from", checkpoint},
+                                   {"tensors", tensors},
+                                   {"bytes", bytes}}
+                                      .dump(2) + "\n");
+    return ExitCode::done;
+}
+
+}  // namespace gradus

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "new_folder.hpp"
+
+#include <algorithm>
+
+#include "gradus/base/error.hpp"
+#include "gradus/base/json_lines.hpp"
+#include "gradus/model/parameters.hpp"
+
+namespace gradus {
+namespace {
+
+struct Family {
+    const char *type, *architecture;
+};
+
+/// The family whose code computes what this model does.
+Family family_of(const ModelConfig& c) {
+    require<DataError>(!c.is_latent() && c.moe.experts == 0 && c.rope == RopeOptions{} && !c.rope_interleaved &&
+                           c.mtp_layers == 0 && !(c.qkv_bias && c.qk_norm),
+                       "this model, made from model. keys, is of no family that is exported (llama, qwen2 with "
+                       "model.qkv_bias, qwen3 with model.qk_norm): {}",
+                       c.to_json().dump());
+    if (c.qkv_bias) return {"qwen2", "Qwen2ForCausalLM"};
+    if (c.qk_norm) return {"qwen3", "Qwen3ForCausalLM"};
+    return {"llama", "LlamaForCausalLM"};
+}
+
+Json config_of(const ModelConfig& c, const Tokenizer& tokenizer, DType dtype) {
+    const Family family = family_of(c);
+    Json json = {{"architectures", Json::array({family.architecture})},
+                 {"attention_bias", false},
+                 {"attention_dropout", 0.0},
+                 {"bos_token_id", tokenizer.bos()},
+                 {"eos_token_id", tokenizer.eos()},
+                 {"head_dim", c.head_dim},
+                 {"hidden_act", "silu"},
+                 {"hidden_size", c.hidden},
+                 {"initializer_range", 0.02},
+                 {"intermediate_size", c.intermediate},
+                 {"max_position_embeddings", c.max_positions},
+                 {"model_type", family.type},
+                 {"num_attention_heads", c.heads},
+                 {"num_hidden_layers", c.layers},
+                 {"num_key_value_heads", c.kv_heads},
+                 {"rms_norm_eps", c.norm_eps},
+                 // Both forms: programs before transformers 5 read rope_theta.
+                 {"rope_parameters", {{"rope_theta", c.rope_theta}, {"rope_type", "default"}}},
+                 {"rope_theta", c.rope_theta},
+                 {"tie_word_embeddings", c.tied},
+                 {"torch_dtype", torch_dtype(dtype)},
+                 {"use_cache", true},
+                 {"vocab_size", c.vocab_size}};
+    if (c.qkv_bias) json.erase("attention_bias");  // Qwen2 always has them
+    if (tokenizer.bos() < 0) json.erase("bos_token_id");
+    return json;
+}
+
+std::string utf8(unsigned point) {
+    if (point < 0x80) return {static_cast<char>(point)};
+    return {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 0x3f))};
+}
+
+/// The visible character that stands for a byte in byte-level BPE (GPT-2's table): itself where it is
+/// printable, the others from U+0100 on in their order.
+std::string visible(unsigned byte) {
+    const auto printable = [](unsigned b) {
+        return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
+    };
+    if (printable(byte)) return utf8(byte);
+    unsigned before = 0;
+    for (unsigned b = 0; b < byte; ++b) before += !printable(b);
+    return utf8(0x100 + before);
+}
+
+constexpr TokenId kBytes = 256;
+
+/// The byte tokenizer as byte-level BPE without merges.
+Json tokenizer_json(const Tokenizer& tokenizer) {
+    Json vocab = Json::object(), added = Json::array();
+    for (TokenId id = 0; id < kBytes; ++id) vocab[visible(static_cast<unsigned>(id))] = id;
+    for (TokenId id = kBytes; id < tokenizer.vocab_size(); ++id)
+        added.push_back({{"id", id},
+                         {"content", tokenizer.decode(std::span(&id, 1))},
+                         {"single_word", false},
+                         {"lstrip", false},
+                         {"rstrip", false},
+                         {"normalized", false},
+                         {"special", true}});
+    const Json byte_level = {
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+    return {{"version", "1.0"},
+            {"truncation", nullptr},
+            {"padding", nullptr},
+            {"added_tokens", std::move(added)},
+            {"normalizer", nullptr},
+            {"pre_tokenizer", byte_level},
+            {"post_processor", nullptr},
+            {"decoder", byte_level},
+            {"model",
+             {{"type", "BPE"},
+              {"dropout", nullptr},
+              {"unk_token", nullptr},
+              {"continuing_subword_prefix", nullptr},
+              {"end_of_word_suffix", nullptr},
+              {"fuse_unk", false},
+              {"byte_fallback", false},
+              {"ignore_merges", false},
+              {"vocab", std::move(vocab)},
+              {"merges", Json::array()}}}};
+}
+
+}  // namespace
+
+std::string torch_dtype(DType dtype) {
+    switch (dtype) {
+        case DType::bf16: return "bfloat16";
+        case DType::f16: return "float16";
+        default: return "float32";
+    }
+}
+
+std::vector<FolderWeight> new_weights(const ModelConfig& model) {
+    std::vector<FolderWeight> weights;
+    for (const ParameterInfo& p : describe_parameters(model)) {
+        const Shape zero = p.global.rank() == 1 ? Shape{0} : p.global.rank() == 2 ? Shape{0, 0} : Shape{0, 0, 0};
+        FolderWeight weight;
+        weight.entry = {.name = p.name, .shape = p.global};
+        weight.pieces = {{.tensor = "weights/" + p.name, .box = {zero, p.global}}};
+        weights.push_back(std::move(weight));
+    }
+    std::sort(weights.begin(), weights.end(),
+              [](const auto& a, const auto& b) { return a.entry.name < b.entry.name; });
+    return weights;
+}
+
+std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const Tokenizer& tokenizer,
+                                                    DType dtype, bool with_tokenizer) {
+    std::map<std::string, std::string> files;
+    files["config.json"] = config_of(model, tokenizer, dtype).dump(2) + "\n";
+    Json generation = {{"eos_token_id", tokenizer.eos()}};
+    if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
+    files["generation_config.json"] = generation.dump(2) + "\n";
+    if (!with_tokenizer) return files;
+    require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
+                       "the model's tokenizer is {}, but its run carries no tokenizer.json", tokenizer.identity());
+    files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";
+    files["tokenizer_config.json"] =
+        Json{{"bos_token", "<bos>"},
+             {"eos_token", "<eos>"},
+             {"clean_up_tokenization_spaces", false},
+             {"model_max_length", model.max_positions},
+             {"tokenizer_class", "PreTrainedTokenizerFast"}}
+            .dump(2) +
+        "\n";
+    return files;
+}
+
+}  // namespace gradus
