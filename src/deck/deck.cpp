@@ -134,9 +134,12 @@ std::vector<std::string> Deck::names(std::string_view section) const {
 
 std::string Deck::resolved() const {
     // Defaults that give way to something else are no part of the run: the shape of the model where
-    // a checkpoint gives it, and eval.k, of which eval.n samples only allow some.
-    const auto from = values_.find("model.from");
-    const bool given_shape = from != values_.end() && !from->second.text.empty();
+    // a checkpoint or a file gives it, and eval.k, of which eval.n samples only allow some.
+    bool given_shape = false;
+    for (const char* key : {"model.from", "model.config"}) {
+        const auto given = values_.find(key);
+        given_shape = given_shape || (given != values_.end() && !given->second.text.empty());
+    }
     auto gives_way = [&](const std::string& key) {
         return (given_shape && key.rfind("model.", 0) == 0) || key == "eval.k";
     };

@@ -5,6 +5,8 @@
 #include <numeric>
 
 #include "gradus/base/error.hpp"
+#include "gradus/deck/parameters.hpp"
+#include "gradus/model/hugging_face.hpp"
 
 namespace gradus {
 namespace {
@@ -56,16 +58,52 @@ std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {
 
 }  // namespace
 
+namespace {
+
+void require_room(std::int64_t vocab_size, const Tokenizer& tokenizer, const std::string& origin,
+                  const char* what) {
+    require<DeckError>(vocab_size >= tokenizer.vocab_size(),
+                       "{}: {} = {}, but the tokenizer ({}) has {} tokens; leave the key out, or give at "
+                       "least as many",
+                       origin, what, vocab_size, tokenizer.identity(), tokenizer.vocab_size());
+}
+
+/// The shape in the file that `model.config` names; of the other keys only the size of the vocabulary
+/// may be given beside it.
+ModelConfig model_from_file(const Deck& deck, const Tokenizer& tokenizer) {
+    const std::string& file = deck.text("model.config");
+    Json json;
+    try {
+        json = Json::parse(read_file(file));
+    } catch (const Json::exception& e) {
+        throw DataError(fmt::format("model.config = {} ({}): not JSON: {}", file,
+                                    deck.origin("model.config"), e.what()));
+    }
+    const HuggingFaceConfig read = read_hugging_face_config(json, file);
+    ModelConfig c = read.model;
+    c.mtp_layers = read.announced_mtp_layers;
+    const Json fields = c.to_json();
+    for (const auto& [name, value] : fields.items()) {
+        const std::string key = "model." + name;
+        if (name == "vocab_size" || find_parameter(key) == nullptr || !deck.is_set(key)) continue;
+        throw DeckError(fmt::format("{}: {} is set, but model.config = {} gives the model's shape; leave one "
+                                    "of them out",
+                                    deck.origin(key), key, file));
+    }
+    if (deck.text("model.vocab_size") != "auto") c.vocab_size = deck.integer("model.vocab_size");
+    require_room(c.vocab_size, tokenizer, deck.origin("model.config"), "vocab_size");
+    return c;
+}
+
+}  // namespace
+
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
+    if (!deck.text("model.config").empty()) return model_from_file(deck, tokenizer);
     ModelConfig c;
     const std::string& vocab = deck.text("model.vocab_size");
     c.vocab_size = vocab == "auto" ? padded_vocabulary(tokenizer.vocab_size(), deck.integer("grid.tensor"))
                                    : deck.integer("model.vocab_size");
-    require<DeckError>(c.vocab_size >= tokenizer.vocab_size(),
-                       "{}: model.vocab_size = {}, but the tokenizer ({}) has {} tokens; leave the key out, "
-                       "or give at least as many",
-                       deck.origin("model.vocab_size"), c.vocab_size, tokenizer.identity(),
-                       tokenizer.vocab_size());
+    require_room(c.vocab_size, tokenizer, deck.origin("model.vocab_size"), "model.vocab_size");
     c.hidden = deck.integer("model.hidden");
     c.layers = deck.integer("model.layers");
     c.heads = deck.integer("model.heads");
@@ -136,15 +174,21 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
 
 void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& stored,
                         const std::string& directory) {
-    const Json asked = model_from_keys(deck, tokenizer).to_json(), have = stored.to_json();
+    Json asked = model_from_keys(deck, tokenizer).to_json(), have = stored.to_json();
+    const bool by_file = !deck.text("model.config").empty();
     std::string differ;
-    for (const auto& [name, value] : have.items()) {
-        const std::string key = "model." + name;
-        if (asked.contains(name) && asked[name] != value && name != "vocab_size" &&
-            deck.is_set(key))
-            differ += fmt::format("\n  {}: {} = {}, the checkpoint has {}", deck.origin(key), key,
-                                  asked[name].dump(), value.dump());
-    }
+    for (const Json& side : {asked, have})
+        for (const auto& [name, value] : side.items()) {
+            // A checkpoint may pad its vocabulary and lack the module of multi-token prediction.
+            if (name == "vocab_size" || name == "mtp_layers" || asked[name] == have[name]) continue;
+            const std::string key = "model." + name;
+            const bool by_key = find_parameter(key) != nullptr && deck.is_set(key);
+            if (!by_file && !by_key) continue;
+            differ += fmt::format("\n  {}: {} = {}, the checkpoint has {}",
+                                  deck.origin(by_file ? "model.config" : key), key, asked[name].dump(),
+                                  have[name].dump());
+            asked[name] = have[name];  // told once
+        }
     require<CheckpointError>(differ.empty(),
                              "{} is of another model; leave these keys out or correct them, or use another run.dir:{}",
                              directory, differ);

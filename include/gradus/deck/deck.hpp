@@ -50,7 +50,7 @@ class Deck {
     const std::string& origin(std::string_view key) const;
 
     /// The whole deck, each key with its value and, as a comment, where it came from; itself a deck
-    /// that repeats the run. Defaults that give way to something else (model. keys where model.from
+    /// that repeats the run. Defaults that give way to something else (model. keys where model.from or model.config
     /// is given, eval.k) are written as comments.
     std::string resolved() const;
     /// Only keys and values (no origins), sorted: what checkpoints keep and restarts compare.
