@@ -13,8 +13,8 @@
 namespace gradus {
 namespace {
 
-constexpr std::array<std::string_view, 8> kStages = {"problems", "pretrain", "sft",   "rl",
-                                                     "sample",   "evaluate", "score", "bench"};
+constexpr std::array<std::string_view, 9> kStages = {
+    "problems", "tokenizer", "pretrain", "sft", "rl", "sample", "evaluate", "score", "bench"};
 
 std::vector<DeckKey> all_sections() {
     std::vector<DeckKey> all;

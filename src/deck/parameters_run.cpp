@@ -12,7 +12,7 @@ using enum ParameterType;
 std::vector<DeckKey> run_parameters() {
     return {
         {"stage", choice, "", kRequired,
-         "problems | pretrain | sft | rl | sample | evaluate | score | bench", "*",
+         "problems | tokenizer | pretrain | sft | rl | sample | evaluate | score | bench", "*",
          "What this run does."},
         {"restart", text, "", "latest", "", "*",
          "Where to go on: `latest` (this run's newest checkpoint; none: start), `none` (start anew), or "
