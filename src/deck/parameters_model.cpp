@@ -5,7 +5,7 @@ namespace gradus {
 namespace {
 
 constexpr std::string_view kModel = "pretrain sft rl sample evaluate bench";
-constexpr std::string_view kData = "pretrain sft rl sample evaluate";
+constexpr std::string_view kData = "tokenizer pretrain sft rl sample evaluate";
 using enum ParameterType;
 
 }  // namespace
@@ -61,13 +61,13 @@ std::vector<DeckKey> model_parameters() {
         {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},
         {"data.messages_field", text, "", "auto", "", kData,
          "Field of a conversation, a list of {role, content}; `auto`: messages."},
-        {"data.prompt_field", text, "", "auto", "", "pretrain sft rl sample evaluate score",
+        {"data.prompt_field", text, "", "auto", "", "tokenizer pretrain sft rl sample evaluate score",
          "Field of the question; `auto`: prompt, else question, else problem."},
         {"data.text_field", text, "", "auto", "", kData,
          "Field of a document; `auto`: text. Rows are read by the first field that they have of messages, "
-         "prompt, question, problem, text (stage pretrain: text first), or of those that these three keys "
+         "prompt, question, problem, text (stages tokenizer and pretrain: text first), or of those that these three keys "
          "name."},
-        {"data.response_field", text, "", "auto", "", "pretrain sft score",
+        {"data.response_field", text, "", "auto", "", "tokenizer pretrain sft score",
          "Field of the response; `auto`: response, else answer of a question; solution, else answer of a "
          "problem."},
         {"data.answer_field", text, "", "auto", "", "rl sample evaluate score",

@@ -12,7 +12,8 @@ using enum ParameterType;
 std::vector<DeckKey> run_parameters() {
     return {
         {"stage", choice, "", kRequired,
-         "import | problems | pretrain | sft | rl | sample | evaluate | score | export | bench", "*",
+         "import | problems | tokenizer | pretrain | sft | rl | sample | evaluate | score | export | bench",
+         "*",
          "What this run does."},
         {"restart", text, "", "latest", "", "*",
          "Where to go on: `latest` (this run's newest checkpoint; none: start), `none` (start anew), or "

@@ -78,14 +78,31 @@ std::vector<DeckKey> stage_parameters() {
          "Largest weight file; more are split, with an index. Not given: as the imported folder was split, "
          "where no type has changed."},
 
+        {"tokenizer.vocab_size", integer, "tokens", "8192", ">0", "tokenizer",
+         "Tokens in all: 256 bytes, what the merges make, special tokens."},
+        {"tokenizer.pattern", choice, "", "gpt2", "gpt2 | llama3 | qwen2 | deepseek | digits", "tokenizer",
+         "How a text is cut into words, in which the merges happen: as these models do, or `digits`: every "
+         "digit by itself, then as gpt2. Of digits llama3 and deepseek keep three together, qwen2 one."},
+        {"tokenizer.special", list, "", "<bos> <eos> <user> <assistant> <think> </think> <answer> </answer>", "",
+         "tokenizer", "Special tokens, the last ids in this order; the default ones are those of template demo."},
+        {"tokenizer.bos", text, "", "<bos>", "", "tokenizer",
+         "Of the special tokens, the one that begins a text; empty: none does."},
+        {"tokenizer.eos", text, "", "<eos>", "", "tokenizer", "And the one that ends a response."},
+        {"tokenizer.min_frequency", integer, "", "2", ">0", "tokenizer",
+         "A pair that occurs less often is not merged."},
+        {"tokenizer.output", path, "", "", "", "tokenizer",
+         "Folder for tokenizer.json and tokenizer_config.json; none: the run directory."},
+
         {"score.input", path, "", kRequired, "", "score", "JSONL of responses with references."},
         {"score.output", path, "", "", "", "score",
          "The same rows with every reward; none: scored.jsonl in the run directory."},
 
         {"bench.tokens", integer, "tokens", "4096", ">0", "bench", "Tokens of a training step."},
         {"bench.steps", integer, "", "5", ">0", "bench", "Repetitions of each measurement."},
-        {"bench.what", list, "", "train generate checkpoint", "train | generate | checkpoint", "bench",
-         "What to measure."},
+        {"bench.what", list, "", "train generate checkpoint", "train | generate | checkpoint | tokenizer",
+         "bench", "What to measure."},
+        {"bench.text", list, "", "", "", "bench",
+         "Files to measure the tokenizer on, JSONL or plain text (*.txt); none: generated problems."},
     };
 }
 

@@ -11,6 +11,6 @@ namespace gradus {
 std::vector<DeckKey> run_parameters();      ///< stage, restart, run., grid., ckpt.
 std::vector<DeckKey> model_parameters();    ///< model., policy., data.
 std::vector<DeckKey> train_parameters();    ///< train., optim., rl., loss., reward.NAME.
-std::vector<DeckKey> stage_parameters();    ///< rollout., sample., eval., problems., score., bench.
+std::vector<DeckKey> stage_parameters();    ///< rollout., sample., eval., problems., tokenizer., score., bench.
 
 }  // namespace gradus

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// stage = bench: rates of a model shape, each beside the ceiling measured in the same run.
+// stage = bench: rates of a model shape, each beside the ceiling measured in the same run, and of a
+// tokenizer.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -218,11 +219,9 @@ std::pair<double, double> resident_bytes() {
     return {value("VmHWM:"), value("VmRSS:")};
 }
 
-}  // namespace
-
-ExitCode run_bench(Run& run) {
+/// The parts that need a model.
+void bench_model(Run& run, Json& result) {
     const double at_start = resident_bytes().second;
-    run.begin();
     auto wanted = [&](const char* what) { return bench_wants(run.deck, what); };
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,
@@ -233,9 +232,8 @@ ExitCode run_bench(Run& run) {
     run.log.info("{} parameters; memory of this rank:\n{}",
                  format_count(static_cast<double>(start.config.parameters())), run.arena.table());
     Bench bench(run, stack);
-    Json result = {{"parameters", start.config.parameters()},
-                   {"ranks", run.grid.size()},
-                   {"arena_bytes", run.arena.bytes()}};
+    result["parameters"] = start.config.parameters();
+    result["arena_bytes"] = run.arena.bytes();
     if (wanted("train")) bench.train(result);
     if (wanted("generate")) bench.generate(result);
     if (wanted("checkpoint")) bench.checkpoint(result);
@@ -244,6 +242,17 @@ ExitCode run_bench(Run& run) {
     run.log.info("memory      arena {}, process peak less start {} ({:+.1f} %)",
                  format_bytes(static_cast<double>(run.arena.bytes())), format_bytes(grown),
                  100 * (grown / static_cast<double>(run.arena.bytes()) - 1));
+}
+
+}  // namespace
+
+ExitCode run_bench(Run& run) {
+    run.begin();
+    Json result = {{"ranks", run.grid.size()}};
+    if (bench_wants(run.deck, "train") || bench_wants(run.deck, "generate") ||
+        bench_wants(run.deck, "checkpoint"))
+        bench_model(run, result);
+    if (bench_wants(run.deck, "tokenizer")) bench_tokenizer(run, run.deck.integer("bench.steps"), result);
     run.finish(1, 0, result);
     if (run.is_root()) write_file_atomically(run.path("bench.json"), result.dump(2) + "\n");
     return ExitCode::done;

@@ -203,6 +203,16 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
     return sequences;
 }
 
+void read_texts(const Deck& deck, DataReport& report, const std::function<void(const std::string&)>& take) {
+    const RowReader reader(deck);
+    for_each_row(deck, {}, report, [&](const Json& json, std::int64_t) {
+        const TrainingRow row = reader.training(json);
+        if (row.messages.empty()) take(row.text);
+        for (const ChatMessage& message : row.messages) take(message.content);
+        return row.form;
+    });
+}
+
 std::string preview_data(const Deck& deck, const ChatTemplate& chat, const Tokenizer& tokenizer,
                          std::int64_t rows, bool& good) {
     const std::string& stage = deck.stage();

@@ -61,7 +61,7 @@ struct RowReader::Form {
     std::string text;
 };
 
-RowReader::RowReader(const Deck& deck) : text_first_(deck.stage() == "pretrain") {
+RowReader::RowReader(const Deck& deck) : text_first_(deck.stage() == "pretrain" || deck.stage() == "tokenizer") {
     const auto values = deck.values();
     const auto value = [&](const char* key) {  // not every stage has every one of these keys
         const auto it = values.find(key);

@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -68,7 +69,17 @@ void check_keys(const Deck& deck) {
              fmt::format("{}: problems.min_terms = {} is more than problems.max_terms = {}",
                          deck.origin("problems.min_terms"), deck.integer("problems.min_terms"),
                          deck.integer("problems.max_terms")));
-    if (stage == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
+    if (stage == "tokenizer") {
+        const std::vector<std::string> special = deck.list("tokenizer.special");
+        const auto least = 256 + static_cast<std::int64_t>(special.size());
+        want(deck.integer("tokenizer.vocab_size") >= least,
+             fmt::format("{}: tokenizer.vocab_size = {} does not hold 256 bytes and {} special tokens",
+                         deck.origin("tokenizer.vocab_size"), deck.integer("tokenizer.vocab_size"), special.size()));
+        for (const char* key : {"tokenizer.bos", "tokenizer.eos"})
+            want(deck.text(key).empty() || std::find(special.begin(), special.end(), deck.text(key)) != special.end(),
+                 fmt::format("{}: {} = {} is not one of tokenizer.special", deck.origin(key), key, deck.text(key)));
+    }
+    if (stage == "tokenizer" || stage == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
         stage == "evaluate")
         want(deck.integer("data.shard") < deck.integer("data.num_shards"),
              fmt::format("{}: data.shard = {} is not one of data.num_shards = {} parts, which count from 0",
@@ -86,6 +97,7 @@ ExitCode dispatch(Run& run, const std::string& stage) {
     if (stage == "evaluate") return run_evaluate(run);
     if (stage == "score") return run_score(run);
     if (stage == "problems") return run_problems(run);
+    if (stage == "tokenizer") return run_tokenizer(run);
     if (stage == "bench") return run_bench(run);
     if (stage == "import") return run_import(run);
     if (stage == "export") return run_export(run);
@@ -113,7 +125,8 @@ constexpr std::int64_t kPreviewRows = 100;
 std::vector<std::string> inputs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "score") return {deck.text("score.input")};
-    if (stage == "problems" || stage == "bench") return {};
+    if (stage == "problems") return {};
+    if (stage == "bench") return deck.list("bench.text");
     std::vector<std::string> files = deck.list("data.path");
     if (stage == "rl")
         for (const std::string& file : deck.list("data.eval_path")) files.push_back(file);
@@ -174,7 +187,9 @@ Plan plan_stage(const Deck& deck, int ranks) {
     plan.text = fmt::format("stage {} on {} ranks: {} data x {} tensor\n", stage, ranks,
                             ranks / tensor, tensor);
     check_inputs(deck, plan);
-    if (stage == "problems" || stage == "score") {
+    const bool modelless_bench = stage == "bench" && !bench_wants(deck, "train") &&
+                                 !bench_wants(deck, "generate") && !bench_wants(deck, "checkpoint");
+    if (stage == "problems" || stage == "tokenizer" || stage == "score" || modelless_bench) {
         plan.text += "needs no model\n";
         return plan;
     }

@@ -13,8 +13,12 @@ ExitCode run_sample(Run& run);
 ExitCode run_evaluate(Run& run);
 ExitCode run_score(Run& run);
 ExitCode run_problems(Run& run);
+ExitCode run_tokenizer(Run& run);
 ExitCode run_bench(Run& run);
 ExitCode run_import(Run& run);
 ExitCode run_export(Run& run);
+
+/// Part of stage bench: rates of the run's tokenizer into `result`, the best of several runs.
+void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
 
 }  // namespace gradus

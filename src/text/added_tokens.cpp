@@ -15,7 +15,8 @@ AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& tokens,
         for (const char c : patterns[i]) {
             const auto byte = static_cast<unsigned char>(c);
             auto& next = nodes_[node].next;
-            const auto it = std::find_if(next.begin(), next.end(), [&](const auto& n) { return n.first == byte; });
+            const auto it = std::find_if(next.begin(), next.end(),
+                                         [&](const auto& n) { return n.first == byte; });
             if (it != next.end()) {
                 node = static_cast<std::size_t>(it->second);
                 continue;
@@ -64,8 +65,10 @@ std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view tex
         at = end;
         if (token.special && !parse_special) continue;
         if (token.single_word) {
-            if (begin > 0 && is_word_character(last_code_point(text.substr(0, begin)).value)) continue;
-            if (end < text.size() && is_word_character(code_point(text.substr(end)).value)) continue;
+            if (begin > 0 && is_word_character(last_code_point(text.substr(0, begin)).value))
+                continue;
+            if (end < text.size() && is_word_character(code_point(text.substr(end)).value))
+                continue;
         }
         while (token.lstrip && begin > done) {
             const CodePoint c = last_code_point(text.substr(done, begin - done));

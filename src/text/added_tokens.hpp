@@ -27,9 +27,10 @@ struct AddedToken {
 /// tokenizers do: a special token that is not asked for hides others in its characters.
 class AddedTokenFinder {
   public:
-    /// `patterns[i]` is the text of `tokens[i]` to look for, not empty. Of two with the same text the
-    /// first one counts. Keeps no reference to the arguments.
-    AddedTokenFinder(const std::vector<AddedToken>& tokens, const std::vector<std::string>& patterns);
+    /// `patterns[i]` is the text of `tokens[i]` to look for, not empty. Of two with the same text
+    /// the first one counts. Keeps no reference to the arguments.
+    AddedTokenFinder(const std::vector<AddedToken>& tokens,
+                     const std::vector<std::string>& patterns);
 
     /// A part of a text: a token, or what is between tokens (id -1).
     struct Part {

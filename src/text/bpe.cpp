@@ -17,10 +17,13 @@ namespace {
 // Up to so many symbols the pair of lowest rank is found by looking at all: faster than a heap.
 constexpr std::size_t kFew = 48;
 
-std::uint64_t hash_of(std::string_view piece) { return XXH3_64bits(piece.data(), piece.size()); }
+std::uint64_t hash_of(std::string_view piece) {
+    return XXH3_64bits(piece.data(), piece.size());
+}
 
 std::uint64_t key_of(TokenId left, TokenId right) {
-    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+    return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
+           static_cast<std::uint32_t>(right);
 }
 
 /// Spreads a key over a table's slots (the finaliser of splitmix64, by Vigna).
@@ -38,13 +41,18 @@ std::size_t next_word(std::string_view text, std::size_t begin) {
 }
 
 /// Size of an open table for `n` entries: a power of two, at most two thirds full.
-std::size_t table_size(std::size_t n) { return std::bit_ceil(n + n / 2 + 8); }
+std::size_t table_size(std::size_t n) {
+    return std::bit_ceil(n + n / 2 + 8);
+}
 
 }  // namespace
 
 Bpe::Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const Options& options,
          const std::string& name)
-    : options_(options), name_(name), vocabulary_(std::move(vocabulary)), slots_(table_size(vocabulary_.size())) {
+    : options_(options),
+      name_(name),
+      vocabulary_(std::move(vocabulary)),
+      slots_(table_size(vocabulary_.size())) {
     for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
         const std::uint64_t hash = hash_of(vocabulary_[i].piece);
         std::size_t at = hash & (slots_.size() - 1);
@@ -57,7 +65,8 @@ Bpe::Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const 
         if (options_.byte_level) bytes_[i] = find({&byte, 1});
         if (!options_.byte_fallback) continue;
         bytes_[i] = find(fmt::format("<0x{:02X}>", i));
-        require<DataError>(bytes_[i] >= 0, "{}: byte_fallback, but the vocabulary has no <0x{:02X}>", name, i);
+        require<DataError>(bytes_[i] >= 0,
+                           "{}: byte_fallback, but the vocabulary has no <0x{:02X}>", name, i);
     }
     add_merges(merges, name);
     whole_.resize(vocabulary_.size());
@@ -69,7 +78,8 @@ Bpe::Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const 
             whole_[i] = true;
             continue;
         }
-        // Longer ones are left to the merges, so that hostile vocabularies cost no more than they weigh.
+        // Longer ones are left to the merges, so that hostile vocabularies cost no more than they
+        // weigh.
         if (entry.piece.size() > kFew) continue;
         tokens.clear();
         try {
@@ -87,14 +97,18 @@ void Bpe::add_merges(const std::vector<Merge>& merges, const std::string& name) 
     cuts_ = !options_.byte_level && !options_.ignore_merges && !options_.fuse_unk;
     for (std::size_t rank = 0; rank < merges.size(); ++rank) {
         const Merge& merge = merges[rank];
-        const TokenId left = find(merge.left), right = find(merge.right), joined = find(merge.left + merge.right);
+        const TokenId left = find(merge.left), right = find(merge.right),
+                      joined = find(merge.left + merge.right);
         require<DataError>(left >= 0 && right >= 0 && joined >= 0,
                            "{}: merges[{}]: {} is not in the vocabulary", name, rank,
-                           left < 0 ? "the left part" : right < 0 ? "the right part" : "what it makes");
+                           left < 0    ? "the left part"
+                           : right < 0 ? "the right part"
+                                       : "what it makes");
         if (next_word(merge.left + merge.right, 0) != std::string::npos) cuts_ = false;
         const std::uint64_t key = key_of(left, right);
         std::size_t at = spread(key) & (pairs_.size() - 1);
-        while (pairs_[at].pair != key && pairs_[at].pair != ~std::uint64_t{0}) at = (at + 1) & (pairs_.size() - 1);
+        while (pairs_[at].pair != key && pairs_[at].pair != ~std::uint64_t{0})
+            at = (at + 1) & (pairs_.size() - 1);
         pairs_[at] = {key, static_cast<std::uint32_t>(rank), joined};
     }
 }
@@ -105,7 +119,8 @@ std::int32_t Bpe::index_of(std::string_view piece) const {
     for (std::size_t at = hash & (slots_.size() - 1);; at = (at + 1) & (slots_.size() - 1)) {
         const Slot& slot = slots_[at];
         if (slot.index < 0) return -1;
-        if (slot.tag == tag && vocabulary_[static_cast<std::size_t>(slot.index)].piece == piece) return slot.index;
+        if (slot.tag == tag && vocabulary_[static_cast<std::size_t>(slot.index)].piece == piece)
+            return slot.index;
     }
 }
 
@@ -145,11 +160,12 @@ void Bpe::encode_part(std::string_view word, std::vector<TokenId>& out) const {
 }
 
 void Bpe::no_token(std::string_view character) const {
-    throw DataError(fmt::format("the tokenizer of {} has no token for {} and no unknown token", name_,
-                                options_.byte_level
-                                    ? fmt::format("the byte {}", static_cast<unsigned char>(character[0]))
-                                    : fmt::format("the character U+{:04X}",
-                                                  static_cast<std::uint32_t>(code_point(character).value))));
+    throw DataError(
+        fmt::format("the tokenizer of {} has no token for {} and no unknown token", name_,
+                    options_.byte_level
+                        ? fmt::format("the byte {}", static_cast<unsigned char>(character[0]))
+                        : fmt::format("the character U+{:04X}",
+                                      static_cast<std::uint32_t>(code_point(character).value))));
 }
 
 /// What the merges begin with: bytes, or characters.
@@ -158,7 +174,8 @@ void Bpe::symbols(std::string_view word, std::vector<TokenId>& out) const {
     for (std::size_t at = 0; at < word.size();) {
         const std::size_t n = options_.byte_level ? 1 : utf8_length(word[at]);
         const std::string_view character = word.substr(at, n);
-        const TokenId id = options_.byte_level ? bytes_[static_cast<unsigned char>(word[at])] : find(character);
+        const TokenId id =
+            options_.byte_level ? bytes_[static_cast<unsigned char>(word[at])] : find(character);
         at += n;
         if (id >= 0) {
             out.push_back(id);
@@ -226,7 +243,8 @@ void Bpe::merge_many(std::vector<TokenId>& tokens, std::size_t begin) const {
     const auto look = [&](std::int32_t at) {
         const std::int32_t after = at < 0 ? -1 : symbols[static_cast<std::size_t>(at)].after;
         if (after < 0) return;
-        const Joined joined = join(symbols[static_cast<std::size_t>(at)].id, symbols[static_cast<std::size_t>(after)].id);
+        const Joined joined = join(symbols[static_cast<std::size_t>(at)].id,
+                                   symbols[static_cast<std::size_t>(after)].id);
         if (joined.rank != kNone) queue.push({joined.rank, at, joined.id});
     };
     for (std::size_t i = 0; i < n; ++i) {
@@ -240,7 +258,8 @@ void Bpe::merge_many(std::vector<TokenId>& tokens, std::size_t begin) const {
         Symbol& left = symbols[static_cast<std::size_t>(pair.at)];
         if (left.id < 0 || left.after < 0) continue;
         Symbol& right = symbols[static_cast<std::size_t>(left.after)];
-        if (join(left.id, right.id).rank != pair.rank) continue;  // no longer the pair of this entry
+        if (join(left.id, right.id).rank != pair.rank)
+            continue;  // no longer the pair of this entry
         left.id = pair.joined;
         right.id = -1;
         left.after = right.after;

@@ -15,9 +15,9 @@ namespace gradus {
 /// What stands for a blank in SentencePiece's vocabularies: U+2581.
 inline constexpr std::string_view kWordMark = "\u2581";
 
-/// Byte-pair encoding of one piece of text (Sennrich et al., arXiv 1508.07909): of all neighbours that
-/// a merge joins, those of the merge of lowest rank are joined, the leftmost first, until none is left.
-/// Immutable. A word costs O(n log n), however long.
+/// Byte-pair encoding of one piece of text (Sennrich et al., arXiv 1508.07909): of all neighbours
+/// that a merge joins, those of the merge of lowest rank are joined, the leftmost first, until none
+/// is left. Immutable. A word costs O(n log n), however long.
 class Bpe {
   public:
     struct Entry {
@@ -29,19 +29,20 @@ class Bpe {
     };
     struct Options {
         bool byte_level = true;
-        bool ignore_merges = false;  ///< a word that is a token is that token, whatever the merges say
+        bool ignore_merges =
+            false;  ///< a word that is a token is that token, whatever the merges say
         bool byte_fallback = false;  ///< characters that are no token become `<0xNN>` tokens
         bool fuse_unk = false;       ///< neighbouring unknown characters become one unknown token
         TokenId unk = -1;            ///< for what is no token; -1: that is an error
     };
 
-    /// `merges` in the order of rank; of a pair that stands twice, the last one counts. `name` is the
-    /// file in messages. Throws DataError where a merge speaks of pieces that are no tokens.
+    /// `merges` in the order of rank; of a pair that stands twice, the last one counts. `name` is
+    /// the file in messages. Throws DataError where a merge speaks of pieces that are no tokens.
     Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const Options& options,
         const std::string& name);
 
-    /// Appends the tokens of `word`, which is not empty. Throws DataError where it holds what is no token and
-    /// there is no unknown token.
+    /// Appends the tokens of `word`, which is not empty. Throws DataError where it holds what is no
+    /// token and there is no unknown token.
     void encode(std::string_view word, std::vector<TokenId>& out) const;
     /// Id of a piece, -1 if it is no token.
     TokenId find(std::string_view piece) const;
@@ -79,7 +80,8 @@ class Bpe {
     std::vector<bool> whole_;  // by index: merges make the piece this one token
     std::vector<Slot> slots_;
     std::vector<PairSlot> pairs_;
-    std::array<TokenId, 256> bytes_;  // token of a byte (byte_level), or of `<0xNN>` (byte_fallback)
+    std::array<TokenId, 256>
+        bytes_;  // token of a byte (byte_level), or of `<0xNN>` (byte_fallback)
 };
 
 }  // namespace gradus

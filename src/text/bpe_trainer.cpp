@@ -38,25 +38,35 @@ const std::array<Named, 3> kPatterns = {{
 }};
 
 Value byte_level(bool use_regex) {
-    return {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+    return {{"type", "ByteLevel"},
+            {"add_prefix_space", false},
+            {"trim_offsets", true},
+            {"use_regex", use_regex}};
 }
 
-Value sequence(Value steps) { return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}}; }
+Value sequence(Value steps) {
+    return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
+}
 
 /// The `pre_tokenizer` of a tokenizer.json for a named pattern.
 Value pre_tokenizer_json(const std::string& name) {
     if (name == "gpt2") return byte_level(true);
     if (name == "digits")
-        return sequence(Value::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)}));
+        return sequence(
+            Value::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)}));
     for (const Named& named : kPatterns) {
         if (name != named.name) continue;
         Value steps = Value::array();
         for (const char* regex : named.splits)
-            steps.push_back({{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}});
+            steps.push_back({{"type", "Split"},
+                             {"pattern", {{"Regex", regex}}},
+                             {"behavior", "Isolated"},
+                             {"invert", false}});
         steps.push_back(byte_level(false));
         return sequence(std::move(steps));
     }
-    throw DataError(fmt::format("there is no pattern \"{}\"; known: gpt2, llama3, qwen2, deepseek, digits", name));
+    throw DataError(fmt::format(
+        "there is no pattern \"{}\"; known: gpt2, llama3, qwen2, deepseek, digits", name));
 }
 
 /// Bytes in the order of GPT-2's alphabet: by the code point that stands for each.
@@ -64,23 +74,30 @@ std::array<unsigned char, kBytes> alphabet_order() {
     std::array<unsigned char, kBytes> order{};
     std::size_t next = 0;
     for (char32_t c = 0; c < 512; ++c)
-        if (const int byte = byte_of_alphabet(c); byte >= 0) order[next++] = static_cast<unsigned char>(byte);
+        if (const int byte = byte_of_alphabet(c); byte >= 0)
+            order[next++] = static_cast<unsigned char>(byte);
     return order;
 }
 
 AddedTokenFinder make_finder(const std::vector<std::string>& special) {
     std::vector<AddedToken> tokens;
     for (const std::string& name : special)
-        tokens.push_back({.id = static_cast<TokenId>(tokens.size()), .content = name, .special = true});
+        tokens.push_back(
+            {.id = static_cast<TokenId>(tokens.size()), .content = name, .special = true});
     return {tokens, special};
 }
 
 using PairKey = std::uint64_t;
 PairKey pair_of(TokenId left, TokenId right) {
-    return static_cast<PairKey>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+    return static_cast<PairKey>(static_cast<std::uint32_t>(left)) << 32 |
+           static_cast<std::uint32_t>(right);
 }
-TokenId left_of(PairKey pair) { return static_cast<TokenId>(pair >> 32); }
-TokenId right_of(PairKey pair) { return static_cast<TokenId>(pair & 0xFFFFFFFF); }
+TokenId left_of(PairKey pair) {
+    return static_cast<TokenId>(pair >> 32);
+}
+TokenId right_of(PairKey pair) {
+    return static_cast<TokenId>(pair & 0xFFFFFFFF);
+}
 
 struct CountedWord {
     std::vector<TokenId> tokens;
@@ -101,7 +118,8 @@ struct Candidate {
     }
 };
 
-/// The words with their pairs, kept in step while pairs are merged: a merge costs what its words weigh.
+/// The words with their pairs, kept in step while pairs are merged: a merge costs what its words
+/// weigh.
 class PairTable {
   public:
     explicit PairTable(std::vector<CountedWord> words) : words_(std::move(words)) {
@@ -136,7 +154,8 @@ class PairTable {
         for (const std::uint32_t w : where) merge_in(w, left_of(pair), right_of(pair), joined);
         pairs_.erase(pair);
         for (const PairKey raised : raised_)
-            if (const auto it = pairs_.find(raised); it != pairs_.end()) queue_.push({it->second.count, raised});
+            if (const auto it = pairs_.find(raised); it != pairs_.end())
+                queue_.push({it->second.count, raised});
         raised_.clear();
     }
 
@@ -182,9 +201,14 @@ class PairTable {
 
 struct BpeTrainer::Impl {
     explicit Impl(const BpeTrainerOptions& o)
-        : options(o), cut(pre_tokenizer_json(o.pattern)), pre_tokenizer(cut, "the trainer's pattern"), finder(make_finder(o.special)) {
-        for (const unsigned char byte : alphabet_order()) add_token(std::string(1, static_cast<char>(byte)));
-        for (std::size_t i = 0; i < kBytes; ++i) id_of_byte[static_cast<unsigned char>(pieces[i][0])] = static_cast<TokenId>(i);
+        : options(o),
+          cut(pre_tokenizer_json(o.pattern)),
+          pre_tokenizer(cut, "the trainer's pattern"),
+          finder(make_finder(o.special)) {
+        for (const unsigned char byte : alphabet_order())
+            add_token(std::string(1, static_cast<char>(byte)));
+        for (std::size_t i = 0; i < kBytes; ++i)
+            id_of_byte[static_cast<unsigned char>(pieces[i][0])] = static_cast<TokenId>(i);
     }
 
     TokenId add_token(const std::string& piece) {
@@ -199,7 +223,8 @@ struct BpeTrainer::Impl {
         std::vector<CountedWord> words;
         for (const auto& [text, count] : sorted) {
             CountedWord word{{}, count};
-            for (const char c : text) word.tokens.push_back(id_of_byte[static_cast<unsigned char>(c)]);
+            for (const char c : text)
+                word.tokens.push_back(id_of_byte[static_cast<unsigned char>(c)]);
             words.push_back(std::move(word));
         }
         return words;
@@ -220,17 +245,23 @@ BpeTrainer::BpeTrainer(const BpeTrainerOptions& options) : impl_(std::make_uniqu
     for (std::size_t i = 0; i < options.special.size(); ++i) {
         const std::string& name = options.special[i];
         require<DataError>(name.size() > 1 && is_valid_utf8(name),
-                           "the special token \"{}\" is not a name of two or more characters", to_valid_utf8(name));
-        require<DataError>(std::find(options.special.begin(), options.special.begin() + static_cast<std::ptrdiff_t>(i), name) ==
-                               options.special.begin() + static_cast<std::ptrdiff_t>(i),
-                           "the special token \"{}\" stands twice", name);
+                           "the special token \"{}\" is not a name of two or more characters",
+                           to_valid_utf8(name));
+        require<DataError>(
+            std::find(options.special.begin(),
+                      options.special.begin() + static_cast<std::ptrdiff_t>(i),
+                      name) == options.special.begin() + static_cast<std::ptrdiff_t>(i),
+            "the special token \"{}\" stands twice", name);
     }
-    require<DataError>(options.bos.empty() || std::find(options.special.begin(), options.special.end(), options.bos) != options.special.end(),
-                       "the token \"{}\" that begins a text is not among the special tokens", options.bos);
+    require<DataError>(
+        options.bos.empty() || std::find(options.special.begin(), options.special.end(),
+                                         options.bos) != options.special.end(),
+        "the token \"{}\" that begins a text is not among the special tokens", options.bos);
     const std::size_t least = kBytes + options.special.size();
-    require<DataError>(options.vocab_size >= 0 && static_cast<std::size_t>(options.vocab_size) >= least,
-                       "a vocabulary of {} does not hold 256 bytes and {} special tokens", options.vocab_size,
-                       options.special.size());
+    require<DataError>(
+        options.vocab_size >= 0 && static_cast<std::size_t>(options.vocab_size) >= least,
+        "a vocabulary of {} does not hold 256 bytes and {} special tokens", options.vocab_size,
+        options.special.size());
 }
 BpeTrainer::~BpeTrainer() = default;
 
@@ -245,17 +276,21 @@ void BpeTrainer::add(std::string_view text) {
             });
 }
 
-std::int64_t BpeTrainer::words() const { return static_cast<std::int64_t>(impl_->counts.size()); }
+std::int64_t BpeTrainer::words() const {
+    return static_cast<std::int64_t>(impl_->counts.size());
+}
 
 void BpeTrainer::train(const std::function<void(std::int64_t, std::int64_t)>& progress) {
     Impl& t = *impl_;
     PairTable table(t.sorted_words());
-    const std::size_t wanted = static_cast<std::size_t>(t.options.vocab_size) - t.options.special.size();
+    const std::size_t wanted =
+        static_cast<std::size_t>(t.options.vocab_size) - t.options.special.size();
     std::int64_t last = 0;
     while (t.pieces.size() < wanted) {
         const Candidate best = table.next();
         if (best.count < std::max<std::int64_t>(1, t.options.min_frequency)) break;
-        const std::string piece = t.pieces[static_cast<std::size_t>(left_of(best.pair))] + t.pieces[static_cast<std::size_t>(right_of(best.pair))];
+        const std::string piece = t.pieces[static_cast<std::size_t>(left_of(best.pair))] +
+                                  t.pieces[static_cast<std::size_t>(right_of(best.pair))];
         if (t.ids.contains(piece)) {
             table.drop(best.pair);
             continue;
@@ -277,36 +312,52 @@ std::string BpeTrainer::json() const {
     Value vocab = Value::object(), merges = Value::array(), added = Value::array();
     for (std::size_t i = 0; i < t.pieces.size(); ++i) vocab[alphabet_of_bytes(t.pieces[i])] = i;
     for (const PairKey pair : t.merges)
-        merges.push_back(alphabet_of_bytes(t.pieces[static_cast<std::size_t>(left_of(pair))]) + " " +
+        merges.push_back(alphabet_of_bytes(t.pieces[static_cast<std::size_t>(left_of(pair))]) +
+                         " " +
                          alphabet_of_bytes(t.pieces[static_cast<std::size_t>(right_of(pair))]));
     Value post_processor;
     for (std::size_t i = 0; i < t.options.special.size(); ++i) {
         const std::string& name = t.options.special[i];
         const std::size_t id = t.pieces.size() + i;
-        added.push_back({{"id", id}, {"content", name}, {"single_word", false}, {"lstrip", false},
-                         {"rstrip", false}, {"normalized", false}, {"special", true}});
+        added.push_back({{"id", id},
+                         {"content", name},
+                         {"single_word", false},
+                         {"lstrip", false},
+                         {"rstrip", false},
+                         {"normalized", false},
+                         {"special", true}});
         if (name != t.options.bos) continue;
         const auto part = [](const char* kind, const std::string& what, int type) {
             return Value{{kind, {{"id", what}, {"type_id", type}}}};
         };
-        post_processor = {{"type", "TemplateProcessing"},
-                          {"single", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0)})},
-                          {"pair", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0), part("SpecialToken", name, 1), part("Sequence", "B", 1)})},
-                          {"special_tokens", {{name, {{"id", name}, {"ids", Value::array({id})}, {"tokens", Value::array({name})}}}}}};
+        post_processor = {
+            {"type", "TemplateProcessing"},
+            {"single", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0)})},
+            {"pair", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0),
+                                   part("SpecialToken", name, 1), part("Sequence", "B", 1)})},
+            {"special_tokens",
+             {{name,
+               {{"id", name}, {"ids", Value::array({id})}, {"tokens", Value::array({name})}}}}}};
     }
-    const Value file = {
-        {"version", "1.0"},
-        {"truncation", nullptr},
-        {"padding", nullptr},
-        {"added_tokens", added},
-        {"normalizer", nullptr},
-        {"pre_tokenizer", t.cut},
-        {"post_processor", post_processor},
-        {"decoder", byte_level(true)},
-        {"model",
-         {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
-          {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false},
-          {"vocab", vocab}, {"merges", merges}}}};
+    const Value file = {{"version", "1.0"},
+                        {"truncation", nullptr},
+                        {"padding", nullptr},
+                        {"added_tokens", added},
+                        {"normalizer", nullptr},
+                        {"pre_tokenizer", t.cut},
+                        {"post_processor", post_processor},
+                        {"decoder", byte_level(true)},
+                        {"model",
+                         {{"type", "BPE"},
+                          {"dropout", nullptr},
+                          {"unk_token", nullptr},
+                          {"continuing_subword_prefix", nullptr},
+                          {"end_of_word_suffix", nullptr},
+                          {"fuse_unk", false},
+                          {"byte_fallback", false},
+                          {"ignore_merges", false},
+                          {"vocab", vocab},
+                          {"merges", merges}}}};
     return file.dump(1) + "\n";
 }
 

@@ -43,13 +43,15 @@ class JsonFields {
     bool flag(const std::string& key, bool otherwise) {
         const Value* value = find(key);
         if (value == nullptr) return otherwise;
-        require<DataError>(value->is_boolean(), "{}: \"{}\" is neither true nor false", where_, key);
+        require<DataError>(value->is_boolean(), "{}: \"{}\" is neither true nor false", where_,
+                           key);
         return value->get<bool>();
     }
     /// A whole number in [0, limit).
     std::int64_t count(const std::string& key, std::int64_t limit) {
         const Value& value = need(key);
-        require<DataError>(value.is_number_unsigned() && value.get<std::uint64_t>() < static_cast<std::uint64_t>(limit),
+        require<DataError>(value.is_number_unsigned() &&
+                               value.get<std::uint64_t>() < static_cast<std::uint64_t>(limit),
                            "{}: \"{}\" is not a whole number below {}", where_, key, limit);
         return value.get<std::int64_t>();
     }
@@ -60,7 +62,8 @@ class JsonFields {
     }
     void finish() const {
         for (const auto& [key, value] : object_.items())
-            require<DataError>(seen_.contains(key), "{}: the key \"{}\" is not supported", where_, key);
+            require<DataError>(seen_.contains(key), "{}: the key \"{}\" is not supported", where_,
+                               key);
     }
 
   private:

@@ -14,8 +14,8 @@ namespace {
 constexpr std::size_t kMaxText = std::size_t{1} << 28;
 
 void check_size(std::size_t bytes) {
-    require<DataError>(bytes <= kMaxText, "a text of {} bytes is too long to normalise; at most {}", bytes,
-                       kMaxText);
+    require<DataError>(bytes <= kMaxText, "a text of {} bytes is too long to normalise; at most {}",
+                       bytes, kMaxText);
 }
 
 /// A normalisation form of `text` (UAX 15). utf8proc_map would do, but it orders marks in quadratic
@@ -29,13 +29,16 @@ std::string mapped(std::string_view text, int options) {
         const CodePoint c = code_point(text.substr(at));
         int bound_class = 0;
         const auto n = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(c.value), parts.data(),
-                                               static_cast<utf8proc_ssize_t>(parts.size()), option, &bound_class);
-        require(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()), "utf8proc decomposes U+{:04X} into {}",
-                static_cast<std::uint32_t>(c.value), n);
+                                               static_cast<utf8proc_ssize_t>(parts.size()), option,
+                                               &bound_class);
+        require(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()),
+                "utf8proc decomposes U+{:04X} into {}", static_cast<std::uint32_t>(c.value), n);
         points.insert(points.end(), parts.begin(), parts.begin() + n);
         at += c.bytes;
     }
-    const auto weight = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+    const auto weight = [](utf8proc_int32_t c) {
+        return utf8proc_get_property(c)->combining_class;
+    };
     for (auto begin = points.begin(); begin != points.end();) {
         auto end = begin;
         while (end != points.end() && weight(*end) != 0) ++end;
@@ -43,7 +46,8 @@ std::string mapped(std::string_view text, int options) {
         begin = end == points.end() ? end : end + 1;
     }
     auto length = static_cast<utf8proc_ssize_t>(points.size());
-    if ((options & UTF8PROC_COMPOSE) != 0) length = utf8proc_normalize_utf32(points.data(), length, option);
+    if ((options & UTF8PROC_COMPOSE) != 0)
+        length = utf8proc_normalize_utf32(points.data(), length, option);
     std::string out;
     for (utf8proc_ssize_t i = 0; i < length; ++i)
         append_utf8(out, static_cast<char32_t>(points[static_cast<std::size_t>(i)]));
@@ -56,8 +60,9 @@ bool is_ascii(std::string_view text) {
     return true;
 }
 
-/// Which code points may change in normalisation form C, or make a neighbour change: all that are not
-/// NFC_Quick_Check=Yes with combining class 0 (UAX 15, section 9). Found from utf8proc's tables.
+/// Which code points may change in normalisation form C, or make a neighbour change: all that are
+/// not NFC_Quick_Check=Yes with combining class 0 (UAX 15, section 9). Found from utf8proc's
+/// tables.
 class CompositionTable {
   public:
     CompositionTable();
@@ -70,17 +75,19 @@ class CompositionTable {
 
 CompositionTable::CompositionTable() : active_(kEnd) {
     for (char32_t c = 0xC0; c < kEnd; ++c) {
-        const utf8proc_property_t* property = utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
+        const utf8proc_property_t* property =
+            utf8proc_get_property(static_cast<utf8proc_int32_t>(c));
         if (property->combining_class != 0) active_[c] = true;
         if (property->decomp_seqindex == UINT16_MAX || property->decomp_type != 0) continue;
-        // A canonical decomposition: its last code point may compose with what stands before it, and
-        // the character itself is active where composition does not bring it back.
+        // A canonical decomposition: its last code point may compose with what stands before it,
+        // and the character itself is active where composition does not bring it back.
         std::string text;
         append_utf8(text, c);
         std::string_view parts = text;
         const std::string decomposed = mapped(parts, UTF8PROC_DECOMPOSE);
         if (mapped(parts, UTF8PROC_COMPOSE) != text) active_[c] = true;
-        if (code_point(decomposed).bytes < decomposed.size()) active_[last_code_point(decomposed).value] = true;
+        if (code_point(decomposed).bytes < decomposed.size())
+            active_[last_code_point(decomposed).value] = true;
     }
     // Hangul vowels and final consonants compose by rule.
     for (char32_t c = 0x1161; c <= 0x1175; ++c) active_[c] = true;
@@ -97,7 +104,8 @@ std::string Normalizer::run(const Compose&, std::string text) {
     std::size_t inert = 0;  // begin of the last character that composition leaves alone
     for (std::size_t at = 0; at < text.size();) {
         const auto lead = static_cast<unsigned char>(text[at]);
-        const CodePoint c = lead < 0x80 ? CodePoint{lead, 1} : code_point(std::string_view(text).substr(at));
+        const CodePoint c =
+            lead < 0x80 ? CodePoint{lead, 1} : code_point(std::string_view(text).substr(at));
         if (c.value < kFirst || table.inert(c.value)) {
             inert = at;
             at += c.bytes;
@@ -131,7 +139,8 @@ std::string Normalizer::run(const Lowercase&, std::string text) {
         if (c.value == 0x130)
             out += "i\u0307";
         else
-            append_utf8(out, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value))));
+            append_utf8(out, static_cast<char32_t>(
+                                 utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value))));
         at += c.bytes;
     }
     return out;
@@ -172,8 +181,9 @@ void Normalizer::add(const nlohmann::json& json, const std::string& where) {
         std::size_t i = 0;
         for (const auto& step : fields.list("normalizers")) {
             // A sequence in a sequence would only serve to nest without end.
-            require<DataError>(!step.is_object() || step.value("type", nlohmann::json()) != "Sequence",
-                               "{}: a Sequence in a Sequence is not supported", where);
+            require<DataError>(
+                !step.is_object() || step.value("type", nlohmann::json()) != "Sequence",
+                "{}: a Sequence in a Sequence is not supported", where);
             add(step, fmt::format("{}.normalizers[{}]", where, i++));
         }
     } else if (type == "NFC") {
@@ -192,9 +202,10 @@ void Normalizer::add(const nlohmann::json& json, const std::string& where) {
         steps_.emplace_back(Replace{read_pattern(fields.need("pattern"), where + ".pattern"),
                                     fields.text("content")});
     } else {
-        throw DataError(fmt::format("{}: the normalizer \"{}\" is not supported; known: NFC, NFD, NFKC, "
-                                    "NFKD, Lowercase, Prepend, Replace, Sequence",
-                                    where, type));
+        throw DataError(
+            fmt::format("{}: the normalizer \"{}\" is not supported; known: NFC, NFD, NFKC, "
+                        "NFKD, Lowercase, Prepend, Replace, Sequence",
+                        where, type));
     }
     fields.finish();
 }

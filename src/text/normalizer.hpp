@@ -10,8 +10,8 @@
 
 namespace gradus {
 
-/// The `normalizer` of a tokenizer.json: null, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, and
-/// Sequence of these.
+/// The `normalizer` of a tokenizer.json: null, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace,
+/// and Sequence of these.
 class Normalizer {
   public:
     /// Throws DataError naming what is not supported. `where` stands for the file in messages.

@@ -37,7 +37,8 @@ std::string message_of(int code) {
     return reinterpret_cast<const char*>(text);
 }
 
-/// Steps that one match may take: in proportion to the text, which is all that a sane expression needs.
+/// Steps that one match may take: in proportion to the text, which is all that a sane expression
+/// needs.
 std::uint32_t step_limit(std::size_t bytes) {
     return static_cast<std::uint32_t>(std::min<std::size_t>(100000 + 32 * bytes, 0xFFFFFFFF));
 }
@@ -55,8 +56,9 @@ Pattern::~Pattern() = default;
 
 Pattern::Pattern(const std::string& expression, const std::string& where)
     : impl_(std::make_unique<Impl>()) {
-    require<DataError>(expression.size() <= kMaxExpression, "{}: the expression has {} bytes; at most {} here",
-                       where, expression.size(), kMaxExpression);
+    require<DataError>(expression.size() <= kMaxExpression,
+                       "{}: the expression has {} bytes; at most {} here", where, expression.size(),
+                       kMaxExpression);
     const std::string pattern = translate_pattern(expression, where);
     const CompileContext context(pcre2_compile_context_create(nullptr));
     require(static_cast<bool>(context), "PCRE2 is out of memory");
@@ -65,10 +67,10 @@ Pattern::Pattern(const std::string& expression, const std::string& where)
     PCRE2_SIZE offset = 0;
     impl_->expression = expression;
     impl_->code = Code(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error, &offset,
-                                     context.get()));
-    require<DataError>(static_cast<bool>(impl_->code), "{}: the expression \"{}\": {}", where, expression,
-                       message_of(error));
+                                     PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &error,
+                                     &offset, context.get()));
+    require<DataError>(static_cast<bool>(impl_->code), "{}: the expression \"{}\": {}", where,
+                       expression, message_of(error));
     // Without a compiler for this processor PCRE2 interprets: slower, the same matches.
     pcre2_jit_compile(impl_->code.get(), PCRE2_JIT_COMPLETE);
 }
@@ -88,13 +90,14 @@ struct Pattern::Matches::Impl {
     std::string_view text;
     MatchContext context;
     MatchData data;
-    std::size_t at = 0;      // where the next search begins
-    std::size_t last = 0;    // end of the match before
-    bool matched = false;    // there was one
+    std::size_t at = 0;    // where the next search begins
+    std::size_t last = 0;  // end of the match before
+    bool matched = false;  // there was one
 
     int search(std::uint32_t options) {
-        return pcre2_match(pattern.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
-                           PCRE2_NO_UTF_CHECK | options, data.get(), context.get());
+        return pcre2_match(pattern.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
+                           text.size(), at, PCRE2_NO_UTF_CHECK | options, data.get(),
+                           context.get());
     }
 };
 
@@ -124,9 +127,7 @@ bool Pattern::Matches::next(std::size_t& begin, std::size_t& end) {
         begin = range[0];
         end = range[1];
         const bool empty = begin == end, repeated = m.matched && end == m.last;
-        m.at = !empty                 ? end
-               : end < m.text.size() ? end + utf8_length(m.text[end])
-                                     : end + 1;
+        m.at = !empty ? end : end < m.text.size() ? end + utf8_length(m.text[end]) : end + 1;
         if (empty && repeated) continue;
         m.matched = true;
         m.last = end;

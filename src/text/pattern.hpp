@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Regular expressions of tokenizer.json, matched by PCRE2 with the meaning that Oniguruma gives them.
+// Regular expressions of tokenizer.json, matched by PCRE2 with the meaning that Oniguruma gives
+// them.
 #pragma once
 
 #include <memory>
@@ -8,10 +9,11 @@
 
 namespace gradus {
 
-/// A compiled expression; immutable, shared between threads. Oniguruma (Ruby syntax) is what Hugging
-/// Face's tokenizers match with. Where PCRE2 would read a construct in another way, it is rewritten
-/// (\s is Unicode's White_Space, \p{Han} a script without extensions, \v one character) or refused by
-/// name (anchors, \w, \b, sets in sets, back-references, options other than i).
+/// A compiled expression; immutable, shared between threads. Oniguruma (Ruby syntax) is what
+/// Hugging Face's tokenizers match with. Where PCRE2 would read a construct in another way, it is
+/// rewritten
+/// (\s is Unicode's White_Space, \p{Han} a script without extensions, \v one character) or refused
+/// by name (anchors, \w, \b, sets in sets, back-references, options other than i).
 class Pattern {
   public:
     /// Throws DataError: `where`, and what in the expression is wrong or not supported.
@@ -21,7 +23,8 @@ class Pattern {
     Pattern(Pattern&&) noexcept;
     ~Pattern();
 
-    /// The matches in one text, from left to right; a match is empty only where none before it ends.
+    /// The matches in one text, from left to right; a match is empty only where none before it
+    /// ends.
     class Matches {
       public:
         /// `text` must be well-formed UTF-8 and outlive this.

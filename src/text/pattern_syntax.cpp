@@ -7,17 +7,21 @@
 namespace gradus {
 namespace {
 
-// Unicode's White_Space and its complement, as members of a class. PCRE2's own \s has U+180E besides.
+// Unicode's White_Space and its complement, as members of a class. PCRE2's own \s has U+180E
+// besides.
 constexpr std::string_view kSpace =
-    "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+    "\\t-\\r "
+    "\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 constexpr std::string_view kNoSpace =
     "\\x{0}-\\x{8}\\x{e}-\\x{1f}!-\\x{84}\\x{86}-\\x{9f}\\x{a1}-\\x{167f}\\x{1681}-\\x{1fff}"
-    "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{10ffff}";
+    "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}\\x{3001}-\\x{"
+    "10ffff}";
 
 /// Reads an expression from left to right and writes it in PCRE2's syntax.
 class Translator {
   public:
-    Translator(const std::string& source, const std::string& where) : source_(source), where_(where) {}
+    Translator(const std::string& source, const std::string& where)
+        : source_(source), where_(where) {}
 
     std::string run() {
         while (at_ < source_.size()) {
@@ -40,7 +44,8 @@ class Translator {
 
   private:
     [[noreturn]] void refuse(const std::string& what) const {
-        throw DataError(fmt::format("{}: {} in the expression \"{}\" is not supported", where_, what, source_));
+        throw DataError(
+            fmt::format("{}: {} in the expression \"{}\" is not supported", where_, what, source_));
     }
     bool ahead(std::string_view text) const {
         return std::string_view(source_).substr(at_).starts_with(text);
@@ -72,8 +77,8 @@ class Translator {
         if (ahead("^")) copy(1);
         if (ahead("]")) refuse("an empty set");
         while (!ahead("]")) {
-            require<DataError>(at_ < source_.size(), "{}: a set in the expression \"{}\" has no end",
-                               where_, source_);
+            require<DataError>(at_ < source_.size(),
+                               "{}: a set in the expression \"{}\" has no end", where_, source_);
             if (ahead("[")) refuse("a set in a set");
             if (ahead("&&")) refuse("the intersection of sets");
             if (source_[at_] == '\\')
@@ -85,8 +90,8 @@ class Translator {
     }
 
     void escape(bool in_set) {
-        require<DataError>(at_ + 1 < source_.size(), "{}: the expression \"{}\" ends with a backslash",
-                           where_, source_);
+        require<DataError>(at_ + 1 < source_.size(),
+                           "{}: the expression \"{}\" ends with a backslash", where_, source_);
         const char c = source_[at_ + 1];
         const auto byte = static_cast<unsigned char>(c);
         if (c == 's' || c == 'S') {
@@ -121,7 +126,8 @@ class Translator {
             name.erase(0, 1);
         }
         for (const char c : name)
-            if (!std::isalpha(static_cast<unsigned char>(c)) && c != '_') refuse("\\p{" + name + "}");
+            if (!std::isalpha(static_cast<unsigned char>(c)) && c != '_')
+                refuse("\\p{" + name + "}");
         out_ += (name.size() > 2 ? "sc:" + name : name) + "}";
         at_ = end + 1;
     }
@@ -139,7 +145,8 @@ class Translator {
                                    : end - begin == wanted;
         if (!closed) refuse("\\" + std::string(1, source_[at_ + 1]) + " without its digits");
         const std::string digits = source_.substr(begin, end - begin);
-        if (!braces && wanted == 2 && digits[0] > '7') refuse("\\x" + digits + " (a byte, no character)");
+        if (!braces && wanted == 2 && digits[0] > '7')
+            refuse("\\x" + digits + " (a byte, no character)");
         out_ += "\\x{" + digits + "}";
         at_ = end + (braces ? 1 : 0);
     }

@@ -14,8 +14,8 @@ using Behavior = PreTokenizer::Behavior;
 constexpr const char* kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-/// Joins the parts of a text, matches and what is between them, as a behavior of Split says, and hands
-/// the pieces on in order. Parts come from left to right and leave no gap.
+/// Joins the parts of a text, matches and what is between them, as a behavior of Split says, and
+/// hands the pieces on in order. Parts come from left to right and leave no gap.
 template <class Emit>
 class Joiner {
   public:
@@ -23,14 +23,23 @@ class Joiner {
 
     void part(std::size_t begin, std::size_t end, bool match) {
         switch (behavior_) {
-            case Behavior::isolated: emit_(begin, end); return;
+            case Behavior::isolated:
+                emit_(begin, end);
+                return;
             case Behavior::removed:
                 if (!match) emit_(begin, end);
                 return;
-            case Behavior::contiguous: join(begin, end, open_ && match == match_); break;
-            case Behavior::merged_with_previous: join(begin, end, open_ && match && !match_); break;
-            // The same rule read from the right: a match goes to the part after it, if that is none.
-            case Behavior::merged_with_next: join(begin, end, open_ && match_ && !match); break;
+            case Behavior::contiguous:
+                join(begin, end, open_ && match == match_);
+                break;
+            case Behavior::merged_with_previous:
+                join(begin, end, open_ && match && !match_);
+                break;
+            // The same rule read from the right: a match goes to the part after it, if that is
+            // none.
+            case Behavior::merged_with_next:
+                join(begin, end, open_ && match_ && !match);
+                break;
         }
         match_ = match;
     }
@@ -90,7 +99,8 @@ Behavior read_behavior(const std::string& name, const std::string& where) {
     if (name == "Isolated") return Behavior::isolated;
     if (name == "MergedWithPrevious") return Behavior::merged_with_previous;
     if (name == "MergedWithNext") return Behavior::merged_with_next;
-    require<DataError>(name == "Contiguous", "{}: the behavior \"{}\" is not supported", where, name);
+    require<DataError>(name == "Contiguous", "{}: the behavior \"{}\" is not supported", where,
+                       name);
     return Behavior::contiguous;
 }
 
@@ -107,14 +117,17 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
     if (type == "Sequence") {
         std::size_t i = 0;
         for (const auto& step : fields.list("pretokenizers")) {
-            require<DataError>(!step.is_object() || step.value("type", nlohmann::json()) != "Sequence",
-                               "{}: a Sequence in a Sequence is not supported", where);
+            require<DataError>(
+                !step.is_object() || step.value("type", nlohmann::json()) != "Sequence",
+                "{}: a Sequence in a Sequence is not supported", where);
             add(step, fmt::format("{}.pretokenizers[{}]", where, i++));
         }
-        require<DataError>(steps_.size() <= 64, "{}: {} steps; at most 64 here", where, steps_.size());
+        require<DataError>(steps_.size() <= 64, "{}: {} steps; at most 64 here", where,
+                           steps_.size());
     } else if (type == "Split") {
         steps_.emplace_back(Split{read_pattern(fields.need("pattern"), where + ".pattern"),
-                                  read_behavior(fields.text("behavior"), where), fields.flag("invert", false)});
+                                  read_behavior(fields.text("behavior"), where),
+                                  fields.flag("invert", false)});
     } else if (type == "Digits") {
         steps_.emplace_back(Digits{fields.flag("individual_digits", false)});
     } else if (type == "ByteLevel") {
@@ -124,24 +137,33 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
         steps_.emplace_back(std::move(step));
         byte_level_ = true;
     } else if (type == "Metaspace") {
-        Metaspace step{.replacement = fields.text("replacement"), .prepend = Prepend::always, .split = fields.flag("split", true)};
-        require<DataError>(!step.replacement.empty() && code_point(step.replacement).bytes == step.replacement.size(),
+        Metaspace step{.replacement = fields.text("replacement"),
+                       .prepend = Prepend::always,
+                       .split = fields.flag("split", true)};
+        require<DataError>(!step.replacement.empty() &&
+                               code_point(step.replacement).bytes == step.replacement.size(),
                            "{}: \"replacement\" is not one character", where);
         const bool added = fields.flag("add_prefix_space", true);
-        const std::string scheme =
-            fields.find("prepend_scheme") != nullptr ? fields.text("prepend_scheme") : added ? "always" : "never";
+        const std::string scheme = fields.find("prepend_scheme") != nullptr
+                                       ? fields.text("prepend_scheme")
+                                   : added ? "always"
+                                           : "never";
         require<DataError>(scheme == "always" || scheme == "first" || scheme == "never",
                            "{}: the prepend_scheme \"{}\" is not supported", where, scheme);
-        require<DataError>(added || scheme == "never", "{}: add_prefix_space = false, but prepend_scheme = {}",
-                           where, scheme);
-        step.prepend = scheme == "always" ? Prepend::always : scheme == "first" ? Prepend::first : Prepend::never;
+        require<DataError>(added || scheme == "never",
+                           "{}: add_prefix_space = false, but prepend_scheme = {}", where, scheme);
+        step.prepend = scheme == "always"  ? Prepend::always
+                       : scheme == "first" ? Prepend::first
+                                           : Prepend::never;
         if (const auto* text = fields.find("str_rep"))
-            require<DataError>(*text == step.replacement, "{}: \"str_rep\" is not \"replacement\"", where);
+            require<DataError>(*text == step.replacement, "{}: \"str_rep\" is not \"replacement\"",
+                               where);
         steps_.emplace_back(std::move(step));
     } else {
-        throw DataError(fmt::format("{}: the pre-tokenizer \"{}\" is not supported; known: Split, Digits, "
-                                    "ByteLevel, Metaspace, Sequence",
-                                    where, type));
+        throw DataError(
+            fmt::format("{}: the pre-tokenizer \"{}\" is not supported; known: Split, Digits, "
+                        "ByteLevel, Metaspace, Sequence",
+                        where, type));
     }
     fields.finish();
 }
@@ -150,7 +172,8 @@ void PreTokenizer::split(std::string_view text, bool first, const Sink& sink) co
     run(0, text, first, sink);
 }
 
-void PreTokenizer::run(std::size_t index, std::string_view text, bool first, const Sink& sink) const {
+void PreTokenizer::run(std::size_t index, std::string_view text, bool first,
+                       const Sink& sink) const {
     if (text.empty()) return;
     if (index == steps_.size()) return sink(text);
     const auto emitter = [&](std::string_view whole) {
@@ -161,8 +184,8 @@ void PreTokenizer::run(std::size_t index, std::string_view text, bool first, con
     if (const auto* split = std::get_if<Split>(&steps_[index])) {
         split_by(split->pattern, split->behavior, split->invert, text, emitter(text));
     } else if (const auto* digits = std::get_if<Digits>(&steps_[index])) {
-        split_characters(digits->individual ? Behavior::isolated : Behavior::contiguous, text, is_numeric,
-                         emitter(text));
+        split_characters(digits->individual ? Behavior::isolated : Behavior::contiguous, text,
+                         is_numeric, emitter(text));
     } else if (const auto* bytes = std::get_if<ByteLevel>(&steps_[index])) {
         std::string prefixed;
         if (bytes->add_prefix_space && text[0] != ' ') text = prefixed.append(" ").append(text);
@@ -174,7 +197,8 @@ void PreTokenizer::run(std::size_t index, std::string_view text, bool first, con
         const auto& meta = std::get<Metaspace>(steps_[index]);
         std::string replaced;
         const bool marked = text.starts_with(meta.replacement) || text[0] == ' ';
-        if (!marked && (meta.prepend == Prepend::always || (meta.prepend == Prepend::first && first)))
+        if (!marked &&
+            (meta.prepend == Prepend::always || (meta.prepend == Prepend::first && first)))
             replaced = meta.replacement;
         for (const char c : text)
             if (c == ' ')
@@ -184,7 +208,8 @@ void PreTokenizer::run(std::size_t index, std::string_view text, bool first, con
         const auto emit = emitter(replaced);
         if (!meta.split) return emit(0, replaced.size());
         const char32_t mark = code_point(meta.replacement).value;
-        split_characters(Behavior::merged_with_next, replaced, [&](char32_t c) { return c == mark; }, emit);
+        split_characters(
+            Behavior::merged_with_next, replaced, [&](char32_t c) { return c == mark; }, emit);
     }
 }
 

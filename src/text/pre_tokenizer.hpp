@@ -11,9 +11,9 @@
 
 namespace gradus {
 
-/// The `pre_tokenizer` of a tokenizer.json: cuts a text into the pieces in which merges happen. Split,
-/// Digits, ByteLevel, Metaspace, and Sequence of these; ByteLevel only as the last step, since what it
-/// would give to later ones is the GPT-2 alphabet, not text.
+/// The `pre_tokenizer` of a tokenizer.json: cuts a text into the pieces in which merges happen.
+/// Split, Digits, ByteLevel, Metaspace, and Sequence of these; ByteLevel only as the last step,
+/// since what it would give to later ones is the GPT-2 alphabet, not text.
 class PreTokenizer {
   public:
     using Sink = std::function<void(std::string_view)>;
@@ -21,8 +21,9 @@ class PreTokenizer {
     /// Throws DataError naming what is not supported. `where` stands for the file in messages.
     PreTokenizer(const nlohmann::json& json, const std::string& where);
 
-    /// Hands the pieces of `text` to `sink` in order, none empty; a piece is valid until sink returns.
-    /// `first`: the text stands at the beginning of the whole (prepend_scheme "first" asks).
+    /// Hands the pieces of `text` to `sink` in order, none empty; a piece is valid until sink
+    /// returns. `first`: the text stands at the beginning of the whole (prepend_scheme "first"
+    /// asks).
     void split(std::string_view text, bool first, const Sink& sink) const;
     /// Whether merges work on bytes (ByteLevel) rather than on characters.
     bool byte_level() const { return byte_level_; }

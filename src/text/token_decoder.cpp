@@ -17,7 +17,8 @@ constexpr bool stands_for_itself(unsigned byte) {
 constexpr std::array<char32_t, 256> kAlphabet = [] {
     std::array<char32_t, 256> alphabet{};
     char32_t next = 256;
-    for (unsigned byte = 0; byte < 256; ++byte) alphabet[byte] = stands_for_itself(byte) ? byte : next++;
+    for (unsigned byte = 0; byte < 256; ++byte)
+        alphabet[byte] = stands_for_itself(byte) ? byte : next++;
     return alphabet;
 }();
 
@@ -45,7 +46,9 @@ int fallback_byte(std::string_view piece) {
 
 }  // namespace
 
-int byte_of_alphabet(char32_t c) { return c < kBytes.size() ? kBytes[c] : -1; }
+int byte_of_alphabet(char32_t c) {
+    return c < kBytes.size() ? kBytes[c] : -1;
+}
 
 std::optional<std::string> bytes_of_alphabet(std::string_view piece) {
     std::string bytes;
@@ -66,13 +69,15 @@ std::string alphabet_of_bytes(std::string_view bytes) {
 }
 
 TokenDecoder::TokenDecoder(const nlohmann::json& json, const std::string& where) {
-    require<DataError>(!json.is_null(), "{}: there is none, and tokens joined by blanks are no text", where);
+    require<DataError>(!json.is_null(),
+                       "{}: there is none, and tokens joined by blanks are no text", where);
     JsonFields fields(json, where);
     const std::string type = fields.text("type");
     if (type == "ByteLevel") {
         byte_level_ = true;
         // The same settings as the pre-tokenizer's, without effect on decoding.
-        for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.flag(key, true);
+        for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"})
+            fields.flag(key, true);
         fields.finish();
     } else if (type == "Metaspace") {
         replace_.emplace_back(fields.text("replacement"), " ");
@@ -88,8 +93,10 @@ TokenDecoder::TokenDecoder(const nlohmann::json& json, const std::string& where)
         std::size_t i = 0;
         for (const auto& step : fields.list("decoders")) {
             const int place = add(step, fmt::format("{}.decoders[{}]", where, i++));
-            require<DataError>(place >= last, "{}: decoders in another order than Replace, ByteFallback, Fuse, "
-                                              "Strip are not supported", where);
+            require<DataError>(place >= last,
+                               "{}: decoders in another order than Replace, ByteFallback, Fuse, "
+                               "Strip are not supported",
+                               where);
             last = place;
         }
         fields.finish();
@@ -113,14 +120,17 @@ int TokenDecoder::add(const nlohmann::json& json, const std::string& where) {
     } else if (type == "Fuse") {
         place = 2;
     } else if (type == "Strip") {
-        require<DataError>(fields.text("content") == " " && fields.count("start", 2) == 1 && fields.count("stop", 1) == 0,
-                           "{}: Strip of anything but one blank at the start is not supported", where);
+        require<DataError>(fields.text("content") == " " && fields.count("start", 2) == 1 &&
+                               fields.count("stop", 1) == 0,
+                           "{}: Strip of anything but one blank at the start is not supported",
+                           where);
         strips_blank_ = true;
         place = 3;
     } else {
-        throw DataError(fmt::format("{}: the decoder \"{}\" is not supported here; known: ByteLevel, Metaspace, "
-                                    "and Sequence of Replace, ByteFallback, Fuse, Strip",
-                                    where, type));
+        throw DataError(fmt::format(
+            "{}: the decoder \"{}\" is not supported here; known: ByteLevel, Metaspace, "
+            "and Sequence of Replace, ByteFallback, Fuse, Strip",
+            where, type));
     }
     fields.finish();
     return place;
@@ -131,7 +141,8 @@ std::string TokenDecoder::text_of(std::string_view piece) const {
     for (const auto& [from, to] : replace_) {
         std::string out;
         std::size_t done = 0;
-        for (std::size_t at; (at = text.find(from, done)) != std::string::npos; done = at + from.size())
+        for (std::size_t at; (at = text.find(from, done)) != std::string::npos;
+             done = at + from.size())
             out.append(text, done, at - done) += to;
         text = out.append(text, done);
     }

@@ -19,8 +19,8 @@ std::optional<std::string> bytes_of_alphabet(std::string_view piece);
 std::string alphabet_of_bytes(std::string_view bytes);
 
 /// The `decoder` of a tokenizer.json: ByteLevel, Metaspace, or a Sequence of Replace, ByteFallback,
-/// Fuse and Strip in this order. Metaspace's removes one blank at the start of a text, where Hugging
-/// Face's removes all in the first token: so the text comes back as it was.
+/// Fuse and Strip in this order. Metaspace's removes one blank at the start of a text, where
+/// Hugging Face's removes all in the first token: so the text comes back as it was.
 class TokenDecoder {
   public:
     /// Throws DataError naming what is not supported. `where` stands for the file in messages.

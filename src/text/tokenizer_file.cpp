@@ -55,18 +55,22 @@ std::vector<AddedToken> read_added(const Value* list, const std::string& where) 
 }
 
 std::vector<Bpe::Entry> read_vocabulary(const Value& json, const std::string& where) {
-    require<DataError>(json.is_object() && !json.empty(), "{}: \"vocab\" is not a list of names with ids", where);
+    require<DataError>(json.is_object() && !json.empty(),
+                       "{}: \"vocab\" is not a list of names with ids", where);
     std::vector<Bpe::Entry> vocabulary;
     vocabulary.reserve(json.size());
     for (const auto& [piece, id] : json.items()) {
-        require<DataError>(id.is_number_unsigned() && id.get<std::uint64_t>() < static_cast<std::uint64_t>(kMaxId),
-                           "{}: the id of \"{}\" is not a whole number below {}", where, piece, kMaxId);
+        require<DataError>(
+            id.is_number_unsigned() && id.get<std::uint64_t>() < static_cast<std::uint64_t>(kMaxId),
+            "{}: the id of \"{}\" is not a whole number below {}", where, piece, kMaxId);
         vocabulary.push_back({piece, id.get<TokenId>()});
     }
-    std::sort(vocabulary.begin(), vocabulary.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    std::sort(vocabulary.begin(), vocabulary.end(),
+              [](const auto& a, const auto& b) { return a.id < b.id; });
     for (std::size_t i = 1; i < vocabulary.size(); ++i)
-        require<DataError>(vocabulary[i].id != vocabulary[i - 1].id, "{}: \"{}\" and \"{}\" have the same id", where,
-                           vocabulary[i - 1].piece, vocabulary[i].piece);
+        require<DataError>(vocabulary[i].id != vocabulary[i - 1].id,
+                           "{}: \"{}\" and \"{}\" have the same id", where, vocabulary[i - 1].piece,
+                           vocabulary[i].piece);
     return vocabulary;
 }
 
@@ -104,7 +108,8 @@ Model read_model(const Value& json, const std::string& where) {
     JsonFields fields(json, where);
     // GPT-2's own file names no type.
     const std::string type = fields.find("type") != nullptr ? fields.text("type") : "BPE";
-    require<DataError>(type == "BPE", "{}: the type \"{}\" is not supported; known: BPE", where, type);
+    require<DataError>(type == "BPE", "{}: the type \"{}\" is not supported; known: BPE", where,
+                       type);
     if (const Value* dropout = fields.find("dropout"))
         require<DataError>(*dropout == 0, "{}: dropout is not supported", where);
     for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"})
@@ -119,7 +124,8 @@ Model read_model(const Value& json, const std::string& where) {
         const std::string unk = fields.text("unk_token");
         for (const Bpe::Entry& entry : model.vocabulary)
             if (entry.piece == unk) model.options.unk = entry.id;
-        require<DataError>(model.options.unk >= 0, "{}: the unk_token \"{}\" is not in the vocabulary", where, unk);
+        require<DataError>(model.options.unk >= 0,
+                           "{}: the unk_token \"{}\" is not in the vocabulary", where, unk);
     }
     fields.finish();
     return model;
@@ -130,11 +136,14 @@ Model read_model(const Value& json, const std::string& where) {
 void to_bytes(Model& model, const std::string& where) {
     std::vector<Bpe::Entry> entries;
     for (Bpe::Entry& entry : model.vocabulary)
-        if (auto bytes = bytes_of_alphabet(entry.piece)) entries.push_back({std::move(*bytes), entry.id});
+        if (auto bytes = bytes_of_alphabet(entry.piece))
+            entries.push_back({std::move(*bytes), entry.id});
     model.vocabulary = std::move(entries);
     for (std::size_t i = 0; i < model.merges.size(); ++i) {
-        auto left = bytes_of_alphabet(model.merges[i].left), right = bytes_of_alphabet(model.merges[i].right);
-        require<DataError>(left && right, "{}: merges[{}] has a character that stands for no byte", where, i);
+        auto left = bytes_of_alphabet(model.merges[i].left),
+             right = bytes_of_alphabet(model.merges[i].right);
+        require<DataError>(left && right, "{}: merges[{}] has a character that stands for no byte",
+                           where, i);
         model.merges[i] = {std::move(*left), std::move(*right)};
     }
 }
@@ -147,8 +156,10 @@ void check_added(const std::vector<AddedToken>& added, const std::vector<Bpe::En
     const auto add = [&](std::string_view text, TokenId id) {
         const auto [a, new_text] = id_of.emplace(text, id);
         const auto [b, new_id] = text_of.emplace(id, text);
-        require<DataError>(a->second == id, "{}: \"{}\" has the ids {} and {}", where, text, a->second, id);
-        require<DataError>(b->second == text, "{}: the id {} stands for \"{}\" and for \"{}\"", where, id, b->second, text);
+        require<DataError>(a->second == id, "{}: \"{}\" has the ids {} and {}", where, text,
+                           a->second, id);
+        require<DataError>(b->second == text, "{}: the id {} stands for \"{}\" and for \"{}\"",
+                           where, id, b->second, text);
     };
     for (const Bpe::Entry& entry : vocabulary) add(entry.piece, entry.id);
     for (const AddedToken& token : added) add(token.content, token.id);
@@ -160,7 +171,8 @@ void take_special(JsonFields& tokens, const std::string& name, TokenId& place) {
     const Value& ids = token.list("ids");
     require<DataError>(place < 0 && ids.size() == 1 && ids[0].is_number_unsigned() &&
                            ids[0].get<std::uint64_t>() < static_cast<std::uint64_t>(kMaxId),
-                       "{}: more than one special token at an end of a text is not supported", token.where());
+                       "{}: more than one special token at an end of a text is not supported",
+                       token.where());
     place = ids[0].get<TokenId>();
 }
 
@@ -169,7 +181,8 @@ void read_post_processor(const Value& json, const std::string& where, TokenizerF
     JsonFields fields(json, where);
     const std::string type = fields.text("type");
     if (type == "ByteLevel") {
-        for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"}) fields.flag(key, true);
+        for (const char* key : {"add_prefix_space", "trim_offsets", "use_regex"})
+            fields.flag(key, true);
     } else if (type == "Sequence") {
         std::size_t i = 0;
         for (const Value& step : fields.list("processors")) {
@@ -190,16 +203,18 @@ void read_post_processor(const Value& json, const std::string& where, TokenizerF
                 take_special(tokens, token.text("id"), text ? file.appended : file.prepended);
             } else {
                 JsonFields sequence(one.need("Sequence"), where + ".single.Sequence");
-                require<DataError>(sequence.text("id") == "A" && !text, "{}: \"single\" has more than one text", where);
+                require<DataError>(sequence.text("id") == "A" && !text,
+                                   "{}: \"single\" has more than one text", where);
                 text = true;
             }
             one.finish();
         }
         require<DataError>(text, "{}: \"single\" has no text", where);
     } else {
-        throw DataError(fmt::format("{}: the post-processor \"{}\" is not supported; known: TemplateProcessing, "
-                                    "ByteLevel, Sequence",
-                                    where, type));
+        throw DataError(fmt::format(
+            "{}: the post-processor \"{}\" is not supported; known: TemplateProcessing, "
+            "ByteLevel, Sequence",
+            where, type));
     }
     fields.finish();
 }
@@ -235,12 +250,15 @@ std::string hash_of(const Model& model, const std::vector<AddedToken>& added, co
                                  std::int64_t{o.fuse_unk}, std::int64_t{o.unk}})
         hash.number(n);
     for (const AddedToken& token : added) {
-        for (const std::int64_t n : {std::int64_t{token.id}, std::int64_t{token.special}, std::int64_t{token.normalized},
-                                     std::int64_t{token.single_word}, std::int64_t{token.lstrip}, std::int64_t{token.rstrip}})
+        for (const std::int64_t n :
+             {std::int64_t{token.id}, std::int64_t{token.special}, std::int64_t{token.normalized},
+              std::int64_t{token.single_word}, std::int64_t{token.lstrip},
+              std::int64_t{token.rstrip}})
             hash.number(n);
         hash.text(token.content);
     }
-    for (const char* part : {"normalizer", "pre_tokenizer"}) hash.text(root.value(part, Value()).dump());
+    for (const char* part : {"normalizer", "pre_tokenizer"})
+        hash.text(root.value(part, Value()).dump());
     return hash.digits();
 }
 
@@ -250,7 +268,8 @@ TokenizerFile read_tokenizer_file(std::string_view json, const std::string& name
     const Value root = parsed(json, name);
     JsonFields fields(root, name);
     if (const Value* version = fields.find("version"))
-        require<DataError>(*version == "1.0", "{}: version {} is not supported; known: \"1.0\"", name, version->dump());
+        require<DataError>(*version == "1.0", "{}: version {} is not supported; known: \"1.0\"",
+                           name, version->dump());
     // How one call cuts and fills a batch; programs set these anew with every call.
     fields.find("truncation");
     fields.find("padding");
@@ -263,21 +282,23 @@ TokenizerFile read_tokenizer_file(std::string_view json, const std::string& name
     const Value& post_processor = or_null(fields.find("post_processor"));
     fields.finish();
     require<DataError>(pre_tokenizer.byte_level() == decoder.byte_level(),
-                       "{}: ByteLevel in only one of pre_tokenizer and decoder is not supported", name);
+                       "{}: ByteLevel in only one of pre_tokenizer and decoder is not supported",
+                       name);
     require<DataError>(!(pre_tokenizer.byte_level() && model.options.byte_fallback),
                        "{}: byte_fallback beside ByteLevel is not supported", name);
     std::vector<Bpe::Entry> vocabulary = model.vocabulary;
     std::string hash = hash_of(model, added, root);
     model.options.byte_level = pre_tokenizer.byte_level();
     if (model.options.byte_level) to_bytes(model, name + ": model");
-    TokenizerFile file{.name = name,
-                       .normalizer = std::move(normalizer),
-                       .pre_tokenizer = std::move(pre_tokenizer),
-                       .decoder = std::move(decoder),
-                       .added = std::move(added),
-                       .vocabulary = std::move(vocabulary),
-                       .bpe = Bpe(std::move(model.vocabulary), model.merges, model.options, name + ": model"),
-                       .hash = std::move(hash)};
+    TokenizerFile file{
+        .name = name,
+        .normalizer = std::move(normalizer),
+        .pre_tokenizer = std::move(pre_tokenizer),
+        .decoder = std::move(decoder),
+        .added = std::move(added),
+        .vocabulary = std::move(vocabulary),
+        .bpe = Bpe(std::move(model.vocabulary), model.merges, model.options, name + ": model"),
+        .hash = std::move(hash)};
     read_post_processor(post_processor, name + ": post_processor", file);
     return file;
 }

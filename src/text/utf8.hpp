@@ -51,14 +51,15 @@ inline utf8proc_category_t category(char32_t c) {
 /// Unicode's White_Space (PropList.txt): what \s means to Rust's regex and to Oniguruma.
 inline bool is_white_space(char32_t c) {
     return (c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-           c == 0x3000;
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+           c == 0x205F || c == 0x3000;
 }
 
 /// General category N: what Rust's char::is_numeric means.
 inline bool is_numeric(char32_t c) {
     const auto kind = category(c);
-    return kind == UTF8PROC_CATEGORY_ND || kind == UTF8PROC_CATEGORY_NL || kind == UTF8PROC_CATEGORY_NO;
+    return kind == UTF8PROC_CATEGORY_ND || kind == UTF8PROC_CATEGORY_NL ||
+           kind == UTF8PROC_CATEGORY_NO;
 }
 
 /// \w of Rust's regex: Alphabetic, Mark, decimal digit, connector, joiner (UTS 18, annex C).

@@ -16,13 +16,15 @@ constexpr std::size_t kLongestText = 2048;
 
 /// Parts of a small byte-level file, and of one in SentencePiece's form.
 struct Parts {
-    std::string added = R"([{"id":300,"content":"<a>","special":true,"normalized":false,"lstrip":true},
+    std::string added =
+        R"([{"id":300,"content":"<a>","special":true,"normalized":false,"lstrip":true},
                             {"id":301,"content":"b c","special":false,"normalized":true,"rstrip":true,"single_word":true}])";
     std::string normalizer = R"({"type":"NFC"})";
     std::string pre_tokenizer = R"({"type":"Sequence","pretokenizers":[
         {"type":"Split","pattern":{"Regex":"\\p{N}{1,3}| ?\\p{L}+|\\s+(?!\\S)|\\s+"},"behavior":"Isolated","invert":false},
         {"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":false}]})";
-    std::string post_processor = R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<a>","type_id":0}},
+    std::string post_processor =
+        R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<a>","type_id":0}},
         {"Sequence":{"id":"A","type_id":0}}],"pair":[],"special_tokens":{"<a>":{"id":"<a>","ids":[300],"tokens":["<a>"]}}})";
     std::string decoder = R"({"type":"ByteLevel"})";
     std::string model;
@@ -47,17 +49,21 @@ std::string model_json(bool byte_level) {
     };
     int next = 256;
     for (int byte = 0; byte < 256; ++byte) {
-        const bool itself = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+        const bool itself =
+            (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
         const char* digits = "0123456789ABCDEF";
-        std::string piece = byte_level ? utf8(itself ? byte : next++)
-                                       : std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">";
+        std::string piece = byte_level
+                                ? utf8(itself ? byte : next++)
+                                : std::string("<0x") + digits[byte / 16] + digits[byte % 16] + ">";
         if (piece == "\"" || piece == "\\") piece = "\\" + piece;
         add(piece);
     }
     const std::string mark = byte_level ? "\u0120" : "\u2581";
     if (!byte_level)
-        for (const std::string piece : {mark, std::string("a"), std::string("b"), std::string("c")}) add(piece);
-    const std::string pairs[][2] = {{"a", "b"}, {mark, "a"}, {"ab", "c"}, {mark, mark}, {mark + "a", "b"}, {"a", "a"}};
+        for (const std::string piece : {mark, std::string("a"), std::string("b"), std::string("c")})
+            add(piece);
+    const std::string pairs[][2] = {{"a", "b"},   {mark, "a"},       {"ab", "c"},
+                                    {mark, mark}, {mark + "a", "b"}, {"a", "a"}};
     for (const auto& pair : pairs) {
         add(pair[0] + pair[1]);
         merges += (merges.empty() ? "\"" : ",\"") + pair[0] + " " + pair[1] + "\"";
@@ -80,7 +86,8 @@ Parts sentencepiece_parts() {
     parts.normalizer = R"({"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"\u2581"},
                            {"type":"Replace","pattern":{"String":" "},"content":"\u2581"}]})";
     parts.pre_tokenizer = "null";
-    parts.decoder = R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"\u2581"},"content":" "},
+    parts.decoder =
+        R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"\u2581"},"content":" "},
                         {"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":0}]})";
     return parts;
 }
@@ -137,15 +144,16 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const std::string_view all(reinterpret_cast<const char*>(data) + 1, size - 1);
     const std::size_t divider = all.find('\xFF');
     const std::string part(all.substr(0, divider));
-    const std::string_view text = divider == all.npos ? all.substr(0, kLongestText) : all.substr(divider + 1, kLongestText);
+    const std::string_view text =
+        divider == all.npos ? all.substr(0, kLongestText) : all.substr(divider + 1, kLongestText);
     const int kind = data[0] % 9;
     if (kind >= 7) {
         there_and_back(kind == 7, all.substr(0, kLongestText));
         return 0;
     }
     Parts parts = data[0] / 9 % 2 == 0 ? byte_level_parts() : sentencepiece_parts();
-    std::string* const slots[] = {&parts.added, &parts.normalizer, &parts.pre_tokenizer,
-                                  &parts.post_processor, &parts.decoder, &parts.model};
+    std::string* const slots[] = {&parts.added,          &parts.normalizer, &parts.pre_tokenizer,
+                                  &parts.post_processor, &parts.decoder,    &parts.model};
     if (kind < 6) *slots[kind] = part;
     try {
         use(*gradus::parse_tokenizer(kind == 6 ? part : parts.json(), "fuzzed"), text);

@@ -16,7 +16,9 @@ namespace {
 
 using Strings = std::vector<std::string>;
 
-Strings merges_of(const BpeTrainer& trainer) { return nlohmann::json::parse(trainer.json())["model"]["merges"].get<Strings>(); }
+Strings merges_of(const BpeTrainer& trainer) {
+    return nlohmann::json::parse(trainer.json())["model"]["merges"].get<Strings>();
+}
 
 void learn(BpeTrainer& trainer) {
     trainer.train([](std::int64_t, std::int64_t) {});
@@ -31,16 +33,21 @@ Strings slow_merges(std::map<std::string, int> counts, std::size_t wanted, int l
         words[word] += count;
     }
     Strings merges, made = {"a", "b", "c"};  // in the order of their ids
-    const auto id = [&](const std::string& piece) { return std::find(made.begin(), made.end(), piece) - made.begin(); };
+    const auto id = [&](const std::string& piece) {
+        return std::find(made.begin(), made.end(), piece) - made.begin();
+    };
     while (merges.size() < wanted) {
         std::map<std::pair<std::ptrdiff_t, std::ptrdiff_t>, int> pairs;
         for (const auto& [word, count] : words)
             for (std::size_t i = 0; i + 1 < word.size(); ++i)
                 if (std::find(made.begin(), made.end(), word[i] + word[i + 1]) == made.end())
                     pairs[{id(word[i]), id(word[i + 1])}] += count;
-        const auto best = std::max_element(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+        const auto best =
+            std::max_element(pairs.begin(), pairs.end(),
+                             [](const auto& a, const auto& b) { return a.second < b.second; });
         if (best == pairs.end() || best->second < least) break;
-        const std::string left = made[static_cast<std::size_t>(best->first.first)], right = made[static_cast<std::size_t>(best->first.second)];
+        const std::string left = made[static_cast<std::size_t>(best->first.first)],
+                          right = made[static_cast<std::size_t>(best->first.second)];
         merges.push_back(left + " " + right);
         made.push_back(left + right);
         std::map<Strings, int> next;
@@ -63,15 +70,17 @@ Strings slow_merges(std::map<std::string, int> counts, std::size_t wanted, int l
 BOOST_AUTO_TEST_SUITE(bpe_trainer)
 
 // The example of Sennrich et al., 3.2: low 5, lower 2, newest 6, widest 3. "e s" 9, then "es t" 9.
-// Pairs that are left: "l o" 7 and "o w" 7, of which l (id 75) is smaller than o (78); then "lo w" 7;
-// then of "n e", "e w", "w est" with 6 each e (68) is the smallest on the left.
+// Pairs that are left: "l o" 7 and "o w" 7, of which l (id 75) is smaller than o (78); then "lo w"
+// 7; then of "n e", "e w", "w est" with 6 each e (68) is the smallest on the left.
 BOOST_AUTO_TEST_CASE(example_of_the_paper) {
     BpeTrainer trainer({.vocab_size = 256 + 5});
-    for (const auto& [word, count] : std::map<std::string, int>{{"low", 5}, {"lower", 2}, {"newest", 6}, {"widest", 3}})
+    for (const auto& [word, count] :
+         std::map<std::string, int>{{"low", 5}, {"lower", 2}, {"newest", 6}, {"widest", 3}})
         for (int i = 0; i < count; ++i) trainer.add(word);
     BOOST_TEST(trainer.words() == 4);
     learn(trainer);
-    BOOST_TEST(merges_of(trainer) == (Strings{"e s", "es t", "l o", "lo w", "e w"}), boost::test_tools::per_element());
+    BOOST_TEST(merges_of(trainer) == (Strings{"e s", "es t", "l o", "lo w", "e w"}),
+               boost::test_tools::per_element());
     BOOST_TEST(trainer.vocab_size() == 261);
 }
 
@@ -81,21 +90,28 @@ BOOST_AUTO_TEST_CASE(counts_kept_in_step_agree_with_counts_made_anew) {
         std::map<std::string, int> counts;
         for (int i = 0; i < 30; ++i) {
             std::string word;
-            for (std::size_t n = 1 + random() % 12; n > 0; --n) word += "abc"[random() % (round % 2 == 0 ? 2 : 3)];
+            for (std::size_t n = 1 + random() % 12; n > 0; --n)
+                word += "abc"[random() % (round % 2 == 0 ? 2 : 3)];
             counts[word] += 1 + static_cast<int>(random() % 4);
         }
         BpeTrainer trainer({.vocab_size = 256 + 40, .min_frequency = 3});
         for (const auto& [word, count] : counts)
             for (int i = 0; i < count; ++i) trainer.add(word);
         learn(trainer);
-        BOOST_TEST(merges_of(trainer) == slow_merges(counts, 40, 3), boost::test_tools::per_element());
+        BOOST_TEST(merges_of(trainer) == slow_merges(counts, 40, 3),
+                   boost::test_tools::per_element());
     }
 }
 
 BOOST_AUTO_TEST_CASE(the_file_loads_and_texts_come_back) {
     for (const char* pattern : {"gpt2", "llama3", "qwen2", "deepseek", "digits"}) {
-        BpeTrainer trainer({.vocab_size = 300, .pattern = pattern, .special = {"<bos>", "<eos>", "<think>", "</think>"}, .bos = "<bos>"});
-        const std::string text = "<think>12 plus 12 is 24, and 24 plus 24 is 48.</think> \u4e00\u4e8c\u4e00\u4e8c caf\u00E9 caf\u00E9";
+        BpeTrainer trainer({.vocab_size = 300,
+                            .pattern = pattern,
+                            .special = {"<bos>", "<eos>", "<think>", "</think>"},
+                            .bos = "<bos>"});
+        const std::string text =
+            "<think>12 plus 12 is 24, and 24 plus 24 is 48.</think> \u4e00\u4e8c\u4e00\u4e8c "
+            "caf\u00E9 caf\u00E9";
         for (int i = 0; i < 3; ++i) trainer.add(text);
         learn(trainer);
         const auto tokenizer = parse_tokenizer(trainer.json(), pattern, {.eos_names = {"<eos>"}});
@@ -103,9 +119,11 @@ BOOST_AUTO_TEST_CASE(the_file_loads_and_texts_come_back) {
         BOOST_TEST(tokenizer->bos() == trainer.vocab_size() - 4);
         BOOST_TEST(tokenizer->eos() == trainer.vocab_size() - 3);
         BOOST_TEST(tokenizer->special("<think>") == trainer.vocab_size() - 2);
-        for (const bool special : {false, true}) BOOST_TEST(tokenizer->decode(tokenizer->encode(text, special)) == text);
+        for (const bool special : {false, true})
+            BOOST_TEST(tokenizer->decode(tokenizer->encode(text, special)) == text);
         BOOST_TEST(tokenizer->encode(text, true).size() < text.size() / 2);
-        BOOST_TEST(tokenizer->encode("think", true).size() > 1u);  // tags were left out of the counts
+        BOOST_TEST(tokenizer->encode("think", true).size() >
+                   1u);  // tags were left out of the counts
         const bool by_digit = pattern == std::string("digits") || pattern == std::string("qwen2");
         BOOST_TEST((tokenizer->encode("24", false).size() == 2u) == by_digit, pattern);
     }

@@ -22,7 +22,9 @@ std::string message_of(const std::string& json, const TokenizerOptions& options 
     return "";
 }
 
-bool holds(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool holds(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
 
 }  // namespace
 
@@ -36,8 +38,10 @@ BOOST_AUTO_TEST_CASE(byte_level_merges) {
         const auto tokenizer = file.load();
         BOOST_TEST(tokenizer->encode("hi hi", false) == (Ids{256, 257}));
         BOOST_TEST(tokenizer->encode("", false) == Ids{});
-        // é is C3 A9 in UTF-8: C3 and A9 are letters of the alphabet at 94 + 12 + (C3 - AE), 94 + (A9 - A1).
-        BOOST_TEST(tokenizer->encode("\u00E9", false) == (Ids{94 + 12 + 0xC3 - 0xAE, 94 + 0xA9 - 0xA1}));
+        // é is C3 A9 in UTF-8: C3 and A9 are letters of the alphabet at 94 + 12 + (C3 - AE), 94 +
+        // (A9 - A1).
+        BOOST_TEST(tokenizer->encode("\u00E9", false) ==
+                   (Ids{94 + 12 + 0xC3 - 0xAE, 94 + 0xA9 - 0xA1}));
         BOOST_TEST(tokenizer->decode(Ids{256, 257, 198}) == "hi hi\n");
         BOOST_TEST(tokenizer->vocab_size() == 258);
     }
@@ -61,17 +65,21 @@ BOOST_AUTO_TEST_CASE(merges_agree_with_their_definition) {
         std::vector<std::string> pieces = {"a", "b", "c"};
         std::vector<std::pair<std::string, std::string>> merges;
         while (merges.size() < 40) {
-            const std::string left = pieces[random() % pieces.size()], right = pieces[random() % pieces.size()];
-            if (std::find(merges.begin(), merges.end(), std::pair(left, right)) != merges.end()) continue;
+            const std::string left = pieces[random() % pieces.size()],
+                              right = pieces[random() % pieces.size()];
+            if (std::find(merges.begin(), merges.end(), std::pair(left, right)) != merges.end())
+                continue;
             merges.emplace_back(left, right);
             file.merge(left, right);
-            if (std::find(pieces.begin(), pieces.end(), left + right) == pieces.end()) pieces.push_back(left + right);
+            if (std::find(pieces.begin(), pieces.end(), left + right) == pieces.end())
+                pieces.push_back(left + right);
         }
         const auto tokenizer = file.load();
         for (const std::size_t length : {2u, 5u, 17u, 48u, 49u, 300u}) {
             std::vector<std::string> word;
             std::string text;
-            for (std::size_t i = 0; i < length; ++i) word.emplace_back(1, "abc"[random() % 3]), text += word.back();
+            for (std::size_t i = 0; i < length; ++i)
+                word.emplace_back(1, "abc"[random() % 3]), text += word.back();
             for (bool again = true; again;) {
                 again = false;
                 for (std::size_t rank = 0; rank < merges.size() && !again; ++rank)
@@ -83,7 +91,8 @@ BOOST_AUTO_TEST_CASE(merges_agree_with_their_definition) {
                         }
             }
             std::vector<std::string> mine;
-            for (const TokenId id : tokenizer->encode(text, false)) mine.push_back(tokenizer->decode(Ids{id}));
+            for (const TokenId id : tokenizer->encode(text, false))
+                mine.push_back(tokenizer->decode(Ids{id}));
             BOOST_TEST(mine == word, boost::test_tools::per_element());
         }
     }
@@ -92,7 +101,8 @@ BOOST_AUTO_TEST_CASE(merges_agree_with_their_definition) {
 // Llama 3: a word that is a token is that token, though no merge makes it.
 BOOST_AUTO_TEST_CASE(ignore_merges) {
     ByteFile file;
-    file.json["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {split(kLlama3Split), byte_level(false)}}};
+    file.json["pre_tokenizer"] = {{"type", "Sequence"},
+                                  {"pretokenizers", {split(kLlama3Split), byte_level(false)}}};
     file.merge("a", "b").token("\u0120abc");
     BOOST_TEST(file.load()->encode("ab abc", false) == (Ids{256, 220, 256, 66}));
     file.json["model"]["ignore_merges"] = true;
@@ -104,7 +114,8 @@ BOOST_AUTO_TEST_CASE(ignore_merges) {
 
 // Words of Prepend and Replace: "hi hi" is _hi_hi. h 260, i 261; "h i" 262, then "_ hi" 263.
 BOOST_AUTO_TEST_CASE(sentencepiece_form) {
-    const Value file = sentencepiece_file({"\u2581", "h", "i", "hi", "\u2581hi"}, {"h i", "\u2581 hi"});
+    const Value file =
+        sentencepiece_file({"\u2581", "h", "i", "hi", "\u2581hi"}, {"h i", "\u2581 hi"});
     const auto tokenizer = parse_tokenizer(file.dump(), "small.json");
     BOOST_TEST(tokenizer->encode("hi hi", false) == (Ids{263, 263}));
     BOOST_TEST(tokenizer->encode(" hi", false) == (Ids{259, 263}));
@@ -122,10 +133,15 @@ BOOST_AUTO_TEST_CASE(sentencepiece_form) {
 BOOST_AUTO_TEST_CASE(metaspace) {
     Value file = sentencepiece_file({"\u2581", "h", "i", "hi", "\u2581hi"}, {"h i", "\u2581 hi"});
     file["normalizer"] = nullptr;
-    file["pre_tokenizer"] = {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "first"}, {"split", false}};
-    BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi<s>hi hi", true) == (Ids{263, 1, 262, 263}));
+    file["pre_tokenizer"] = {{"type", "Metaspace"},
+                             {"replacement", "\u2581"},
+                             {"prepend_scheme", "first"},
+                             {"split", false}};
+    BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi<s>hi hi", true) ==
+               (Ids{263, 1, 262, 263}));
     file["pre_tokenizer"]["prepend_scheme"] = "always";
-    BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi<s>hi hi", true) == (Ids{263, 1, 263, 263}));
+    BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi<s>hi hi", true) ==
+               (Ids{263, 1, 263, 263}));
     file["pre_tokenizer"]["prepend_scheme"] = "never";
     file["pre_tokenizer"]["split"] = true;
     BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi hi", true) == (Ids{262, 263}));
@@ -144,7 +160,8 @@ BOOST_AUTO_TEST_CASE(unknown_characters) {
 
 BOOST_AUTO_TEST_CASE(special_tokens_only_where_asked_for) {
     ByteFile file;
-    file.json["added_tokens"] = {added(256, "<|end|>", true), added(257, "<think>", false), added(258, "<|end|>>", false)};
+    file.json["added_tokens"] = {added(256, "<|end|>", true), added(257, "<think>", false),
+                                 added(258, "<|end|>>", false)};
     const auto tokenizer = file.load();
     BOOST_TEST(tokenizer->encode("a<think><|end|>", true) == (Ids{64, 257, 256}));
     BOOST_TEST(tokenizer->encode("<|end|>>", true) == Ids{258});  // the longest
@@ -186,7 +203,8 @@ BOOST_AUTO_TEST_CASE(added_tokens_before_and_after_the_normalizer) {
 
 BOOST_AUTO_TEST_CASE(options_say_what_begins_and_ends) {
     ByteFile file;
-    file.json["added_tokens"] = {added(256, "<b>", true), added(257, "<e>", true), added(258, "<t>", true)};
+    file.json["added_tokens"] = {added(256, "<b>", true), added(257, "<e>", true),
+                                 added(258, "<t>", true)};
     BOOST_TEST(file.load()->eos() == -1);
     BOOST_TEST(file.load()->bos() == -1);
     const auto tokenizer = file.load({.eos_names = {"<t>"}, .eos = {257, 258}, .bos_name = "<b>"});
@@ -194,13 +212,17 @@ BOOST_AUTO_TEST_CASE(options_say_what_begins_and_ends) {
     BOOST_TEST(tokenizer->is_eos(257));
     BOOST_TEST(!tokenizer->is_eos(256));
     BOOST_TEST(tokenizer->bos() == 256);
-    file.json["post_processor"] = {
-        {"type", "Sequence"},
-        {"processors",
-         {byte_level(true),
-          {{"type", "TemplateProcessing"},
-           {"single", {{{"SpecialToken", {{"id", "<b>"}, {"type_id", 0}}}}, {{"Sequence", {{"id", "A"}, {"type_id", 0}}}}, {{"SpecialToken", {{"id", "<e>"}, {"type_id", 0}}}}}},
-           {"special_tokens", {{"<b>", {{"id", "<b>"}, {"ids", {256}}}}, {"<e>", {{"id", "<e>"}, {"ids", {257}}}}}}}}}};
+    file.json["post_processor"] = {{"type", "Sequence"},
+                                   {"processors",
+                                    {byte_level(true),
+                                     {{"type", "TemplateProcessing"},
+                                      {"single",
+                                       {{{"SpecialToken", {{"id", "<b>"}, {"type_id", 0}}}},
+                                        {{"Sequence", {{"id", "A"}, {"type_id", 0}}}},
+                                        {{"SpecialToken", {{"id", "<e>"}, {"type_id", 0}}}}}},
+                                      {"special_tokens",
+                                       {{"<b>", {{"id", "<b>"}, {"ids", {256}}}},
+                                        {"<e>", {{"id", "<e>"}, {"ids", {257}}}}}}}}}};
     BOOST_TEST(file.load()->bos() == 256);
     BOOST_TEST(file.load()->eos() == 257);
     BOOST_TEST(file.load({.bos = -1})->bos() == -1);
@@ -211,7 +233,8 @@ BOOST_AUTO_TEST_CASE(options_say_what_begins_and_ends) {
 
 BOOST_AUTO_TEST_CASE(ids_outside_the_vocabulary) {
     ByteFile file;
-    file.json["added_tokens"] = Value::array({added(300, "<x>", true)});  // 256 to 299 stand for nothing
+    file.json["added_tokens"] =
+        Value::array({added(300, "<x>", true)});  // 256 to 299 stand for nothing
     const auto tokenizer = file.load();
     BOOST_TEST(tokenizer->vocab_size() == 301);
     BOOST_TEST(tokenizer->decode(Ids{64, 256, 299, 300, 301, 151935, 65}) == "a<x>b");
@@ -261,7 +284,9 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_named) {
     refused("/normalizer", {{"type", "NFC"}, {"more", 1}}, "more");
     refused("/pre_tokenizer", {{"type", "Whitespace"}}, "Whitespace");
     refused("/pre_tokenizer", nullptr, "ByteLevel");
-    refused("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {byte_level(true), {{"type", "Digits"}}}}}, "after ByteLevel");
+    refused("/pre_tokenizer",
+            {{"type", "Sequence"}, {"pretokenizers", {byte_level(true), {{"type", "Digits"}}}}},
+            "after ByteLevel");
     refused("/decoder", nullptr, "decoder");
     refused("/decoder", {{"type", "WordPiece"}}, "WordPiece");
     refused("/post_processor", {{"type", "RobertaProcessing"}}, "RobertaProcessing");
@@ -269,9 +294,12 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_named) {
     refused("/added_tokens", Value::array({added(300, "a", true)}), "\"a\" has the ids");
     refused("/added_tokens", Value::array({added(300, "", true)}), "content");
     refused("/added_tokens", Value::array({added(2000000000, "<x>", true)}), "\"id\"");
-    for (const char* regex : {R"(\w+)", R"(a\b)", "^a", "a$", R"((a)\1)", "[a[b]]", "[a&&b]", "(?m:a)", "(?i)a",
-                              "a{,3}", "a{2}+", R"(\h)", R"(\R)", R"(\p{Alphabetic})", "(*UCP)a", "(a", R"(a\)"}) {
-        refused("/pre_tokenizer", {{"type", "Sequence"}, {"pretokenizers", {split(regex), byte_level(false)}}}, "expression");
+    for (const char* regex :
+         {R"(\w+)", R"(a\b)", "^a", "a$", R"((a)\1)", "[a[b]]", "[a&&b]", "(?m:a)", "(?i)a",
+          "a{,3}", "a{2}+", R"(\h)", R"(\R)", R"(\p{Alphabetic})", "(*UCP)a", "(a", R"(a\)"}) {
+        refused("/pre_tokenizer",
+                {{"type", "Sequence"}, {"pretokenizers", {split(regex), byte_level(false)}}},
+                "expression");
     }
     BOOST_TEST(holds(message_of("{"), "not JSON"));
     BOOST_TEST(holds(message_of("[]"), "object"));
@@ -309,7 +337,9 @@ BOOST_AUTO_TEST_CASE(characters_come_whole) {
     BOOST_TEST(stream.push(0x84) == "");
     BOOST_TEST(stream.push(0xB6) == "\u7136");
     BOOST_TEST(stream.push(0xF0) == "");
-    BOOST_TEST(stream.push('b') == "\xF0" "b");  // ill-formed: nothing to wait for
+    BOOST_TEST(stream.push('b') ==
+               "\xF0"
+               "b");  // ill-formed: nothing to wait for
     BOOST_TEST(stream.push(0xC3) == "");
     BOOST_TEST(stream.flush() == "\xC3");
     BOOST_TEST(stream.flush() == "");

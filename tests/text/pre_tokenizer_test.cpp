@@ -22,12 +22,15 @@ using Words = std::vector<std::string>;
 
 Words cut(const Value& json, std::string_view text, bool first = true) {
     Words words;
-    PreTokenizer(json, "test").split(text, first, [&](std::string_view word) { words.emplace_back(word); });
+    PreTokenizer(json, "test").split(text, first, [&](std::string_view word) {
+        words.emplace_back(word);
+    });
     return words;
 }
 
 Value behavior(const char* name, bool invert = false) {
-    return {{"type", "Split"}, {"pattern", {{"String", "-"}}}, {"behavior", name}, {"invert", invert}};
+    return {
+        {"type", "Split"}, {"pattern", {{"String", "-"}}}, {"behavior", name}, {"invert", invert}};
 }
 
 Value deepseek() {
@@ -51,14 +54,19 @@ std::string utf8proc_form(const std::string& text, int options) {
 
 BOOST_AUTO_TEST_SUITE(pre_tokenizer)
 
-// The example of Hugging Face's documentation of Split, "the-final--countdown" with the pattern "-".
+// The example of Hugging Face's documentation of Split, "the-final--countdown" with the pattern
+// "-".
 BOOST_AUTO_TEST_CASE(behaviors) {
     const std::string text = "the-final--countdown";
     BOOST_TEST(cut(behavior("Removed"), text) == (Words{"the", "final", "countdown"}));
-    BOOST_TEST(cut(behavior("Isolated"), text) == (Words{"the", "-", "final", "-", "-", "countdown"}));
-    BOOST_TEST(cut(behavior("MergedWithPrevious"), text) == (Words{"the-", "final-", "-", "countdown"}));
-    BOOST_TEST(cut(behavior("MergedWithNext"), text) == (Words{"the", "-final", "-", "-countdown"}));
-    BOOST_TEST(cut(behavior("Contiguous"), text) == (Words{"the", "-", "final", "--", "countdown"}));
+    BOOST_TEST(cut(behavior("Isolated"), text) ==
+               (Words{"the", "-", "final", "-", "-", "countdown"}));
+    BOOST_TEST(cut(behavior("MergedWithPrevious"), text) ==
+               (Words{"the-", "final-", "-", "countdown"}));
+    BOOST_TEST(cut(behavior("MergedWithNext"), text) ==
+               (Words{"the", "-final", "-", "-countdown"}));
+    BOOST_TEST(cut(behavior("Contiguous"), text) ==
+               (Words{"the", "-", "final", "--", "countdown"}));
     BOOST_TEST(cut(behavior("Removed", true), text) == (Words{"-", "-", "-"}));
     BOOST_TEST(cut(behavior("MergedWithNext", true), "-a-b") == (Words{"-", "a-", "b"}));
 }
@@ -80,18 +88,19 @@ BOOST_AUTO_TEST_CASE(gpt2) {
     BOOST_TEST(cut(prefix, " a") == (Words{" a"}));
 }
 
-// Llama 3. " 12345": no letter after the blank, so it stands alone (last alternative). "\n\n  ok": the
-// line breaks by \s*[\r\n]+, of the two blanks the first by \s+(?!\S), the second before a letter.
-// U+017F folds to s.
+// Llama 3. " 12345": no letter after the blank, so it stands alone (last alternative). "\n\n  ok":
+// the line breaks by \s*[\r\n]+, of the two blanks the first by \s+(?!\S), the second before a
+// letter. U+017F folds to s.
 BOOST_AUTO_TEST_CASE(llama3) {
-    BOOST_TEST(cut(split(kLlama3Split), "I'M 12345 we'll\n\n  ok(x)!\n") ==
-               (Words{"I", "'M", " ", "123", "45", " we", "'ll", "\n\n", " ", " ok", "(x", ")!\n"}));
+    BOOST_TEST(
+        cut(split(kLlama3Split), "I'M 12345 we'll\n\n  ok(x)!\n") ==
+        (Words{"I", "'M", " ", "123", "45", " we", "'ll", "\n\n", " ", " ok", "(x", ")!\n"}));
     BOOST_TEST(cut(split(kLlama3Split), "it'\u017F") == (Words{"it", "'\u017F"}));
     BOOST_TEST(cut(split(kLlama3Split), "a  ") == (Words{"a", "  "}));
 }
 
-// DeepSeek-V3, three splits one after the other: digits by three; Han and Kana; the rest. "=" and "+"
-// are symbols; "(x" is a sign before Latin letters; e + U+0301 is a letter and its mark.
+// DeepSeek-V3, three splits one after the other: digits by three; Han and Kana; the rest. "=" and
+// "+" are symbols; "(x" is a sign before Latin letters; e + U+0301 is a letter and its mark.
 BOOST_AUTO_TEST_CASE(deepseek_v3) {
     BOOST_TEST(cut(deepseek(), "Hello\u4e16\u754c12345 x=1+2\n") ==
                (Words{"Hello", "\u4e16\u754c", "123", "45", " x", "=", "1", "+", "2", "\n"}));
@@ -104,15 +113,18 @@ BOOST_AUTO_TEST_CASE(deepseek_v3) {
 
 // U+3001 is used with Han and Kana: of the script extensions of Han, but not of the script.
 BOOST_AUTO_TEST_CASE(scripts_are_without_extensions) {
-    BOOST_TEST(cut(split(R"(\p{Han}+)"), "\u4e16\u3001\u4e16") == (Words{"\u4e16", "\u3001", "\u4e16"}));
+    BOOST_TEST(cut(split(R"(\p{Han}+)"), "\u4e16\u3001\u4e16") ==
+               (Words{"\u4e16", "\u3001", "\u4e16"}));
 }
 
 BOOST_AUTO_TEST_CASE(metaspace) {
     Value meta = {{"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "first"}};
     BOOST_TEST(cut(meta, "a  b") == (Words{"\u2581a", "\u2581", "\u2581b"}));
     BOOST_TEST(cut(meta, "a b", false) == (Words{"a", "\u2581b"}));
-    BOOST_TEST(cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", false}}, "a b") == (Words{"a", "_b"}));
-    BOOST_TEST(cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", true}}, "a b") == (Words{"_a", "_b"}));
+    BOOST_TEST(cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", false}},
+                   "a b") == (Words{"a", "_b"}));
+    BOOST_TEST(cut({{"type", "Metaspace"}, {"replacement", "_"}, {"add_prefix_space", true}},
+                   "a b") == (Words{"_a", "_b"}));
 }
 
 // No expression may take more than so many steps a byte; a good one is not hindered in long texts.
@@ -129,18 +141,24 @@ BOOST_AUTO_TEST_SUITE(normalizer)
 
 // Random texts of what is hard, in all forms, against utf8proc's own way through the whole text.
 BOOST_AUTO_TEST_CASE(all_forms) {
-    const std::vector<char32_t> points = {'a', 'q', ' ', 0xC5, 0xE9, 0x212B, 0x1E0B, 0x300, 0x301, 0x307, 0x323, 0x327, 0x344,
-                                          0x345, 0x958, 0x915, 0x93C, 0x9C7, 0x9BE, 0x1100, 0x1161, 0x11A8, 0xAC00, 0xAC01,
-                                          0xFB01, 0xFDFA, 0x1D15E, 0x1D165, 0x2F800, 0x4E00, 0x1F600, 0x2019, 0x1112C, 0x11131, 0x11127};
-    const std::pair<const char*, int> forms[] = {{"NFC", UTF8PROC_COMPOSE}, {"NFD", UTF8PROC_DECOMPOSE},
-                                                 {"NFKC", UTF8PROC_COMPOSE | UTF8PROC_COMPAT}, {"NFKD", UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT}};
+    const std::vector<char32_t> points = {
+        'a',     'q',     ' ',    0xC5,    0xE9,   0x212B,  0x1E0B,  0x300,  0x301,
+        0x307,   0x323,   0x327,  0x344,   0x345,  0x958,   0x915,   0x93C,  0x9C7,
+        0x9BE,   0x1100,  0x1161, 0x11A8,  0xAC00, 0xAC01,  0xFB01,  0xFDFA, 0x1D15E,
+        0x1D165, 0x2F800, 0x4E00, 0x1F600, 0x2019, 0x1112C, 0x11131, 0x11127};
+    const std::pair<const char*, int> forms[] = {{"NFC", UTF8PROC_COMPOSE},
+                                                 {"NFD", UTF8PROC_DECOMPOSE},
+                                                 {"NFKC", UTF8PROC_COMPOSE | UTF8PROC_COMPAT},
+                                                 {"NFKD", UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT}};
     std::mt19937 random(3);
     for (const auto& [name, options] : forms) {
         const Normalizer normalizer({{"type", name}}, "test");
         for (int round = 0; round < 3000; ++round) {
             std::string text;
-            for (std::size_t i = random() % 12; i > 0; --i) append_utf8(text, points[random() % points.size()]);
-            BOOST_TEST(normalizer.apply(text) == utf8proc_form(text, options), name << " of " << text);
+            for (std::size_t i = random() % 12; i > 0; --i)
+                append_utf8(text, points[random() % points.size()]);
+            BOOST_TEST(normalizer.apply(text) == utf8proc_form(text, options),
+                       name << " of " << text);
         }
     }
 }
@@ -166,7 +184,8 @@ BOOST_AUTO_TEST_CASE(marks_alone_take_no_quadratic_time) {
     const std::string out = Normalizer({{"type", "NFC"}}, "test").apply(text);
     BOOST_TEST(out.size() == text.size());
     // n log n takes a few hundredths of a second, n * n many minutes.
-    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 20);
+    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() <
+               20);
 }
 
 BOOST_AUTO_TEST_CASE(other_steps) {

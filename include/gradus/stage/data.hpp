@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -45,6 +46,9 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat, 
 std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
                                      const Tokenizer& tokenizer, bool everything,
                                      std::int64_t max_length, DataReport& report);
+
+/// Calls `take` with every text of `data.path`: documents, and of conversations what each turn says.
+void read_texts(const Deck& deck, DataReport& report, const std::function<void(const std::string&)>& take);
 
 /// Reads the first `rows` rows of each file as the stage would; a line of text a file: the form of the
 /// rows, their lengths in tokens, what is wrong. `good` becomes false where a line would end the run.

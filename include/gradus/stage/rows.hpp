@@ -9,7 +9,7 @@
 //   problem    with response, else solution, else answer; reference, else answer, else solution (MATH)
 //   text       a document
 //
-// Stage pretrain looks for `text` first. Keys data.messages_field, data.prompt_field and
+// Stages tokenizer and pretrain look for `text` first. Keys data.messages_field, data.prompt_field and
 // data.text_field name the field of one form and leave the other forms out;
 // data.response_field, data.answer_field, data.id_field, data.system_field name theirs. A field that
 // is null is not there.

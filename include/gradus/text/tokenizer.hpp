@@ -24,11 +24,12 @@ class Tokenizer {
     /// Ids of `text`; no begin or end token is added. Special tokens (`<|im_end|>`, say) are
     /// recognised where `parse_special`, otherwise their characters are ordinary text: user data
     /// must not inject control tokens. Added tokens that a tokenizer.json does not call special
-    /// (Qwen3's `<think>`) are recognised always. Throws DataError where the text cannot be encoded.
+    /// (Qwen3's `<think>`) are recognised always. Throws DataError where the text cannot be
+    /// encoded.
     virtual std::vector<TokenId> encode(std::string_view text, bool parse_special) const = 0;
-    /// Text of the tokens, special ones by their names. Incomplete UTF-8 is passed through as it is.
-    /// An id beyond the vocabulary (a padded row of the model's table) stands for nothing, where the
-    /// implementation has no fixed range; a negative one is a DataError.
+    /// Text of the tokens, special ones by their names. Incomplete UTF-8 is passed through as it
+    /// is. An id beyond the vocabulary (a padded row of the model's table) stands for nothing,
+    /// where the implementation has no fixed range; a negative one is a DataError.
     virtual std::string decode(std::span<const TokenId> tokens) const = 0;
     /// What one token adds to a text that has begun already; valid as long as the tokenizer. Errors
     /// as in `decode`.
@@ -58,20 +59,22 @@ std::unique_ptr<Tokenizer> make_byte_tokenizer();
 
 /// What a tokenizer.json does not hold; other files of a model's folder do.
 struct TokenizerOptions {
-    /// Tokens that end a response, by name (tokenizer_config.json) and by id (generation_config.json).
-    /// eos_ids() is both in this order, each once: the first one ends a rendered response.
+    /// Tokens that end a response, by name (tokenizer_config.json) and by id
+    /// (generation_config.json). eos_ids() is both in this order, each once: the first one ends a
+    /// rendered response.
     std::vector<std::string> eos_names;
     std::vector<TokenId> eos;
-    /// Begins a document: an id, or -1 for none. Unset: `bos_name` where that is not empty, else the
-    /// token that the file's post-processor prepends.
+    /// Begins a document: an id, or -1 for none. Unset: `bos_name` where that is not empty, else
+    /// the token that the file's post-processor prepends.
     std::optional<TokenId> bos;
     std::string bos_name;
 };
 
 /// Reads a Hugging Face tokenizer.json: model BPE, byte-level (GPT-2, Llama 3, Qwen, DeepSeek) or
-/// SentencePiece's form with byte fallback (Llama 2). Throws DataError naming the file and what in it
-/// is wrong, or not supported: nothing that decides over ids is passed over.
-std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerOptions& options = {});
+/// SentencePiece's form with byte fallback (Llama 2). Throws DataError naming the file and what in
+/// it is wrong, or not supported: nothing that decides over ids is passed over.
+std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path,
+                                          const TokenizerOptions& options = {});
 /// The same from the file's text; `name` stands for the file in messages.
 std::unique_ptr<Tokenizer> parse_tokenizer(std::string_view json, const std::string& name,
                                            const TokenizerOptions& options = {});
