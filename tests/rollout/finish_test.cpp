@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // How a response ends, and what the engine refuses.
 #include <boost/test/unit_test.hpp>
+#include <map>
 
 #include "gradus/base/error.hpp"
 #include "small_engine.hpp"
@@ -79,6 +80,25 @@ BOOST_AUTO_TEST_CASE(end_token) {
         ended += count(results, FinishReason::eos);
     }
     BOOST_TEST(ended > 100);
+}
+
+BOOST_AUTO_TEST_CASE(several_end_tokens) {
+    SmallEngine on({.eos = -1});
+    const auto endless = on.generate(usual_requests(), kUsual);
+    GenerationOptions options = kUsual;
+    options.end_tokens = {4, 19, 27};
+    const auto results = on.generate(usual_requests(), options);
+    std::map<TokenId, std::int64_t> ended;
+    for (std::size_t i = 0; i < results.size(); ++i) {
+        const auto first = std::find_first_of(endless[i].tokens.begin(), endless[i].tokens.end(),
+                                              options.end_tokens.begin(), options.end_tokens.end());
+        const bool found = first != endless[i].tokens.end();
+        BOOST_TEST((results[i].finish == (found ? FinishReason::eos : FinishReason::length)));
+        const std::vector<TokenId> wanted(endless[i].tokens.begin(), found ? first + 1 : first);
+        BOOST_TEST(results[i].tokens == wanted);
+        if (found) ++ended[results[i].tokens.back()];
+    }
+    BOOST_TEST(ended.size() == 3u);  // each of them ended some
 }
 
 BOOST_AUTO_TEST_CASE(end_token_at_the_last_place) {
