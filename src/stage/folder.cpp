@@ -45,6 +45,12 @@ Folder::Folder(const std::string& folder, std::span<const std::string> ignored_k
                        folder);
 }
 
+std::int64_t Folder::stored_bytes() const {
+    std::int64_t bytes = 0;
+    for (const auto& [tensor, stored] : map.stored) bytes += stored.global.elements() * size_of(stored.dtype);
+    return bytes;
+}
+
 std::string Folder::summary() const {
     std::int64_t bytes = 0;
     std::set<std::string> dtypes;

@@ -4,6 +4,7 @@
 
 #include "gradus/base/exit_code.hpp"
 #include "gradus/stage/run.hpp"
+#include "gradus/stage/stage.hpp"
 
 namespace gradus {
 
@@ -16,5 +17,9 @@ ExitCode run_problems(Run& run);
 ExitCode run_bench(Run& run);
 ExitCode run_import(Run& run);
 ExitCode run_export(Run& run);
+
+/// What --check says of them: the folder or checkpoint, its sizes, and that every tensor has its place.
+void plan_import(const Deck& deck, Plan& plan);
+void plan_export(const Deck& deck, Plan& plan);
 
 }  // namespace gradus
