@@ -349,8 +349,7 @@ ExitCode run_export(Run& run) {
     }
     run.log.info("{} tensors, {} in {} files: {}", tensors, format_bytes(static_cast<double>(bytes)), out.files.size(),
                  path);
-    const double peak = run.grid.world().max(peak_bytes());
-    run.finish(0, 0, {{"peak_bytes", peak}});
+    run.finish(0, 0, {});
     if (run.is_root())
         write_file_atomically(run.path("export.json"),
                               Json{{"path", fs::absolute(path).lexically_normal().string()},

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "folder.hpp"
 
-#include <sys/resource.h>
-
 #include <set>
 
 #include "gradus/base/error.hpp"
@@ -81,12 +79,6 @@ std::vector<std::string> Folder::notes() const {
     if (map.has_fp8)
         lines.emplace_back("F8_E4M3 weights keep their bytes and scales until a stage trains them");
     return lines;
-}
-
-double peak_bytes() {
-    struct rusage usage = {};
-    ::getrusage(RUSAGE_SELF, &usage);
-    return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace gradus

@@ -32,7 +32,4 @@ struct Folder {
 /// Reads a config.json. Throws DataError.
 HuggingFaceConfig read_config_file(const std::string& path, std::span<const std::string> ignored_keys);
 
-/// The most memory that this process has held (Linux: VmHWM), in bytes.
-double peak_bytes();
-
 }  // namespace gradus
