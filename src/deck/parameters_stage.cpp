@@ -74,9 +74,9 @@ std::vector<DeckKey> stage_parameters() {
         {"export.dtype", choice, "", "auto", "auto | bf16 | f16 | f32", "export",
          "Type of all weights; `auto`: each as in the folder that was imported (8-bit ones that were trained: "
          "bf16), of a model that was not: as in the checkpoint."},
-        {"export.shard_bytes", integer, "bytes", "5000000000", ">0", "export",
-         "Largest weight file; more are split, with an index. Not given: as the imported folder was split, "
-         "where no type has changed."},
+        {"export.shard_bytes", integer, "bytes", "auto", "auto | >0", "export",
+         "Largest weight file; more are split, with an index. `auto`: as the imported folder was split, "
+         "where no type has changed, else 5e9."},
 
         {"tokenizer.vocab_size", integer, "tokens", "8192", ">0", "tokenizer",
          "Tokens in all: 256 bytes, what the merges make, special tokens."},

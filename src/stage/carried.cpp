@@ -110,8 +110,10 @@ void carry_from_folder(const std::string& folder, const SafetensorsFolder& weigh
         std::sort(entries.begin(), entries.end());
         for (const auto& entry : entries) {
             const std::string name = entry.path().filename().string();
-            const auto& own = weights.file_names();
-            if (name.front() == '.' || std::find(own.begin(), own.end(), name) != own.end()) continue;
+            const auto is_one_of = [&](const std::vector<std::string>& names) {
+                return std::find(names.begin(), names.end(), name) != names.end();
+            };
+            if (name.front() == '.' || is_one_of(weights.file_names()) || is_one_of(weights.strays())) continue;
             const std::string why = left_out_because(entry);
             if (why.empty())
                 fs::copy_file(entry.path(), unfinished / name);

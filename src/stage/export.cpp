@@ -51,15 +51,20 @@ std::optional<DType> asked_dtype(const Deck& deck) {
     return std::nullopt;
 }
 
+std::int64_t largest_file(const Deck& deck) {
+    constexpr std::int64_t kLargest = 5'000'000'000;  // what others split at
+    return deck.text("export.shard_bytes") == "auto" ? kLargest : deck.integer("export.shard_bytes");
+}
+
 /// Weights of a model that was imported.
 Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model,
                   const std::vector<FolderFile>& files, const std::string& carried) {
     const WeightMap map = map_weights(model, files, carried + "/tensors.json");
     Output out{.all = asked_dtype(deck)};
     for (const auto& [tensor, stored] : map.stored)
-        if (stored.dtype == DType::f8_e4m3)
+        if (stored.dtype == DType::f8_e4m3 && reader.has(tensor))
             out.drops_fp8 = out.drops_fp8 || out.all || reader.info(tensor).dtype != DType::f8_e4m3;
-    bool same = !deck.is_set("export.shard_bytes");
+    bool same = deck.text("export.shard_bytes") == "auto";
     std::vector<SafetensorsEntry> entries;
     for (const FolderWeight& weight : map.weights) {
         out.weights.emplace(weight.entry.name, weight);
@@ -70,7 +75,7 @@ Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelC
     }
     out.same_files = same && !out.drops_fp8;
     if (!out.same_files) {
-        out.files = split_safetensors(entries, deck.integer("export.shard_bytes"));
+        out.files = split_safetensors(entries, largest_file(deck));
         return out;
     }
     for (const FolderFile& file : files) out.files.push_back({file.name, file.header.text, file.header.entries});
@@ -88,7 +93,7 @@ Output plan_new(const Deck& deck, const CheckpointReader& reader, const ModelCon
         entries.back().dtype = target_dtype(weight, out);
         out.weights.emplace(weight.entry.name, std::move(weight));
     }
-    out.files = split_safetensors(entries, deck.integer("export.shard_bytes"));
+    out.files = split_safetensors(entries, largest_file(deck));
     return out;
 }
 
@@ -192,24 +197,24 @@ std::string changed_config(const std::string& text, const Output& out) {
     return config.dump(2) + "\n";
 }
 
-/// All files but those of the weights.
-void write_other_files(Run& run, const Output& out, const ModelConfig& model, const std::string& carried,
-                       const std::string& folder) {
+/// All files but those of the weights, by name. Throws DataError where the model is of no family.
+std::map<std::string, std::string> other_files(const Output& out, const ModelConfig& model,
+                                               const Tokenizer& tokenizer, const std::string& carried) {
     std::map<std::string, std::string> made;
     const std::vector<std::string> names = carried.empty() ? std::vector<std::string>{} : carried_names(carried);
     const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
     if (!has("config.json")) {
         const DType dtype = out.all.value_or(DType::f32);
-        for (auto& [name, text] : new_folder_files(model, *run.tokenizer, dtype, !has("tokenizer.json")))
+        for (auto& [name, text] : new_folder_files(model, tokenizer, dtype, !has("tokenizer.json")))
             made[name] = std::move(text);
-    } else if (out.drops_fp8 || out.all) {
+    } else if (!out.same_files && (out.drops_fp8 || out.all)) {
         made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
     }
     if (!out.same_files && out.files.size() > 1) made[kIndex] = safetensors_index(out.files);
     for (const std::string& name : names)
         if (!made.contains(name) && (name != kIndex || out.same_files))
-            write_file_atomically(folder + "/" + name, read_file(carried + "/" + name));
-    for (const auto& [name, text] : made) write_file_atomically(folder + "/" + name, text);
+            made[name] = read_file(carried + "/" + name);
+    return made;
 }
 
 /// Throws unless `path` is free, an empty folder, or what this run has exported before.
@@ -260,14 +265,51 @@ void on_root(Run& run, Work&& work) {
     require<DataError>(problem.empty(), "{}", problem);
 }
 
-void create_files(const Output& out, const std::string& temporary) {
+/// The folder with its small files, and the weight files with room for what is to come.
+void create_files(const Output& out, const std::map<std::string, std::string>& others,
+                  const std::string& temporary) {
     fs::remove_all(temporary);
     fs::create_directories(temporary);
+    for (const auto& [name, text] : others) write_file_atomically(temporary + "/" + name, text);
     for (const SafetensorsShard& file : out.files)
         SafetensorsWriter(temporary + "/" + file.file, file.header, file.data_bytes(), true).close();
 }
 
+ModelConfig stored_model(const CheckpointReader& reader) {
+    require<CheckpointError>(reader.state().contains("model"), "{} holds no model", reader.directory());
+    return ModelConfig::from_json(reader.state()["model"]);
+}
+
+Output plan_output(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model,
+                   const std::string& carried) {
+    const std::vector<FolderFile> files = carried.empty() ? std::vector<FolderFile>{} : carried_files(carried);
+    Output out = files.empty() ? plan_new(deck, reader, model) : plan_known(deck, reader, model, files, carried);
+    for (const auto& [name, weight] : out.weights)
+        for (const WeightPiece& piece : weight.pieces)
+            require<CheckpointError>(reader.has(piece.tensor) || weight.use == FolderWeight::Use::scale,
+                                     "{} holds no tensor {}", reader.directory(), piece.tensor);
+    return out;
+}
+
 }  // namespace
+
+void plan_export(const Deck& deck, Plan& plan) {
+    const std::string& from = deck.text("model.from");
+    const std::string checkpoint =
+        find_checkpoint(from, [&](const std::string& text) { plan.text += "note: " + text + "\n"; });
+    if (checkpoint.empty()) {
+        plan.complete = false;
+        plan.text += fmt::format("model.from = {}: no checkpoint there yet\n", from);
+        return;
+    }
+    const CheckpointReader reader(checkpoint);
+    const Output out = plan_output(deck, reader, stored_model(reader), hugging_face_folder(from));
+    plan.text += fmt::format("weights from {}\n", checkpoint);
+    for (const SafetensorsShard& file : out.files)
+        plan.text += fmt::format("{}/{}: {} tensors, {}\n", deck.text("export.path"), file.file, file.entries.size(),
+                                 format_bytes(static_cast<double>(file.data_bytes())));
+    if (out.drops_fp8) plan.text += "F8_E4M3 weights are written as BF16, without quantization_config\n";
+}
 
 ExitCode run_export(Run& run) {
     std::string path = run.deck.text("export.path");
@@ -277,20 +319,20 @@ ExitCode run_export(Run& run) {
     on_root(run, [&] { check_place(run, path); });
     run.begin();
     const std::string& from = run.deck.text("model.from");
-    const std::string checkpoint = find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
+    std::string checkpoint;
+    if (run.is_root())
+        checkpoint = find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
+    checkpoint = run.grid.world().broadcast(checkpoint);
     require<CheckpointError>(!checkpoint.empty(), "model.from = {} ({}): there is no checkpoint; has that stage finished?",
                              from, run.deck.origin("model.from"));
     const CheckpointReader reader(checkpoint);
-    require<CheckpointError>(reader.state().contains("model"), "{} holds no model", checkpoint);
-    const ModelConfig model = ModelConfig::from_json(reader.state()["model"]);
     const std::string carried = hugging_face_folder(from);
-    const std::vector<FolderFile> files = carried.empty() ? std::vector<FolderFile>{} : carried_files(carried);
-    const Output out = files.empty() ? plan_new(run.deck, reader, model)
-                                     : plan_known(run.deck, reader, model, files, carried);
+    const ModelConfig model = stored_model(reader);
+    const Output out = plan_output(run.deck, reader, model, carried);
     if (out.drops_fp8) run.log.info("F8_E4M3 weights are written as BF16, without quantization_config");
 
     const std::string temporary = path + ".tmp";
-    on_root(run, [&] { create_files(out, temporary); });
+    on_root(run, [&] { create_files(out, other_files(out, model, *run.tokenizer, carried), temporary); });
     {
         const Profile::Region region(run.profile, "export.write");
         Pieces(run, reader, out, temporary).write();
@@ -298,7 +340,6 @@ ExitCode run_export(Run& run) {
     }
     on_root(run, [&] {
         write_unused(out, carried, temporary);
-        write_other_files(run, out, model, carried, temporary);
         publish(temporary, path);
     });
     std::int64_t bytes = 0, tensors = 0;
@@ -308,8 +349,7 @@ ExitCode run_export(Run& run) {
     }
     run.log.info("{} tensors, {} in {} files: {}", tensors, format_bytes(static_cast<double>(bytes)), out.files.size(),
                  path);
-    const double peak = run.grid.world().max(peak_bytes());
-    run.finish(0, 0, {{"peak_bytes", peak}});
+    run.finish(0, 0, {});
     if (run.is_root())
         write_file_atomically(run.path("export.json"),
                               Json{{"path", fs::absolute(path).lexically_normal().string()},

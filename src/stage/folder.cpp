@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "folder.hpp"
 
-#include <sys/resource.h>
-
 #include <set>
 
 #include "gradus/base/error.hpp"
@@ -45,6 +43,12 @@ Folder::Folder(const std::string& folder, std::span<const std::string> ignored_k
                        folder);
 }
 
+std::int64_t Folder::stored_bytes() const {
+    std::int64_t bytes = 0;
+    for (const auto& [tensor, stored] : map.stored) bytes += stored.global.elements() * size_of(stored.dtype);
+    return bytes;
+}
+
 std::string Folder::summary() const {
     std::int64_t bytes = 0;
     std::set<std::string> dtypes;
@@ -75,12 +79,6 @@ std::vector<std::string> Folder::notes() const {
     if (map.has_fp8)
         lines.emplace_back("F8_E4M3 weights keep their bytes and scales until a stage trains them");
     return lines;
-}
-
-double peak_bytes() {
-    struct rusage usage = {};
-    ::getrusage(RUSAGE_SELF, &usage);
-    return static_cast<double>(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace gradus

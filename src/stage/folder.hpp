@@ -21,6 +21,8 @@ struct Folder {
     ModelConfig model;
     WeightMap map;
 
+    /// Of the tensors of the checkpoint.
+    std::int64_t stored_bytes() const;
     /// "qwen2, 28 layers ...: 338 tensors in 1 files, 2.9 GiB (BF16)"
     std::string summary() const;
     /// A line for each tensor that is not stored, with why, and for what else a user should know.
@@ -29,8 +31,5 @@ struct Folder {
 
 /// Reads a config.json. Throws DataError.
 HuggingFaceConfig read_config_file(const std::string& path, std::span<const std::string> ignored_keys);
-
-/// The most memory that this process has held (Linux: VmHWM), in bytes.
-double peak_bytes();
 
 }  // namespace gradus

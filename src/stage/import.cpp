@@ -7,6 +7,7 @@
 #include "folder.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/stage/carried.hpp"
+#include "gradus/stage/policy_text.hpp"
 #include "gradus/store/checkpoint.hpp"
 #include "stages.hpp"
 
@@ -93,6 +94,22 @@ void tell(Run& run, const Folder& folder) {
 
 }  // namespace
 
+void plan_import(const Deck& deck, Plan& plan) {
+    try {
+        const Folder folder(deck.text("import.path"), deck.list("import.ignore_keys"));
+        plan.text += folder.summary() + "\n";
+        for (const std::string& line : folder.notes()) plan.text += line + "\n";
+        for (const FolderWeight& weight : folder.map.weights)
+            if (weight.use == FolderWeight::Use::copy)
+                plan.text += fmt::format("{} repeats {}\n", weight.entry.name, weight.original);
+        plan.text += fmt::format("every tensor has its place; the checkpoint takes {}\n",
+                                 format_bytes(static_cast<double>(folder.stored_bytes())));
+    } catch (const DataError& error) {
+        plan.complete = false;
+        plan.text += fmt::format("{}\n", error.what());
+    }
+}
+
 ExitCode run_import(Run& run) {
     if (imported_before(run)) return ExitCode::done;
     run.begin();
@@ -107,6 +124,7 @@ ExitCode run_import(Run& run) {
         remove_unfinished(run.dir);
         carry_from_folder(folder.path, folder.weights, unused, run.dir,
                           [&](const std::string& text) { run.log.info("{}", text); });
+        keep_tokenizer(run.deck, run.tokenizer_files);
     }
     {
         const Profile::Region region(run.profile, "checkpoint.write");
@@ -128,7 +146,7 @@ ExitCode run_import(Run& run) {
         writer.write(0, slabs_of(run, folder), state, run.deck.resolved());
         writer.finish();
     }
-    run.finish(0, 0, {{"peak_bytes", run.grid.world().max(peak_bytes())}});
+    run.finish(0, 0, {});
     return ExitCode::done;
 }
 

@@ -22,6 +22,7 @@ StartPoint find_start(Run& run) {
     }
     // Rank 0 looks: file systems show new files to different nodes at different times.
     own = run.grid.world().broadcast(own);
+    if (run.is_root() && elsewhere) carry_hugging_face(restart, run.dir);
     if (own.empty()) {
         start.config = resolve_model(run.deck, *run.tokenizer, start.from, note);
         return start;

@@ -84,6 +84,10 @@ fs::path tokenizer_path(const Deck& deck) {
     }
     std::vector<std::string> runs;
     const auto values = deck.values();
+    if (const auto folder = values.find("import.path"); folder != values.end()) {
+        const fs::path path = fs::path(folder->second) / "tokenizer.json";
+        return fs::is_regular_file(path) ? path : "";
+    }
     if (const auto from = values.find("model.from"); from != values.end()) runs.push_back(from->second);
     if (deck.text("restart") != "none") runs.push_back(deck.text("run.dir"));
     for (const std::string& run : runs) {

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,6 +67,13 @@ double time_budget(const Deck& deck) {
                        "(SLURM_JOB_END_TIME is not set); give a time, as in run.walltime = 2h",
                        deck.origin("run.walltime"));
     return std::max(1.0, std::atof(end) - static_cast<double>(std::time(nullptr)));
+}
+
+/// The most memory that this process has held.
+double peak_bytes() {
+    struct rusage usage = {};
+    ::getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_maxrss) * 1024;  // Linux counts in KiB
 }
 
 }  // namespace
@@ -162,18 +170,19 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
         spread[i].avg = grid.world().sum(mine) / grid.size();
         spread[i].max = grid.world().max(mine);
     }
-    const double seconds = now_seconds() - started_;
+    const double seconds = now_seconds() - started_, peak = grid.world().max(peak_bytes());
     if (!is_root()) return;
     const std::string table = Profile::table(rows, spread, profile.total());
     log.info("{}", table);
-    log.info("{} steps, {} tokens in {}: {} tokens/s", steps, format_count(tokens),
-             format_duration(seconds), format_count(tokens / seconds));
+    log.info("{} steps, {} tokens in {}: {} tokens/s; at most {} of memory a rank", steps, format_count(tokens),
+             format_duration(seconds), format_count(tokens / seconds), format_bytes(peak));
     write_file_atomically(path("report.txt"), table + "\n");
     Json summary = {{"stage", deck.stage()},
                     {"steps", steps},
                     {"tokens", tokens},
                     {"seconds", seconds},
-                    {"tokens_per_s", tokens / seconds}};
+                    {"tokens_per_s", tokens / seconds},
+                    {"peak_bytes", peak}};
     if (!extra.is_null()) summary.update(extra);
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
 }

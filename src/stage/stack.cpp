@@ -11,6 +11,12 @@
 namespace gradus {
 namespace {
 
+/// Rows of logits at once: at most 1024, and 64 MiB.
+std::int64_t head_rows(const ModelConfig& config) {
+    constexpr std::int64_t kRows = 1024, kFloats = (std::int64_t{64} << 20) / 4;
+    return std::clamp<std::int64_t>(kFloats / config.vocab_size, 1, kRows);
+}
+
 /// Whether the deck trains the module of multi-token prediction.
 bool trains_mtp(const Deck& deck, const StackNeeds& needs) {
     return needs.train && (deck.stage() == "pretrain" || deck.stage() == "sft") &&
@@ -48,7 +54,7 @@ Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
             .mtp = trains_mtp(deck, needs),
             .recompute = deck.text("model.recompute") == "block" ? Recompute::block : Recompute::none,
             .max_decode = needs.generate ? deck.integer("rollout.slots") : 0,
-            .head_chunk = std::min<std::int64_t>(micro, 1024)};
+            .head_chunk = std::min(micro, head_rows(config))};
 }
 
 std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {

@@ -125,7 +125,7 @@ constexpr std::int64_t kPreviewRows = 100;
 std::vector<std::string> inputs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "score") return {deck.text("score.input")};
-    if (stage == "problems") return {};
+    if (stage == "problems" || stage == "import" || stage == "export") return {};
     if (stage == "bench") return deck.list("bench.text");
     std::vector<std::string> files = deck.list("data.path");
     if (stage == "rl")
@@ -198,6 +198,13 @@ Plan plan_stage(const Deck& deck, int ranks) {
     const ChatTemplate chat = make_chat_template(deck, files, *tokenizer);
     for (const std::string& line : describe_policy_text(deck, files, *tokenizer, chat))
         plan.text += line + "\n";
+    if (stage == "import" || stage == "export") {
+        if (stage == "import")
+            plan_import(deck, plan);
+        else
+            plan_export(deck, plan);
+        return plan;
+    }
     if (stage != "bench") plan.text += preview_data(deck, chat, *tokenizer, kPreviewRows, plan.complete);
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
     const Grid grid =

@@ -4,6 +4,7 @@
 
 #include "gradus/base/exit_code.hpp"
 #include "gradus/stage/run.hpp"
+#include "gradus/stage/stage.hpp"
 
 namespace gradus {
 
@@ -20,5 +21,9 @@ ExitCode run_export(Run& run);
 
 /// Part of stage bench: rates of the run's tokenizer into `result`, the best of several runs.
 void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
+
+/// What --check says of them: the folder or checkpoint, its sizes, and that every tensor has its place.
+void plan_import(const Deck& deck, Plan& plan);
+void plan_export(const Deck& deck, Plan& plan);
 
 }  // namespace gradus

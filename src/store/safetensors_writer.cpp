@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -80,6 +81,12 @@ void SafetensorsWriter::write(std::int64_t offset, const void* data, std::int64_
 void SafetensorsWriter::close() {
     require<DataError>(::fsync(descriptor_.get()) == 0, "cannot sync {}: {}", path_, std::strerror(errno));
     require<DataError>(::close(descriptor_.release()) == 0, "cannot close {}: {}", path_, std::strerror(errno));
+}
+
+std::int64_t SafetensorsShard::data_bytes() const {
+    std::int64_t bytes = 0;
+    for (const SafetensorsEntry& entry : entries) bytes = std::max(bytes, entry.end);
+    return bytes;
 }
 
 std::vector<SafetensorsShard> split_safetensors(const std::vector<SafetensorsEntry>& entries,

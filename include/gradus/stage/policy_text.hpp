@@ -26,7 +26,7 @@ struct TokenizerFiles {
 };
 
 /// Reads the files that `policy.tokenizer` names: `bytes` none; a path that of a tokenizer.json or of a
-/// folder with one; `auto` those that the run of model.from carries, else those that this run's
+/// folder with one; `auto` those in import.path, or that the run of model.from carries, else those that this run's
 /// directory carries from before, else none. Throws DeckError where there are none at the path,
 /// DataError where one is not JSON.
 TokenizerFiles find_tokenizer(const Deck& deck);

@@ -44,7 +44,7 @@ struct SafetensorsShard {
     std::string file;
     std::string header;
     std::vector<SafetensorsEntry> entries;
-    std::int64_t data_bytes() const { return entries.empty() ? 0 : entries.back().end; }
+    std::int64_t data_bytes() const;
 };
 
 /// Cuts the entries, in their order, into files of at most `shard_bytes` of data (one tensor may be
