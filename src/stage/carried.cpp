@@ -98,6 +98,17 @@ void carry_hugging_face(const std::string& model_from, const std::string& run_di
     check("renaming");
 }
 
+void carry_config(const std::string& file, std::int64_t vocab_size, const std::string& run_dir) {
+    const fs::path to = fs::path(run_dir) / kFolder;
+    std::error_code problem;
+    fs::create_directories(to, problem);
+    require<DataError>(!problem, "cannot make {}: {}", to.string(), problem.message());
+    Json config = Json::parse(read_file(file));
+    config["vocab_size"] = vocab_size;
+    config.erase("quantization_config");  // fresh weights are not 8-bit
+    write_file_atomically(to / "config.json", config.dump(2) + "\n");
+}
+
 void carry_from_folder(const std::string& folder, const SafetensorsFolder& weights,
                        const std::vector<std::string>& unused, const std::string& run_dir,
                        const std::function<void(const std::string&)>& note) {

@@ -33,6 +33,7 @@ struct Output {
     std::vector<SafetensorsShard> files;
     std::map<std::string, FolderWeight> weights;  ///< by name; `entry` as in the source
     bool same_files = false;   ///< names, types and split are those of the folder that was imported
+    bool fresh = false;        ///< of a model that was not imported
     bool drops_fp8 = false;    ///< 8-bit weights become BF16
     std::optional<DType> all;  ///< export.dtype, where it is not auto
 };
@@ -85,7 +86,7 @@ Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelC
 /// Weights of a model that never was a Hugging Face folder: its parameters by their names, experts
 /// one by one, in the checkpoint's own types.
 Output plan_new(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model) {
-    Output out{.all = asked_dtype(deck)};
+    Output out{.fresh = true, .all = asked_dtype(deck)};
     std::vector<SafetensorsEntry> entries;
     for (FolderWeight& weight : new_weights(model)) {
         weight.entry.dtype = safetensors_dtype(reader.info(weight.pieces.front().tensor).dtype);
@@ -191,9 +192,9 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 std::string changed_config(const std::string& text, const Output& out) {
     Json config = Json::parse(text);
     if (out.drops_fp8) config.erase("quantization_config");
-    if (out.all)
+    if (out.all || out.fresh)
         for (const char* key : {"dtype", "torch_dtype"})
-            if (config.contains(key)) config[key] = torch_dtype(*out.all);
+            if (config.contains(key)) config[key] = torch_dtype(out.all.value_or(DType::f32));
     return config.dump(2) + "\n";
 }
 
@@ -203,13 +204,13 @@ std::map<std::string, std::string> other_files(const Output& out, const ModelCon
     std::map<std::string, std::string> made;
     const std::vector<std::string> names = carried.empty() ? std::vector<std::string>{} : carried_names(carried);
     const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-    if (!has("config.json")) {
-        const DType dtype = out.all.value_or(DType::f32);
-        for (auto& [name, text] : new_folder_files(model, tokenizer, dtype, !has("tokenizer.json")))
-            made[name] = std::move(text);
-    } else if (!out.same_files && (out.drops_fp8 || out.all)) {
+    if (has("config.json") && !out.same_files && (out.fresh || out.drops_fp8 || out.all))
         made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
-    }
+    if (out.fresh)
+        for (auto& [name, text] : new_folder_files(model, tokenizer, out.all.value_or(DType::f32),
+                                                   {.config = !has("config.json"),
+                                                    .tokenizer = !has("tokenizer.json")}))
+            made[name] = std::move(text);
     if (!out.same_files && out.files.size() > 1) made[kIndex] = safetensors_index(out.files);
     for (const std::string& name : names)
         if (!made.contains(name) && (name != kIndex || out.same_files))

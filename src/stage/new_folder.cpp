@@ -19,7 +19,7 @@ Family family_of(const ModelConfig& c) {
     require<DataError>(!c.is_latent() && c.moe.experts == 0 && c.rope == RopeOptions{} && !c.rope_interleaved &&
                            c.mtp_layers == 0 && !(c.qkv_bias && c.qk_norm),
                        "this model, made from model. keys, is of no family that is exported (llama, qwen2 with "
-                       "model.qkv_bias, qwen3 with model.qk_norm): {}",
+                       "model.qkv_bias, qwen3 with model.qk_norm; others are made with model.config): {}",
                        c.to_json().dump());
     if (c.qkv_bias) return {"qwen2", "Qwen2ForCausalLM"};
     if (c.qk_norm) return {"qwen3", "Qwen3ForCausalLM"};
@@ -122,12 +122,35 @@ std::string torch_dtype(DType dtype) {
 
 std::vector<FolderWeight> new_weights(const ModelConfig& model) {
     std::vector<FolderWeight> weights;
-    for (const ParameterInfo& p : describe_parameters(model)) {
-        const Shape zero = p.global.rank() == 1 ? Shape{0} : p.global.rank() == 2 ? Shape{0, 0} : Shape{0, 0, 0};
+    const auto add = [&](const std::string& name, const ParameterInfo& from, Shape shape, Box box) {
         FolderWeight weight;
-        weight.entry = {.name = p.name, .shape = p.global};
-        weight.pieces = {{.tensor = "weights/" + p.name, .box = {zero, p.global}}};
+        weight.entry = {.name = name, .shape = shape};
+        weight.pieces = {{.tensor = "weights/" + from.name, .box = box}};
         weights.push_back(std::move(weight));
+    };
+    const auto whole = [](const ParameterInfo& p) -> Box {
+        return {p.global.rank() == 1 ? Shape{0} : Shape{0, 0}, p.global};
+    };
+    const std::vector<ParameterInfo> parameters = describe_parameters(model);
+    for (const ParameterInfo& p : parameters) {
+        if (!p.expert) {
+            add(p.name, p, p.global, whole(p));
+            continue;
+        }
+        constexpr std::string_view kStack = "experts.";
+        const std::size_t at = p.name.find(kStack) + kStack.size();
+        const Shape one{p.global[1], p.global[2]};
+        for (std::int64_t e = 0; e < p.global[0]; ++e)
+            add(fmt::format("{}{}.{}", p.name.substr(0, at), e, p.name.substr(at)), p, one,
+                {{e, 0, 0}, {1, one[0], one[1]}});
+    }
+    // A module of multi-token prediction repeats embedding and head, as in DeepSeek-V3's folder.
+    for (const ParameterInfo& p : parameters) {
+        const bool embedding = p.name == "model.embed_tokens.weight", head = p.name == "lm_head.weight";
+        if (model.mtp_layers == 0 || (!embedding && !head)) continue;
+        const std::string module = fmt::format("model.layers.{}.", model.layers);
+        if (embedding) add(module + "embed_tokens.weight", p, p.global, whole(p));
+        if (head || model.tied) add(module + "shared_head.head.weight", p, p.global, whole(p));
     }
     std::sort(weights.begin(), weights.end(),
               [](const auto& a, const auto& b) { return a.entry.name < b.entry.name; });
@@ -135,13 +158,13 @@ std::vector<FolderWeight> new_weights(const ModelConfig& model) {
 }
 
 std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const Tokenizer& tokenizer,
-                                                    DType dtype, bool with_tokenizer) {
+                                                    DType dtype, NewFiles wanted) {
     std::map<std::string, std::string> files;
-    files["config.json"] = config_of(model, tokenizer, dtype).dump(2) + "\n";
+    if (wanted.config) files["config.json"] = config_of(model, tokenizer, dtype).dump(2) + "\n";
     Json generation = {{"eos_token_id", tokenizer.eos()}};
     if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
     files["generation_config.json"] = generation.dump(2) + "\n";
-    if (!with_tokenizer) return files;
+    if (!wanted.tokenizer) return files;
     require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
                        "the model's tokenizer is {}, but its run carries no tokenizer.json", tokenizer.identity());
     files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";

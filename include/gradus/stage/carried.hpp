@@ -22,6 +22,10 @@ std::string hugging_face_folder(const std::string& model_from);
 /// there; where the model has no such folder the one in `run_dir` goes. Throws DataError.
 void carry_hugging_face(const std::string& model_from, const std::string& run_dir);
 
+/// For a model made from the config.json `file` (model.config): puts it into `run_dir`/huggingface, with
+/// the size of the vocabulary that the model has, so that it can be exported. Throws DataError.
+void carry_config(const std::string& file, std::int64_t vocab_size, const std::string& run_dir);
+
 /// Copies what is not weights from the Hugging Face folder `folder` to `run_dir`/huggingface, and
 /// writes there tensors.json and `unused` (tensors of `weights`, by name). `note` is told of each
 /// file that is left out, and why: weights in other formats, more than 64 MiB, folders. Throws DataError.
