@@ -35,6 +35,32 @@ run() {
 calls() { cut -d ' ' -f 1 r/calls 2>/dev/null | tr '\n' ' '; }
 case_folder() { mkdir "$work/$1" && cd "$work/$1" || exit 1; }
 
+case_folder include
+echo 0 >ok.in
+mkdir parts
+echo 0 >parts/ok.in
+cat >parts/other.chain <<'END'
+a ok.in
+b ok.in after=a train.steps=1
+c ok.in after=b
+END
+cat >c.chain <<'END'
+a ok.in
+x ok.in after=a
+b ok.in after=x train.steps=2
+include parts/other.chain
+END
+run
+is "an included chain's jobs follow those before it" "$(calls)" "a x b c "
+is "what stands before the include wins" "$(grep -c train.steps=2 r/calls)$(grep -c train.steps=1 r/calls)" 10
+echo 'include parts/none.chain' >c.chain
+run
+is "an include of nothing is an error" $rc 2
+has "and is told with its line" "$out" "c.chain:1: include wants a chain file"
+printf 'a ok.in\na ok.in\n' >c.chain
+run
+has "a second job of one file is still an error" "$out" "c.chain:2: a second job named 'a'"
+
 case_folder order
 echo 0 >ok.in
 echo 0.5 >eval.in
