@@ -10,18 +10,24 @@
 namespace gradus {
 namespace {
 
-/// Texts longer than this are refused: utf8proc counts in 32 bits, and a step may make them longer.
+/// Longest text that is normalised at once: utf8proc counts in 32 bits.
 constexpr std::size_t kMaxText = std::size_t{1} << 28;
 
-void check_size(std::size_t bytes) {
-    require<DataError>(bytes <= kMaxText, "a text of {} bytes is too long to normalise; at most {}",
-                       bytes, kMaxText);
+/// Longest text that a text of `bytes` may become. The largest factor in Unicode is 11 (U+FDFA in
+/// NFKD); steps of Replace could multiply without end.
+std::size_t longest_result(std::size_t bytes) {
+    return std::min(64 * bytes + 65536, kMaxText);
+}
+
+void check_size(std::size_t bytes, std::size_t most) {
+    require<DataError>(bytes <= most, "a text is too long to normalise: {} bytes, at most {}",
+                       bytes, most);
 }
 
 /// A normalisation form of `text` (UAX 15). utf8proc_map would do, but it orders marks in quadratic
 /// time, and a text may be nothing but marks.
 std::string mapped(std::string_view text, int options) {
-    check_size(text.size());
+    check_size(text.size(), kMaxText);
     const auto option = static_cast<utf8proc_option_t>(options | UTF8PROC_STABLE);
     std::vector<utf8proc_int32_t> points;
     std::array<utf8proc_int32_t, 32> parts;  // 18 are the most that Unicode has
@@ -34,6 +40,7 @@ std::string mapped(std::string_view text, int options) {
         require(n >= 0 && n <= static_cast<utf8proc_ssize_t>(parts.size()),
                 "utf8proc decomposes U+{:04X} into {}", static_cast<std::uint32_t>(c.value), n);
         points.insert(points.end(), parts.begin(), parts.begin() + n);
+        check_size(points.size(), kMaxText);
         at += c.bytes;
     }
     const auto weight = [](utf8proc_int32_t c) {
@@ -153,10 +160,11 @@ std::string Normalizer::run(const Prepend& step, std::string text) {
 std::string Normalizer::run(const Replace& step, std::string text) {
     std::string out;
     std::size_t done = 0, begin = 0, end = 0;
+    const std::size_t most = longest_result(text.size());
     for (Pattern::Matches matches(step.pattern, text); matches.next(begin, end); done = end) {
         out.append(text, done, begin - done);
         out += step.content;
-        check_size(out.size());
+        check_size(out.size(), most);
     }
     return out.append(text, done);
 }
@@ -211,8 +219,11 @@ void Normalizer::add(const nlohmann::json& json, const std::string& where) {
 }
 
 std::string Normalizer::apply(std::string text) const {
-    for (const Step& step : steps_)
+    const std::size_t most = longest_result(text.size());
+    for (const Step& step : steps_) {
         text = std::visit([&](const auto& s) { return run(s, std::move(text)); }, step);
+        check_size(text.size(), most);
+    }
     return text;
 }
 

@@ -40,7 +40,7 @@ std::string message_of(int code) {
 /// Steps that one match may take: in proportion to the text, which is all that a sane expression
 /// needs.
 std::uint32_t step_limit(std::size_t bytes) {
-    return static_cast<std::uint32_t>(std::min<std::size_t>(100000 + 32 * bytes, 0xFFFFFFFF));
+    return static_cast<std::uint32_t>(std::min<std::size_t>(10000 + 64 * bytes, 0xFFFFFFFF));
 }
 
 }  // namespace

@@ -110,6 +110,32 @@ PreTokenizer::PreTokenizer(const nlohmann::json& json, const std::string& where)
     if (!json.is_null()) add(json, where);
 }
 
+PreTokenizer::Metaspace PreTokenizer::read_metaspace(JsonFields& fields) {
+    Metaspace step{.replacement = fields.text("replacement"),
+                   .prepend = Prepend::always,
+                   .split = fields.flag("split", true)};
+    require<DataError>(
+        !step.replacement.empty() && code_point(step.replacement).bytes == step.replacement.size(),
+        "{}: \"replacement\" is not one character", fields.where());
+    const bool added = fields.flag("add_prefix_space", true);
+    const std::string scheme = fields.find("prepend_scheme") != nullptr
+                                   ? fields.text("prepend_scheme")
+                               : added ? "always"
+                                       : "never";
+    require<DataError>(scheme == "always" || scheme == "first" || scheme == "never",
+                       "{}: the prepend_scheme \"{}\" is not supported", fields.where(), scheme);
+    require<DataError>(added || scheme == "never",
+                       "{}: add_prefix_space = false, but prepend_scheme = {}", fields.where(),
+                       scheme);
+    step.prepend = scheme == "always"  ? Prepend::always
+                   : scheme == "first" ? Prepend::first
+                                       : Prepend::never;
+    if (const auto* text = fields.find("str_rep"))
+        require<DataError>(*text == step.replacement, "{}: \"str_rep\" is not \"replacement\"",
+                           fields.where());
+    return step;
+}
+
 void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
     JsonFields fields(json, where);
     const std::string type = fields.text("type");
@@ -137,28 +163,7 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
         steps_.emplace_back(std::move(step));
         byte_level_ = true;
     } else if (type == "Metaspace") {
-        Metaspace step{.replacement = fields.text("replacement"),
-                       .prepend = Prepend::always,
-                       .split = fields.flag("split", true)};
-        require<DataError>(!step.replacement.empty() &&
-                               code_point(step.replacement).bytes == step.replacement.size(),
-                           "{}: \"replacement\" is not one character", where);
-        const bool added = fields.flag("add_prefix_space", true);
-        const std::string scheme = fields.find("prepend_scheme") != nullptr
-                                       ? fields.text("prepend_scheme")
-                                   : added ? "always"
-                                           : "never";
-        require<DataError>(scheme == "always" || scheme == "first" || scheme == "never",
-                           "{}: the prepend_scheme \"{}\" is not supported", where, scheme);
-        require<DataError>(added || scheme == "never",
-                           "{}: add_prefix_space = false, but prepend_scheme = {}", where, scheme);
-        step.prepend = scheme == "always"  ? Prepend::always
-                       : scheme == "first" ? Prepend::first
-                                           : Prepend::never;
-        if (const auto* text = fields.find("str_rep"))
-            require<DataError>(*text == step.replacement, "{}: \"str_rep\" is not \"replacement\"",
-                               where);
-        steps_.emplace_back(std::move(step));
+        steps_.emplace_back(read_metaspace(fields));
     } else {
         throw DataError(
             fmt::format("{}: the pre-tokenizer \"{}\" is not supported; known: Split, Digits, "
@@ -170,6 +175,20 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& where) {
 
 void PreTokenizer::split(std::string_view text, bool first, const Sink& sink) const {
     run(0, text, first, sink);
+}
+
+/// The text with marks for blanks, and one before it where the settings say so.
+std::string PreTokenizer::marked(const Metaspace& meta, std::string_view text, bool first) {
+    std::string out;
+    const bool begins = text.starts_with(meta.replacement) || text[0] == ' ';
+    if (!begins && (meta.prepend == Prepend::always || (meta.prepend == Prepend::first && first)))
+        out = meta.replacement;
+    for (const char c : text)
+        if (c == ' ')
+            out += meta.replacement;
+        else
+            out += c;
+    return out;
 }
 
 void PreTokenizer::run(std::size_t index, std::string_view text, bool first,
@@ -195,16 +214,7 @@ void PreTokenizer::run(std::size_t index, std::string_view text, bool first,
             split_by(bytes->pattern[0], Behavior::isolated, false, text, emitter(text));
     } else {
         const auto& meta = std::get<Metaspace>(steps_[index]);
-        std::string replaced;
-        const bool marked = text.starts_with(meta.replacement) || text[0] == ' ';
-        if (!marked &&
-            (meta.prepend == Prepend::always || (meta.prepend == Prepend::first && first)))
-            replaced = meta.replacement;
-        for (const char c : text)
-            if (c == ' ')
-                replaced += meta.replacement;
-            else
-                replaced += c;
+        const std::string replaced = marked(meta, text, first);
         const auto emit = emitter(replaced);
         if (!meta.split) return emit(0, replaced.size());
         const char32_t mark = code_point(meta.replacement).value;

@@ -11,6 +11,8 @@
 
 namespace gradus {
 
+class JsonFields;
+
 /// The `pre_tokenizer` of a tokenizer.json: cuts a text into the pieces in which merges happen.
 /// Split, Digits, ByteLevel, Metaspace, and Sequence of these; ByteLevel only as the last step,
 /// since what it would give to later ones is the GPT-2 alphabet, not text.
@@ -52,6 +54,8 @@ class PreTokenizer {
     };
     using Step = std::variant<Split, Digits, ByteLevel, Metaspace>;
 
+    static Metaspace read_metaspace(JsonFields& fields);
+    static std::string marked(const Metaspace& meta, std::string_view text, bool first);
     void add(const nlohmann::json& json, const std::string& where);
     void run(std::size_t step, std::string_view text, bool first, const Sink& sink) const;
 
