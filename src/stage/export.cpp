@@ -205,8 +205,9 @@ std::map<std::string, std::string> other_files(const Output& out, const ModelCon
     const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
     if (!has("config.json")) {
         const DType dtype = out.all.value_or(DType::f32);
+        // A tokenizer that was named by its path has left its own files, which say more.
         for (auto& [name, text] : new_folder_files(model, tokenizer, dtype, !has("tokenizer.json")))
-            made[name] = std::move(text);
+            if (!has(name.c_str())) made[name] = std::move(text);
     } else if (!out.same_files && (out.drops_fp8 || out.all)) {
         made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
     }
