@@ -77,7 +77,9 @@ class PromptMaker {
           judged_(judges_answers(deck)),
           answer_field_(deck.text("data.answer_field")),
           longest_(deck.integer("train.max_length")),
-          longest_response_(deck.integer("rollout.max_new_tokens")) {}
+          longest_response_(deck.integer("rollout.max_new_tokens")) {
+        (void)chat.end_tokens();  // no fault of a line
+    }
 
     PromptRow make(const Json& json, std::int64_t line, std::string& form) const {
         QuestionRow question = reader_.question(json);
@@ -117,7 +119,9 @@ class SequenceMaker {
           tokenizer_(tokenizer),
           everything_(everything),
           train_on_(!everything && deck.text("sft.train_on") == "all" ? TrainOn::all : TrainOn::last),
-          max_length_(max_length) {}
+          max_length_(max_length) {
+        (void)chat.end_tokens();  // no fault of a line
+    }
 
     std::vector<Sequence> make(const Json& json, std::string& form) const {
         const TrainingRow row = reader_.training(json);

@@ -206,11 +206,12 @@ std::map<std::string, std::string> other_files(const Output& out, const ModelCon
     const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
     if (has("config.json") && !out.same_files && (out.fresh || out.drops_fp8 || out.all))
         made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
+    // A tokenizer that was named by its path has left its own files, which say more.
     if (out.fresh)
         for (auto& [name, text] : new_folder_files(model, tokenizer, out.all.value_or(DType::f32),
                                                    {.config = !has("config.json"),
                                                     .tokenizer = !has("tokenizer.json")}))
-            made[name] = std::move(text);
+            if (!has(name.c_str())) made[name] = std::move(text);
     if (!out.same_files && out.files.size() > 1) made[kIndex] = safetensors_index(out.files);
     for (const std::string& name : names)
         if (!made.contains(name) && (name != kIndex || out.same_files))

@@ -173,7 +173,8 @@ std::vector<std::string> describe_policy_text(const Deck& deck, const TokenizerF
                                               const Tokenizer& tokenizer, const ChatTemplate& chat) {
     std::vector<std::string> lines;
     std::vector<std::string> ends;
-    for (const TokenId id : chat.end_tokens())
+    if (!chat.can_end()) ends.push_back("no token that is known");
+    for (const TokenId id : chat.can_end() ? chat.end_tokens() : std::vector<TokenId>{})
         ends.push_back(fmt::format("{} ({})", id < tokenizer.vocab_size() ? tokenizer.decode({&id, 1}) : "?",
                                    id));
     lines.push_back(fmt::format("tokenizer {} of {} tokens{}{}; chat template {}; responses end with {}",

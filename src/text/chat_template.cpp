@@ -222,7 +222,7 @@ class ChatTemplate::Writer {
         else
             pending_ += text;
         flush(trained);
-        token(chat_.ends_.front(), trained);
+        token(chat_.end_tokens().front(), trained);
     }
     RenderedChat take() {
         flush(false);
@@ -292,11 +292,7 @@ ChatTemplate::ChatTemplate(const std::string& name, const Tokenizer& tokenizer, 
                        "policy.thinking = false: of the chat templates only qwen3 has a form for it, "
                        "policy.template is {}", name);
     const TokenId end = form_->end.empty() ? tokenizer.eos() : tokenizer.special(form_->end);
-    require<DeckError>(end >= 0,
-                       "chat template '{}' ends responses with the tokenizer's end token, and '{}' names "
-                       "none; a generation_config.json with eos_token_id beside the tokenizer does",
-                       name, tokenizer.identity());
-    ends_.push_back(end);
+    if (end >= 0) ends_.push_back(end);
     for (const TokenId id : tokenizer.eos_ids())
         if (id != end) ends_.push_back(id);
     std::vector<string_view> controls(kResponseTags.begin(), kResponseTags.end());
@@ -417,6 +413,14 @@ std::vector<TokenId> ChatTemplate::render_response(const std::string& response) 
     Writer writer(*this);
     writer.response(as_response(response), true);
     return writer.take().tokens;
+}
+
+const std::vector<TokenId>& ChatTemplate::end_tokens() const {
+    require<DeckError>(can_end(),
+                       "chat template '{}' ends responses with the tokenizer's end token, and '{}' names "
+                       "none; eos_token_id in a generation_config.json beside tokenizer.json names it",
+                       name_, tokenizer_.identity());
+    return ends_;
 }
 
 std::string ChatTemplate::response_text(std::span<const TokenId> tokens) const {

@@ -322,7 +322,8 @@ BOOST_AUTO_TEST_CASE(end_tokens_are_the_templates_and_the_folders) {
     // A base model has no turns: its end token is the tokenizer's first.
     BOOST_TEST((ChatTemplate("r1-zero", q).end_tokens() == std::vector<TokenId>{258, 256}));
     const Named endless({"<end>"}, {});
-    BOOST_CHECK_EXCEPTION(ChatTemplate("plain", endless), DeckError,
+    BOOST_TEST(!ChatTemplate("plain", endless).can_end());
+    BOOST_CHECK_EXCEPTION(ChatTemplate("plain", endless).end_tokens(), DeckError,
                           [](const Error& e) { return says(e, {"end token", "eos_token_id"}); });
     // A template with its own end needs none of the tokenizer.
     const Named im({"<|im_start|>", "<|im_end|>"}, {});

@@ -80,8 +80,11 @@ class ChatTemplate {
     std::string response_text(std::span<const TokenId> tokens) const;
 
     const std::string& name() const { return name_; }
+    /// Whether a token is known that ends a response.
+    bool can_end() const { return !ends_.empty(); }
     /// Every token that ends a response: the template's own, which is trained, and the tokenizer's.
-    const std::vector<TokenId>& end_tokens() const { return ends_; }
+    /// Throws DeckError where there is none.
+    const std::vector<TokenId>& end_tokens() const;
 
     struct Form;  // a row of the table of templates
 
