@@ -267,11 +267,18 @@ void on_root(Run& run, Work&& work) {
     require<DataError>(problem.empty(), "{}", problem);
 }
 
+/// Stands in a folder while it is being made.
+constexpr const char* kMark = ".gradus-export";
+
 /// The folder with its small files, and the weight files with room for what is to come.
 void create_files(const Output& out, const std::map<std::string, std::string>& others,
                   const std::string& temporary) {
+    require<DataError>(!fs::exists(temporary) || fs::exists(temporary + "/" + kMark) || fs::is_empty(temporary),
+                       "{} is in the way, and no unfinished export: remove it, or choose another export.path",
+                       temporary);
     fs::remove_all(temporary);
     fs::create_directories(temporary);
+    write_file_atomically(temporary + "/" + kMark, "");
     for (const auto& [name, text] : others) write_file_atomically(temporary + "/" + name, text);
     for (const SafetensorsShard& file : out.files)
         SafetensorsWriter(temporary + "/" + file.file, file.header, file.data_bytes(), true).close();
@@ -342,6 +349,7 @@ ExitCode run_export(Run& run) {
     }
     on_root(run, [&] {
         write_unused(out, carried, temporary);
+        fs::remove(temporary + "/" + kMark);
         publish(temporary, path);
     });
     std::int64_t bytes = 0, tensors = 0;

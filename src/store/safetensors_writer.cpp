@@ -28,12 +28,11 @@ void write_at(int descriptor, const std::string& path, const void* data, std::in
 }
 
 /// Room on the disk before the work, not in its middle. Where a file system cannot reserve, the
-/// writes will tell.
+/// writes will tell. (posix_fallocate would write every block there.)
 void reserve(int descriptor, const std::string& path, std::int64_t bytes) {
-    const int error = ::posix_fallocate(descriptor, 0, bytes);
-    require<DataError>(error == 0 || error == EOPNOTSUPP || error == EINVAL,
-                       "cannot write {}: {} bytes: {}", path, bytes, std::strerror(error));
-    require<DataError>(error == 0 || ::ftruncate(descriptor, bytes) == 0, "cannot write {}: {}", path,
+    if (::fallocate(descriptor, 0, 0, bytes) == 0) return;
+    const bool unknown = errno == EOPNOTSUPP || errno == ENOSYS;
+    require<DataError>(unknown && ::ftruncate(descriptor, bytes) == 0, "cannot write {} of {} bytes: {}", path, bytes,
                        std::strerror(errno));
 }
 

@@ -82,6 +82,11 @@ run 1 export.in model.from=in/made_mixed.1 export.path=made/tied run.dir=out/oth
 is "a folder that is there: exit code" "$rc" 3
 has "a folder that is there" "$out" "there is something already"
 holds "a folder that is there stays" test -s made/tied/model.safetensors
+mkdir in_the_way.tmp
+echo mine >in_the_way.tmp/file
+export_run 2 in/made_mixed.1 in_the_way
+is "a folder where the unfinished one belongs: exit code" "$rc" 3
+is "a folder where the unfinished one belongs stays" "$(cat in_the_way.tmp/file)" mine
 # An import that was cut off: what it left is not taken for a checkpoint.
 mkdir -p in/cut/chk0000000.tmp
 echo half >in/cut/chk0000000.tmp/shard_00000.h5
