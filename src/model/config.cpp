@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <utility>
 
 #include "gradus/base/error.hpp"
@@ -101,6 +102,8 @@ class Fields {
     template <class T>
     void operator()(const char* name, T& value) const {
         require<CheckpointError>(json_.contains(name), "the model's description lacks `{}`", name);
+        if constexpr (std::is_same_v<T, std::int64_t>)
+            if (!json_.at(name).is_number_integer()) wrong(name);  // the library would cut 1.5 to 1
         try {
             json_.at(name).get_to(value);
         } catch (const Json::exception&) {

@@ -5,8 +5,10 @@
 #include <array>
 #include <set>
 #include <string_view>
+#include <type_traits>
 
 #include "gradus/base/error.hpp"
+#include "gradus/model/parameters.hpp"
 
 namespace gradus {
 namespace {
@@ -18,6 +20,23 @@ constexpr std::array kHarmless = std::to_array<std::string_view>(
      "max_window_layers", "model_type", "output_router_logits", "pad_token_id", "pretraining_tp",
      "router_aux_loss_coef", "seq_aux", "sliding_window", "torch_dtype", "transformers_version",
      "use_cache"});
+
+/// Whether a value is exactly of the type: the library would take 1.5 and true for whole numbers.
+template <class T>
+bool is_a(const Json& value) {
+    if constexpr (std::is_same_v<T, bool>) {
+        return value.is_boolean();
+    } else if constexpr (std::is_integral_v<T>) {
+        return value.is_number_integer();
+    } else if constexpr (std::is_floating_point_v<T>) {
+        return value.is_number();
+    } else if constexpr (std::is_same_v<T, std::string>) {
+        return value.is_string();
+    } else {
+        return value.is_array() &&
+               std::all_of(value.begin(), value.end(), is_a<typename T::value_type>);
+    }
+}
 
 /// Reads keys of one object, notes which were asked for and collects what is wrong.
 class Keys {
@@ -37,11 +56,11 @@ class Keys {
     template <class T>
     void optional(const char* key, T& value) {
         if (!has(key)) return;
-        try {
-            value = at(key).get<T>();
-        } catch (const Json::exception&) {
-            problem(fmt::format("{}{} = {} is of the wrong type", prefix_, key, shown(json_.at(key))));
-        }
+        const Json& found = at(key);
+        if (is_a<T>(found))
+            value = found.get<T>();
+        else
+            problem(fmt::format("{}{} = {} is of the wrong type", prefix_, key, shown(found)));
     }
     template <class T>
     void needed(const char* key, T& value) {
@@ -65,6 +84,12 @@ class Keys {
         if (got != value)
             problem(fmt::format("{}{} = {} is not supported; known: {}", prefix_, key,
                                 shown(json_.at(key)), Json(value).dump()));
+    }
+    /// A number above zero where it is there.
+    void positive(const char* key, double& value) {
+        optional(key, value);
+        if (has(key) && !(value > 0))
+            problem(fmt::format("{}{} = {} is out of range", prefix_, key, shown(json_.at(key))));
     }
     void problem(const std::string& line) { problems_ += "\n  " + line; }
     /// What was not asked for is unknown, but for the harmless and the ignored.
@@ -110,8 +135,8 @@ void read_rope_object(Keys& keys, ModelConfig& c) {
         keys.needed("high_freq_factor", r.high_freq_factor);
     } else if (type == "yarn") {
         r.scaling = RopeScaling::yarn;
-        keys.optional("beta_fast", r.beta_fast);
-        keys.optional("beta_slow", r.beta_slow);
+        keys.positive("beta_fast", r.beta_fast);
+        keys.positive("beta_slow", r.beta_slow);
         keys.optional("mscale", r.mscale);
         keys.optional("mscale_all_dim", r.mscale_all_dim);
         keys.optional("attention_factor", r.attention_factor);
@@ -122,11 +147,12 @@ void read_rope_object(Keys& keys, ModelConfig& c) {
         return;
     }
     keys.needed("factor", r.factor);
+    keys.positive("factor", r.factor);
     if (r.scaling == RopeScaling::linear) return;
     r.original_positions = c.max_positions;
     keys.optional_size("original_max_position_embeddings", r.original_positions, 1);
-    if (!(r.factor > 0) || r.high_freq_factor == r.low_freq_factor)
-        keys.problem("the factors of the rotary scaling are out of range");
+    if (r.high_freq_factor == r.low_freq_factor)
+        keys.problem("low_freq_factor and high_freq_factor of the rotary scaling are equal");
 }
 
 void read_rope(Keys& keys, ModelConfig& c, std::string& problems) {
@@ -155,6 +181,7 @@ void read_common(Keys& keys, ModelConfig& c) {
     keys.size("intermediate_size", c.intermediate);
     keys.size("max_position_embeddings", c.max_positions);
     keys.needed("rms_norm_eps", c.norm_eps);
+    keys.positive("rms_norm_eps", c.norm_eps);
     c.tied = false;  // what transformers takes where the key is absent
     keys.optional("tie_word_embeddings", c.tied);
     keys.only("hidden_act", std::string("silu"));
@@ -261,6 +288,19 @@ void read_quantization(Keys& keys, bool& fp8, std::string& problems) {
     fp8 = true;
 }
 
+/// Sizes that are in range each may still not be so together; counted so that nothing overflows.
+void check_parameters(const ModelConfig& c, const std::string& file) {
+    constexpr double kMost = 1e15;
+    double sum = 0;
+    for (const ParameterInfo& p : describe_parameters(c)) {
+        double elements = 1;
+        for (int i = 0; i < p.global.rank(); ++i) elements *= static_cast<double>(p.global[i]);
+        sum += elements;
+    }
+    require<DataError>(sum <= kMost, "{}: these sizes make a model of {:.3g} parameters; known: up to {:.0e}",
+                       file, sum, kMost);
+}
+
 }  // namespace
 
 HuggingFaceConfig read_hugging_face_config(const Json& config, const std::string& file,
@@ -306,6 +346,7 @@ HuggingFaceConfig read_hugging_face_config(const Json& config, const std::string
     } catch (const DeckError& e) {
         throw DataError(fmt::format("{}: {}", file, e.what()));
     }
+    check_parameters(c, file);
     return result;
 }
 

@@ -254,8 +254,9 @@ Tensor Transformer::mtp_forward(const ParameterSet& parameters, const PackedToke
 }
 
 void Transformer::mtp_backward(ParameterSet& parameters, const PackedTokens& batch, Tensor next,
-                               Tensor d_mtp_hidden, Tensor d_hidden) {
+                               Tensor d_mtp_hidden, Tensor d_hidden, double balance) {
     Impl& m = *impl_;
+    if (m.blocks.experts() != nullptr) m.blocks.experts()->set_balance(balance);
     const ModelWeights& w = m.weights(parameters);
     const bool again = m.limits.recompute == Recompute::block;
     const Tensor d_embedding = m.mtp->backward(w.mtp, w.blocks.back(), m.blocks,

@@ -190,7 +190,7 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
             model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature, d_log_prob,
                                  d_entropy, d_hidden);
         }
-        if (more) more(members, d_hidden);
+        if (more) more(members, d_hidden, balance);
         Profile::Region region(profile_, "train.backward");
         model_.backward(parameters_, micro_.packed(), d_hidden, balance);
         ops_.synchronize();
@@ -203,8 +203,8 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
     std::int64_t first_bad = kNone;
     MoreLoss more;
     if (predicts_more(update))
-        more = [&](std::span<const Sequence* const> members, Tensor d_hidden) {
-            second_sum += more_tokens(members, counts.second, d_hidden);
+        more = [&](std::span<const Sequence* const> members, Tensor d_hidden, double balance) {
+            second_sum += more_tokens(members, counts.second, d_hidden, balance);
         };
     const Loss loss_of = [&](std::span<const Sequence* const> members) {
         const std::span<const float> log_prob = log_prob_.floats();
@@ -233,7 +233,7 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
 }
 
 double Trainer::more_tokens(std::span<const Sequence* const> members, double count,
-                            Tensor d_hidden) {
+                            Tensor d_hidden, double balance) {
     Profile::Region region(profile_, "train.mtp");
     const std::int64_t n = micro_.tokens();
     const Tensor log_prob = log_prob_.as({n}), d_log_prob = d_log_prob_.as({n});
@@ -256,7 +256,7 @@ double Trainer::more_tokens(std::span<const Sequence* const> members, double cou
     }
     model_.head_backward(parameters_, out, micro_.second_targets(), 1.0f, d_log_prob, d_entropy,
                          d_out);
-    model_.mtp_backward(parameters_, micro_.packed(), micro_.next(), d_out, d_hidden);
+    model_.mtp_backward(parameters_, micro_.packed(), micro_.next(), d_out, d_hidden, balance);
     ops_.synchronize();
     return sum;
 }

@@ -120,18 +120,89 @@ BOOST_AUTO_TEST_CASE(description_and_back) {
     BOOST_TEST(json.size() == 13u);
 }
 
+/// No field at its default.
+ModelConfig unusual_config() {
+    return {.vocab_size = 101, .hidden = 102, .layers = 3, .heads = 4, .kv_heads = 2, .head_dim = 105,
+            .intermediate = 106, .max_positions = 107, .rope_theta = 108.5, .norm_eps = 0.125,
+            .qkv_bias = true, .qk_norm = true, .tied = false, .rope_interleaved = true,
+            .rope = {.scaling = RopeScaling::yarn, .factor = 2.5, .original_positions = 110,
+                     .low_freq_factor = 1.5, .high_freq_factor = 4.5, .beta_fast = 33.5,
+                     .beta_slow = 1.25, .mscale = 0.7, .mscale_all_dim = 0.8,
+                     .attention_factor = 1.1, .truncate = false},
+            .latent = {.q_rank = 111, .kv_rank = 112, .nope_dim = 113, .rope_dim = 114, .value_dim = 115},
+            .moe = {.experts = 116, .per_token = 117, .intermediate = 118, .shared = 119,
+                    .dense_layers = {0, 2}, .score = RouterScore::sigmoid, .bias = true,
+                    .normalize = true, .scale = 2.5, .groups = 120, .top_groups = 121,
+                    .group_best = 122},
+            .mtp_layers = 1};
+}
+
+BOOST_AUTO_TEST_CASE(description_and_back_of_every_field) {
+    const ModelConfig c = unusual_config();
+    BOOST_CHECK(ModelConfig::from_json(Json::parse(c.to_json().dump())) == c);
+    for (const auto scaling : {RopeScaling::none, RopeScaling::linear, RopeScaling::llama3}) {
+        ModelConfig other = c;
+        other.rope.scaling = scaling;
+        BOOST_CHECK(ModelConfig::from_json(Json::parse(other.to_json().dump())) == other);
+        BOOST_CHECK(!(other == c));
+    }
+}
+
 BOOST_AUTO_TEST_CASE(a_description_that_lacks_a_field_is_refused) {
-    const Json whole = full_config().to_json();
+    const Json whole = full_config().to_json(), unusual = unusual_config().to_json();
+    const auto refuses = [](const Json& json, const std::string& name) {
+        BOOST_CHECK_EXCEPTION(ModelConfig::from_json(json), CheckpointError, [&](const CheckpointError& e) {
+            return says(e.what(), "`" + name + "`");
+        });
+    };
     for (const auto& [name, value] : whole.items()) {
-        const std::string quoted = "`" + name + "`";
-        const auto names_it = [&](const CheckpointError& e) { return says(e.what(), quoted); };
         Json json = whole;
         json.erase(name);
-        BOOST_CHECK_EXCEPTION(ModelConfig::from_json(json), CheckpointError, names_it);
-        json = whole;
+        refuses(json, name);
         json[name] = "many";
-        BOOST_CHECK_EXCEPTION(ModelConfig::from_json(json), CheckpointError, names_it);
+        refuses(json, name);
     }
+    for (const char* part : {"rope", "latent", "moe"})
+        for (const auto& [name, value] : unusual.at(part).items()) {
+            Json json = unusual;
+            json[part].erase(name);
+            refuses(json, name);
+            json[part][name] = "many";
+            refuses(json, name);
+            if (!value.is_number_integer()) continue;
+            json[part][name] = 1.5;  // no silent rounding of a size
+            refuses(json, name);
+        }
+}
+
+BOOST_AUTO_TEST_CASE(experts_that_do_not_fit_are_named) {
+    const auto bad = [](auto change) {
+        ModelConfig c = test::deepseek_config();
+        change(c.moe);
+        return complaint(c);
+    };
+    BOOST_TEST(complaint(test::deepseek_config(), 4) == "");
+    using M = MixtureOfExperts;
+    for (const std::int64_t n : {0, -1, 9})
+        BOOST_TEST(says(bad([&](M& m) { m.per_token = n; }), "model.moe.per_token"));
+    BOOST_TEST(says(bad([](M& m) { m.groups = 3; }), "model.moe.groups = 3"));
+    BOOST_TEST(says(bad([](M& m) { m.groups = 0; }), "model.moe.groups = 0"));
+    BOOST_TEST(says(bad([](M& m) { m.top_groups = 5; }), "groups"));
+    BOOST_TEST(says(bad([](M& m) { m.per_token = 5; }), "5 experts a token"));  // 2 groups of 2
+    BOOST_TEST(says(bad([](M& m) { m.group_best = 3; }), "model.moe.group_best = 3"));
+    BOOST_TEST(says(bad([](M& m) { m.intermediate = 0; }), "model.moe.intermediate = 0"));
+    BOOST_TEST(says(bad([](M& m) { m.dense_layers = {1, 0}; }), "dense_layers"));
+    const auto over = [](const ModelConfig& c, int experts) -> std::string {
+        try {
+            c.check(1, experts);
+            return "";
+        } catch (const DeckError& error) {
+            return error.what();
+        }
+    };
+    for (const int n : {1, 2, 4, 8}) BOOST_TEST(over(test::deepseek_config(), n) == "");
+    BOOST_TEST(says(over(test::deepseek_config(), 3), "grid.expert = 3"));
+    BOOST_TEST(says(over(full_config(), 2), "grid.expert = 2"));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

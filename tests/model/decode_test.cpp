@@ -92,19 +92,21 @@ BOOST_AUTO_TEST_CASE(step_by_step_is_the_forward_pass) {
 
 BOOST_AUTO_TEST_CASE(a_row_does_not_depend_on_its_company) {
     const Grid grid = Grid::planned(1, 1);
-    const ModelConfig c = test::full_config();
-    Ready on(c, grid);
-    const auto sequences = test::random_sequences(c, {7, 7, 7, 7});
-    // Sequence 0 is decoded among four, then alone, from its first token on.
-    test::Pages together(c, 1, 4, kPageSize, kMaxPages), alone(c, 1, 4, kPageSize, kMaxPages);
-    for (std::size_t t = 0; t < 7; ++t) {
-        const auto length = static_cast<std::int32_t>(t) + 1;
-        Tokens tokens;
-        for (const Tokens& sequence : sequences) tokens.push_back(sequence[t]);
-        const Floats among =
-            row(test::decode_step(on, together, tokens, {length, length, length, length}), 0);
-        const Floats single = row(test::decode_step(on, alone, {tokens[0]}, {length}), 0);
-        BOOST_TEST(test::max_error(among, single) < 2e-6);
+    for (const ModelConfig& c :
+         {test::full_config(), test::latent_config(), test::deepseek_config(), test::qwen_moe_config()}) {
+        Ready on(c, grid);
+        const auto sequences = test::random_sequences(c, {7, 7, 7, 7});
+        // Sequence 0 is decoded among four, then alone, from its first token on.
+        test::Pages together(c, 1, 4, kPageSize, kMaxPages), alone(c, 1, 4, kPageSize, kMaxPages);
+        for (std::size_t t = 0; t < 7; ++t) {
+            const auto length = static_cast<std::int32_t>(t) + 1;
+            Tokens tokens;
+            for (const Tokens& sequence : sequences) tokens.push_back(sequence[t]);
+            const Floats among =
+                row(test::decode_step(on, together, tokens, {length, length, length, length}), 0);
+            const Floats single = row(test::decode_step(on, alone, {tokens[0]}, {length}), 0);
+            BOOST_TEST(test::max_error(among, single) < 2e-6);
+        }
     }
 }
 

@@ -17,8 +17,10 @@ using test::Tokens;
 
 constexpr float kInvTemperature = 1 / 0.7f;
 
-/// Three losses: of the hidden states, of the log-probs, of the entropies; random factors each.
-enum Loss { of_hidden, of_log_prob, of_entropy, kLosses };
+/// Losses: of the hidden states, of the log-probs, of the entropies, of the hidden states of the
+/// multi-token prediction module; random factors each. And the routers' balance.
+enum Loss { of_hidden, of_log_prob, of_entropy, of_second, of_balance, kLosses };
+constexpr double kBalance = 0.7;
 
 struct Problem {
     explicit Problem(const ModelConfig& c)
@@ -26,30 +28,41 @@ struct Problem {
           packed(sequences),
           hidden_factor(test::uniforms(1, packed.rows() * c.hidden)),
           log_prob_factor(test::uniforms(2, packed.rows())),
-          entropy_factor(test::uniforms(3, packed.rows())) {
+          entropy_factor(test::uniforms(3, packed.rows())),
+          second_factor(test::uniforms(4, packed.rows() * c.hidden)),
+          mtp(c.mtp_layers > 0) {
+        for (std::int64_t i = 0; i < packed.rows(); ++i)  // -1 at an end, as the targets of the head
+            next.push_back(packed.targets().i32()[i]);
         for (std::int64_t t = 0; t < packed.rows(); ++t)  // no log-prob without a target
             if (packed.targets().i32()[t] < 0) log_prob_factor[static_cast<std::size_t>(t)] = 0;
     }
     std::vector<Tokens> sequences;
     Packed packed;
-    Floats hidden_factor, log_prob_factor, entropy_factor;
+    Floats hidden_factor, log_prob_factor, entropy_factor, second_factor;
+    std::vector<std::int32_t> next;
+    bool mtp;
 };
 
 std::array<double, kLosses> losses(const ReferenceModel& model, Problem& problem) {
     std::array<double, kLosses> sums{};
-    std::size_t row = 0, element = 0;
-    for (const Tokens& sequence : problem.sequences)
-        for (const test::Row& hidden : model.hidden(sequence)) {
+    std::size_t row = 0, element = 0, second = 0;
+    for (const Tokens& sequence : problem.sequences) {
+        const ReferenceModel::Pass pass = model.run(sequence, problem.mtp);
+        sums[of_balance] += kBalance * pass.balance;
+        for (const test::Row& hidden : pass.second)
+            for (const double x : hidden) sums[of_second] += x * problem.second_factor[second++];
+        for (const test::Row& hidden : pass.hidden) {
             for (const double x : hidden) sums[of_hidden] += x * problem.hidden_factor[element++];
             const TokenId target = problem.packed.targets().i32()[row];
             const auto [log_prob, entropy] = model.score(hidden, target, kInvTemperature);
             sums[of_log_prob] += log_prob * problem.log_prob_factor[row];
             sums[of_entropy] += entropy * problem.entropy_factor[row++];
         }
+    }
     return sums;
 }
 
-/// Central differences by every weight of `name`, for the three losses.
+/// Central differences by every weight of `name`, for all losses.
 std::array<Floats, kLosses> differences(ReferenceModel& model, Problem& problem,
                                         const std::string& name) {
     constexpr double kStep = 1e-5;
@@ -69,38 +82,61 @@ std::array<Floats, kLosses> differences(ReferenceModel& model, Problem& problem,
     return out;
 }
 
-void add_gradients_of(Loss loss, Instance& on, Problem& problem) {
-    Packed& packed = problem.packed;
-    const std::int64_t rows = packed.rows();
-    if (loss == of_hidden) {
-        on.model.forward(on.parameters, packed.batch(), true);
-        Floats d_hidden = problem.hidden_factor;
-        on.model.backward(on.parameters, packed.batch(),
-                          test::view(d_hidden, {rows, on.model.config().hidden}));
-        return;
-    }
-    const Floats zero(static_cast<std::size_t>(rows));
-    test::add_gradients(on, packed,
-                        {.d_log_prob = loss == of_log_prob ? problem.log_prob_factor : zero,
-                         .d_entropy = loss == of_entropy ? problem.entropy_factor : zero,
-                         .inv_temperature = kInvTemperature});
+/// The module's two passes, given the gradient of its hidden states; `d_hidden` +=.
+void second_passes(Instance& on, Problem& problem, Floats d_second, Floats& d_hidden, double balance) {
+    const Shape shape{problem.packed.rows(), on.model.config().hidden};
+    const Tensor next = test::view(problem.next);
+    on.model.mtp_forward(on.parameters, problem.packed.batch(), next);
+    on.model.mtp_backward(on.parameters, problem.packed.batch(), next, test::view(d_second, shape),
+                          test::view(d_hidden, shape), balance);
 }
 
-void check_gradients(const ModelConfig& config) {
+void add_gradients_of(Loss loss, Instance& on, Problem& problem) {
+    Packed& packed = problem.packed;
+    const std::int64_t rows = packed.rows(), width = on.model.config().hidden;
+    const Floats zero(static_cast<std::size_t>(rows)), zeros(static_cast<std::size_t>(rows * width));
+    if (loss == of_log_prob || loss == of_entropy) {
+        test::add_gradients(on, packed,
+                            {.d_log_prob = loss == of_log_prob ? problem.log_prob_factor : zero,
+                             .d_entropy = loss == of_entropy ? problem.entropy_factor : zero,
+                             .inv_temperature = kInvTemperature});
+        return;
+    }
+    const double balance = loss == of_balance ? kBalance : 0;
+    Floats d_hidden = loss == of_hidden ? problem.hidden_factor : zeros;
+    on.model.forward(on.parameters, packed.batch(), true);
+    if (problem.mtp)
+        second_passes(on, problem, loss == of_second ? problem.second_factor : zeros, d_hidden, balance);
+    on.model.backward(on.parameters, packed.batch(), test::view(d_hidden, {rows, width}), balance);
+}
+
+void check_gradients(const ModelConfig& config, Recompute recompute = Recompute::none) {
     const Grid grid = Grid::planned(1, 1);
     Problem problem(config);
     std::map<std::string, std::array<Floats, kLosses>> got;
     Instance on(config, grid,
-                {.max_tokens = problem.packed.rows(), .max_length = 7, .head_chunk = 5});
+                {.max_tokens = problem.packed.rows(),
+                 .max_length = 7,
+                 .mtp = problem.mtp,
+                 .recompute = recompute,
+                 .head_chunk = 5});
     test::randomize(on.parameters);
     for (int loss = 0; loss < kLosses; ++loss) {
         on.ops->fill(on.parameters.flat_grads(), 0);
         add_gradients_of(static_cast<Loss>(loss), on, problem);
         for (const Parameter& p : on.parameters.all())
-            got[p.name][static_cast<std::size_t>(loss)] = test::copy_of(p.grad);
+            if (p.grad) got[p.name][static_cast<std::size_t>(loss)] = test::copy_of(p.grad);
+        if (loss == of_balance && config.moe.experts > 0) {
+            ReferenceModel reference(config, on.parameters);
+            const double wanted = losses(reference, problem)[of_balance];
+            BOOST_TEST(on.model.take_balance_loss() == wanted, boost::test_tools::tolerance(1e-5));
+            BOOST_TEST(on.model.take_balance_loss() == 0);
+        }
     }
     ReferenceModel reference(config, on.parameters);
     for (const Parameter& p : on.parameters.all()) {
+        BOOST_REQUIRE(static_cast<bool>(p.grad) != p.name.ends_with("e_score_correction_bias"));
+        if (!p.grad) continue;  // the choice moves by it in steps only
         const auto wanted = differences(reference, problem, p.name);
         for (std::size_t loss = 0; loss < kLosses; ++loss) {
             const double error = test::norm_error(got.at(p.name)[loss], wanted[loss]);
@@ -124,6 +160,18 @@ BOOST_AUTO_TEST_CASE(with_biases_and_no_norms) {
     c.layers = 1;
     c.qk_norm = false;
     check_gradients(c);
+}
+
+BOOST_AUTO_TEST_CASE(of_latent_attention_and_yarn) { check_gradients(test::latent_config()); }
+
+BOOST_AUTO_TEST_CASE(of_latent_attention_experts_and_a_second_token) {
+    check_gradients(test::deepseek_config());
+}
+
+BOOST_AUTO_TEST_CASE(of_experts_with_softmax) { check_gradients(test::qwen_moe_config()); }
+
+BOOST_AUTO_TEST_CASE(of_experts_scaled_and_a_second_token_with_blocks_computed_again) {
+    check_gradients(test::mixed_moe_config(), Recompute::block);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

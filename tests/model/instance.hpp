@@ -36,7 +36,7 @@ struct Instance {
                             .max_length = limits.max_length,
                             .max_head_dim = config.rope_dim()},
                            arena)),
-          parameters(config, grid, arena, limits.train, "policy"),
+          parameters(config, grid, arena, limits.train, "policy", limits.mtp),
           model(config, grid, *ops, arena, limits) {}
 
     std::unique_ptr<Device> device;

@@ -38,8 +38,86 @@ inline ModelConfig plain_config() {
             .tied = true};
 }
 
+/// Latent attention with both low-rank products, pairs side by side, YaRN with each of its factors.
+inline ModelConfig latent_config() {
+    ModelConfig c = full_config();
+    c.qkv_bias = c.qk_norm = false;
+    c.kv_heads = c.heads;
+    c.latent = {.q_rank = 6, .kv_rank = 7, .nope_dim = 5, .rope_dim = 6, .value_dim = 3};
+    c.head_dim = 11;
+    c.rope_interleaved = true;
+    // Pairs 0, 1, 2 keep all, 2/3 and 1/3 of their frequency.
+    c.rope = {.scaling = RopeScaling::yarn,
+              .factor = 4,
+              .original_positions = 16,
+              .beta_fast = 2,
+              .beta_slow = 0.1,
+              .mscale = 1,
+              .mscale_all_dim = 0.7};
+    return c;
+}
+
+/// Latent attention without the queries' low rank; a dense layer, then experts as DeepSeek-V3's:
+/// sigmoid, correction bias, groups, a shared expert; a module of multi-token prediction.
+inline ModelConfig deepseek_config() {
+    ModelConfig c = latent_config();
+    c.latent.q_rank = 0;
+    c.rope = {};
+    c.moe = {.experts = 8,
+             .per_token = 3,
+             .intermediate = 8,
+             .shared = 1,
+             .dense_layers = {0},
+             .score = RouterScore::sigmoid,
+             .bias = true,
+             .normalize = true,
+             .scale = 1.5,
+             .groups = 4,
+             .top_groups = 2,
+             .group_best = 2};
+    c.mtp_layers = 1;
+    return c;
+}
+
+/// Experts in every layer as Qwen3's: softmax, weights that sum to one, nothing shared.
+inline ModelConfig qwen_moe_config() {
+    ModelConfig c = full_config();
+    c.qkv_bias = false;
+    c.tied = true;
+    c.moe = {.experts = 4, .per_token = 2, .intermediate = 12, .normalize = true};
+    return c;
+}
+
+/// The rest: plain attention with Llama 3's rotary scaling; softmax weights that are scaled and not
+/// normalised, one group's best expert decides, two shared experts, the last layer dense; multi-token
+/// prediction with the head tied.
+inline ModelConfig mixed_moe_config() {
+    ModelConfig c = full_config();
+    c.qk_norm = false;
+    c.tied = true;
+    c.rope = {.scaling = RopeScaling::llama3,
+              .factor = 8,
+              .original_positions = 40,
+              .low_freq_factor = 1,
+              .high_freq_factor = 4};
+    c.moe = {.experts = 6,
+             .per_token = 2,
+             .intermediate = 4,
+             .shared = 2,
+             .dense_layers = {1},
+             .scale = 2,
+             .groups = 3,
+             .top_groups = 2};
+    c.mtp_layers = 1;
+    return c;
+}
+
+inline std::vector<ModelConfig> expert_configs() {
+    return {deepseek_config(), qwen_moe_config(), mixed_moe_config()};
+}
+
 inline std::vector<ModelConfig> small_configs() {
-    std::vector<ModelConfig> all{full_config(), plain_config()};
+    std::vector<ModelConfig> all{full_config(), plain_config(), latent_config()};
     ModelConfig mixed = full_config();
     mixed.qk_norm = false;
     mixed.tied = true;
@@ -47,6 +125,7 @@ inline std::vector<ModelConfig> small_configs() {
     mixed.qk_norm = true;
     mixed.qkv_bias = false;
     all.push_back(mixed);
+    for (const ModelConfig& c : expert_configs()) all.push_back(c);
     return all;
 }
 

@@ -3,8 +3,10 @@
 
 #include <boost/test/unit_test.hpp>
 #include <cstring>
+#include <map>
 #include <set>
 
+#include "../mpi_fixture.hpp"
 #include "reference_model.hpp"
 #include "small_models.hpp"
 
@@ -22,8 +24,11 @@ constexpr double kRounding = 1e-5;
 const std::vector<std::int64_t> kLengths{5, 1, 11, 3};
 constexpr std::int64_t kTokens = 20, kLongest = 11;
 
+using test::Mpi;
+BOOST_TEST_GLOBAL_FIXTURE(Mpi);  // the routers' loads are summed over ranks
+
 const Grid& one_rank() {
-    static const Grid grid = Grid::planned(1, 1);
+    static const Grid grid(MPI_COMM_SELF, 1);
     return grid;
 }
 
@@ -52,6 +57,28 @@ test::ScoreGradients random_loss(Packed& packed) {
 Floats gradients(Instance& on, Packed& packed) {
     on.ops->fill(on.parameters.flat_grads(), 0);
     test::add_gradients(on, packed, random_loss(packed));
+    return test::copy_of(on.parameters.flat_grads());
+}
+
+/// The token after each row's, -1 at an end.
+std::vector<std::int32_t> next_of(Packed& packed) {
+    const std::int32_t* next = packed.targets().i32();
+    return {next, next + packed.rows()};
+}
+
+/// Of the hidden states, of the second token and of the routers' balance, all at once.
+Floats all_gradients(Instance& on, Packed& packed) {
+    const Shape shape{packed.rows(), on.model.config().hidden};
+    Floats d_hidden = test::uniforms(5, shape.elements()), d_second = test::uniforms(6, shape.elements());
+    auto next = next_of(packed);
+    on.ops->fill(on.parameters.flat_grads(), 0);
+    on.model.forward(on.parameters, packed.batch(), true);
+    if (on.model.config().mtp_layers > 0) {
+        on.model.mtp_forward(on.parameters, packed.batch(), test::view(next));
+        on.model.mtp_backward(on.parameters, packed.batch(), test::view(next),
+                              test::view(d_second, shape), test::view(d_hidden, shape), 0.3);
+    }
+    on.model.backward(on.parameters, packed.batch(), test::view(d_hidden, shape), 0.3);
     return test::copy_of(on.parameters.flat_grads());
 }
 
@@ -119,41 +146,125 @@ BOOST_AUTO_TEST_CASE(a_packed_batch_is_its_sequences_alone) {
         BOOST_TEST(test::max_error(d_hidden, d_hidden_alone) < kRounding, test::describe(c));
         // Gradients of the sequences add up.
         for (const Parameter& p : together.parameters.all())
-            BOOST_TEST(test::norm_error(p.grad.floats(),
-                                        alone.parameters.at(p.name).grad.floats()) < kRounding,
-                       p.name);
+            if (p.grad)
+                BOOST_TEST(test::norm_error(p.grad.floats(),
+                                            alone.parameters.at(p.name).grad.floats()) < kRounding,
+                           p.name);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_of_the_second_token_are_those_of_float64) {
+    for (const ModelConfig& c : {test::deepseek_config(), test::mixed_moe_config()}) {
+        Ready on(c, {.max_tokens = kTokens, .max_length = kLongest, .mtp = true});
+        const auto sequences = test::random_sequences(c, kLengths);
+        Packed packed(sequences);
+        const ReferenceModel reference(c, on.parameters);
+        Floats wanted;
+        double balance = 0;
+        for (const Tokens& sequence : sequences) {
+            const auto pass = reference.run(sequence, true);
+            for (const test::Row& row : pass.second) wanted.insert(wanted.end(), row.begin(), row.end());
+            balance += pass.balance;
+        }
+        auto next = next_of(packed);
+        const Floats hidden = test::copy_of(on.model.forward(on.parameters, packed.batch(), true));
+        const Tensor got = on.model.mtp_forward(on.parameters, packed.batch(), test::view(next));
+        BOOST_TEST(test::max_error(test::copy_of(got), wanted) < kRounding, test::describe(c));
+        // A model whose module is not trained computes the same hidden states.
+        Ready without(c);
+        BOOST_CHECK(same_bits(
+            test::copy_of(without.model.forward(without.parameters, packed.batch(), true)), hidden));
+        all_gradients(on, packed);
+        BOOST_TEST(on.model.take_balance_loss() == 0.3 * balance, boost::test_tools::tolerance(1e-5));
+        BOOST_CHECK_THROW(without.model.mtp_forward(without.parameters, packed.batch(), test::view(next)),
+                          InternalError);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(routers_are_moved_towards_even_loads) {
+    constexpr float kRate = 0.01f;
+    for (const ModelConfig& c : test::expert_configs()) {
+        Ready on(c, {.max_tokens = kTokens, .max_length = kLongest, .mtp = c.mtp_layers > 0});
+        const ReferenceModel reference(c, on.parameters);
+        const std::map<std::string, test::Row> before = reference.weights;
+        const auto sequences = test::random_sequences(c, kLengths);
+        Packed packed(sequences);
+        all_gradients(on, packed);
+        all_gradients(on, packed);  // loads add up: the signs are those of one pass
+        on.model.forward(on.parameters, packed.batch(), false);  // not kept: not counted
+        double worst = 0;
+        std::map<std::string, std::vector<double>> loads;
+        for (const Tokens& sequence : sequences)
+            for (const auto& [name, load] : reference.loads(sequence, c.mtp_layers > 0)) {
+                auto& sum = loads[name];
+                sum.resize(load.size());
+                for (std::size_t e = 0; e < load.size(); ++e) sum[e] += load[e];
+            }
+        const double mean = static_cast<double>(packed.rows() * c.moe.per_token) /
+                            static_cast<double>(c.moe.experts);
+        for (const auto& [name, load] : loads)
+            worst = std::max(worst, *std::max_element(load.begin(), load.end()) / mean);
+        BOOST_TEST(on.model.balance_experts(on.parameters, kRate) == worst,
+                   boost::test_tools::tolerance(1e-12));
+        for (const Parameter& p : on.parameters.all()) {
+            const bool bias = p.name.ends_with("e_score_correction_bias");
+            for (std::size_t i = 0; i < p.value.floats().size(); ++i) {
+                double wanted = before.at(p.name)[i];
+                if (bias) {
+                    const double load = loads.at(p.name.substr(0, p.name.find("mlp.")))[i];
+                    wanted += load < mean ? kRate : load > mean ? -kRate : 0;
+                }
+                BOOST_REQUIRE_SMALL(p.value.floats()[i] - wanted, 1e-7);
+            }
+        }
+        BOOST_TEST(on.model.balance_experts(on.parameters, kRate) == 0);  // counted anew
     }
 }
 
 BOOST_AUTO_TEST_CASE(computing_blocks_again_changes_memory_and_no_bit) {
     for (const ModelConfig& c : small_configs()) {
-        Ready keep(c), again(c, {.max_tokens = kTokens, .max_length = kLongest,
-                                 .recompute = Recompute::block});
+        Transformer::Limits limits{.max_tokens = kTokens, .max_length = kLongest, .mtp = c.mtp_layers > 0};
+        Ready keep(c, limits);
+        limits.recompute = Recompute::block;
+        Ready again(c, limits);
         Packed packed(test::random_sequences(c, kLengths));
         BOOST_CHECK(same_bits(gradients(keep, packed), gradients(again, packed)));
+        BOOST_CHECK(same_bits(all_gradients(keep, packed), all_gradients(again, packed)));
+        BOOST_TEST(keep.model.take_balance_loss() == again.model.take_balance_loss());
         BOOST_TEST(again.arena.bytes() < keep.arena.bytes());
+        BOOST_TEST(keep.model.balance_experts(keep.parameters, 0.1) ==
+                   again.model.balance_experts(again.parameters, 0.1));
+        BOOST_CHECK(same_bits(test::copy_of(keep.parameters.flat_values()),
+                              test::copy_of(again.parameters.flat_values())));
     }
 }
 
 BOOST_AUTO_TEST_CASE(what_ran_before_leaves_no_trace) {
     for (const ModelConfig& c : small_configs())
         for (const Recompute recompute : {Recompute::none, Recompute::block}) {
-            const Transformer::Limits limits{
-                .max_tokens = kTokens, .max_length = kLongest, .recompute = recompute};
+            const Transformer::Limits limits{.max_tokens = kTokens, .max_length = kLongest,
+                                             .mtp = c.mtp_layers > 0, .recompute = recompute};
             Ready used(c, limits), fresh(c, limits);
             Packed large(test::random_sequences(c, kLengths)), small({test::random_tokens(c, 9, 4)});
             gradients(used, large);
+            all_gradients(used, large);
             used.model.forward(used.parameters, large.batch(), false);
+            BOOST_CHECK(same_bits(all_gradients(used, small), all_gradients(fresh, small)));
             BOOST_CHECK(same_bits(gradients(used, small), gradients(fresh, small)));
         }
 }
 
 BOOST_AUTO_TEST_CASE(a_batch_of_no_tokens_adds_nothing) {
-    Ready on(test::full_config());
-    Packed none({});
-    const Tensor hidden = on.model.forward(on.parameters, none.batch(), true);
-    BOOST_TEST(hidden.dim(0) == 0);
-    for (const float g : gradients(on, none)) BOOST_REQUIRE(g == 0);
+    for (const ModelConfig& c : small_configs()) {
+        Ready on(c, {.max_tokens = kTokens, .max_length = kLongest, .mtp = c.mtp_layers > 0});
+        Packed none({});
+        const Tensor hidden = on.model.forward(on.parameters, none.batch(), true);
+        BOOST_TEST(hidden.dim(0) == 0);
+        for (const float g : gradients(on, none)) BOOST_REQUIRE(g == 0);
+        for (const float g : all_gradients(on, none)) BOOST_REQUIRE(g == 0);
+        BOOST_TEST(on.model.take_balance_loss() == 0);
+        BOOST_TEST(on.model.balance_experts(on.parameters, 0.1) == 0);
+    }
 }
 
 BOOST_AUTO_TEST_CASE(parameter_sets_may_be_swapped_moved_and_made_anew) {

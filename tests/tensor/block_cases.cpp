@@ -43,36 +43,42 @@ OpCase rms_norm_case(std::int64_t rows, std::int64_t n, bool in_place) {
     return c;
 }
 
-/// Rotates each head as a complex number: pair (i, i + D/2) by position * theta^(-2i/D).
+/// Rotates heads as complex numbers: pair i of the `turned` numbers from form.begin on by position *
+/// theta^(-2i / turned), times form.scale; the rest of a head stays.
 OpCase rope_case(const Packed& packed, std::int64_t heads, std::int64_t d, double theta,
-                 std::int32_t shift = 0) {
+                 std::int32_t shift = 0, RotaryForm form = {}, std::int64_t turned = 0) {
+    if (turned == 0) turned = d;
     const auto tokens = packed.tokens;
-    const auto half = d / 2;
+    const auto half = turned / 2;
     auto frequencies = std::make_shared<std::vector<float>>();
     for (std::int64_t i = 0; i < half; ++i) {
         frequencies->push_back(static_cast<float>(
-            std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(d))));
+            std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(turned))));
     }
     std::vector<std::int32_t> moved;
     for (std::int64_t t = 0; t < tokens; ++t) moved.push_back(packed.positions[t] + shift);
     const Ints positions(moved);
     OpCase c;
-    c.name = fmt::format("rope T {} heads {} D {} from {}", tokens, heads, d, shift);
+    c.name = fmt::format("rope T {} heads {} D {} from {}, {} at {}{} times {}", tokens, heads, d,
+                         shift, turned, form.begin, form.interleaved ? " interleaved" : "",
+                         form.scale);
     c.in = {Shape{tokens, heads, d}};
     c.out = c.in;
     c.reference = [=](const Arrays& x) {
-        auto out = zeros(tokens * heads * d);
+        auto out = x[0];
         for (std::int64_t t = 0; t < tokens; ++t) {
             for (std::int64_t i = 0; i < half; ++i) {
                 // float32 product, as the contract's source rounds it
                 const double angle =
                     static_cast<float>(positions[t]) * (*frequencies)[static_cast<std::size_t>(i)];
                 for (std::int64_t h = 0; h < heads; ++h) {
-                    const auto first = (t * heads + h) * d + i;
-                    const double a = at(x[0], first);
-                    const double b = at(x[0], first + half);
+                    const auto head = (t * heads + h) * d + form.begin;
+                    const auto first = head + (form.interleaved ? 2 * i : i);
+                    const auto second = form.interleaved ? first + 1 : first + half;
+                    const double a = at(x[0], first) * double{form.scale};
+                    const double b = at(x[0], second) * double{form.scale};
                     at(out, first) = a * std::cos(angle) - b * std::sin(angle);
-                    at(out, first + half) = b * std::cos(angle) + a * std::sin(angle);
+                    at(out, second) = b * std::cos(angle) + a * std::sin(angle);
                 }
             }
         }
@@ -80,7 +86,8 @@ OpCase rope_case(const Packed& packed, std::int64_t heads, std::int64_t d, doubl
     };
     auto turn = [=](Ops& ops, Tensor to, Tensor from, float sign) {
         ops.copy(to, from);
-        ops.rope(to, positions.tensor(), Tensor(frequencies->data(), DType::f32, Shape{half}), {}, sign);
+        ops.rope(to, positions.tensor(), Tensor(frequencies->data(), DType::f32, Shape{half}), form,
+                 sign);
     };
     c.forward = [=](Ops& ops, Data& data) { turn(ops, data.out[0], data.in[0], 1); };
     c.backward = [=](Ops& ops, Data& data) { turn(ops, data.d_in[0], data.d_out[0], -1); };
@@ -129,7 +136,14 @@ std::vector<OpCase> block_cases() {
         rope_case(Packed({1, 80, 5}), 4, 32, 10000),
         rope_case(Packed({65, 2}), 2, 64, 1e6),
         rope_case(Packed({5}), 2, 128, 1e4, 2045),  // runs past the table of 2048 positions
+        rope_case(Packed({}), 2, 8, 10000),
+        rope_case(Packed({77}), 3, 8, 10000, 0, {.interleaved = true}),
+        rope_case(Packed({9, 4}), 2, 13, 100, 0, {.begin = 5, .scale = 1.3F}, 6),
+        rope_case(Packed({9, 4}), 2, 14, 100, 3, {.interleaved = true, .begin = 4, .scale = 0.7F}, 8),
+        rope_case(Packed({5}), 1, 2, 100, 2046, {.interleaved = true, .scale = 1.3F}),
+        rope_case(Packed({6}), 1, 20, 100, 0, {.begin = 0}, 6),  // heads wider than what turns
         rope_case(Packed({512, 512, 1024}), 4, 32, 10000),
+        rope_case(Packed({512, 512, 1024}), 16, 192, 10000, 0, {.interleaved = true, .begin = 128}, 64),
         swiglu_case(1, 1, false, 1),
         swiglu_case(77, 33, false, 1),
         swiglu_case(80, 96, true, 1),

@@ -151,6 +151,19 @@ BOOST_FIXTURE_TEST_CASE(pages_are_copied, Fixture) {
     BOOST_TEST(cache.values.rows(1, 1).f32()[16] == v.f32()[32]);  // page 1, row 1
 }
 
+BOOST_FIXTURE_TEST_CASE(pages_without_values_are_copied, Fixture) {
+    const PagedCache cache{floats({4, 3, 1, 8}), Tensor(), 3};
+    const float key = cache.keys.rows(2, 1).f32()[17];
+    ops->kv_copy_pages(cache, Ints({2, 0}).tensor(), Ints({1, 3}).tensor());
+    BOOST_TEST(cache.keys.rows(1, 1).f32()[17] == key);
+    auto k = floats({3, 1, 8});
+    const float before = cache.keys.f32()[0];
+    ops->kv_store(cache, k, Tensor(), Ints({7, -1, 4}).tensor());
+    BOOST_TEST(cache.keys.f32()[0] == before);
+    BOOST_TEST(cache.keys.rows(2, 1).f32()[8] == k.f32()[0]);   // page 2, row 1
+    BOOST_TEST(cache.keys.rows(1, 1).f32()[8] == k.f32()[16]);  // page 1, row 1
+}
+
 BOOST_FIXTURE_TEST_CASE(wrong_shapes_are_errors, Fixture) {
     auto a = floats({3, 4}), b = floats({5, 6}), c = floats({3, 6});
     BOOST_CHECK_THROW(ops->gemm(c, a, Transpose::no, b, Transpose::no, 1, 0), InternalError);

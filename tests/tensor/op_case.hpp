@@ -68,6 +68,8 @@ struct Packed {
 
 std::vector<OpCase> dense_cases();
 std::vector<OpCase> block_cases();
+std::vector<OpCase> rows_cases();
+std::vector<OpCase> expert_cases();
 std::vector<OpCase> attention_cases();
 std::vector<OpCase> decode_cases();
 std::vector<OpCase> head_cases();

@@ -35,8 +35,8 @@ Ints positions_of(const std::vector<std::int64_t>& lengths) {
 
 std::vector<OpCase> all_cases() {
     std::vector<OpCase> all;
-    for (auto part : {dense_cases, block_cases, attention_cases, decode_cases, head_cases,
-                      optim_cases}) {
+    for (auto part : {dense_cases, block_cases, rows_cases, expert_cases, attention_cases, decode_cases,
+                      head_cases, optim_cases}) {
         for (auto& c : part()) all.push_back(std::move(c));
     }
     return all;

@@ -71,9 +71,9 @@ class Transformer {
     /// that predict the token after that; valid until the next pass of the module.
     Tensor mtp_forward(const ParameterSet& parameters, const PackedTokens& batch, Tensor next);
     /// d_mtp_hidden [T, H] is overwritten; the gradient by forward()'s hidden states is added to
-    /// d_hidden. Before backward() of the same batch.
+    /// d_hidden. Before backward() of the same batch. `balance` as there, of the module's router.
     void mtp_backward(ParameterSet& parameters, const PackedTokens& batch, Tensor next,
-                      Tensor d_mtp_hidden, Tensor d_hidden);
+                      Tensor d_mtp_hidden, Tensor d_hidden, double balance = 0);
 
     /// Head over chunks of rows, fused with log-softmax; the logits of a full batch never exist.
     /// hidden [R, H], targets i32 [R] (< 0: none) -> log_prob, entropy f32 [R].

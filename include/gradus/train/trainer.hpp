@@ -67,8 +67,8 @@ class Trainer {
     /// Called once a micro-batch with log_prob_ and entropy_ of its rows; gives d_log_prob_ and
     /// d_entropy_, which are zero before.
     using Loss = std::function<void(std::span<const Sequence* const>)>;
-    /// Called before the backward pass, adds to d_hidden.
-    using MoreLoss = std::function<void(std::span<const Sequence* const>, Tensor)>;
+    /// Called before the backward pass, adds to d_hidden; the last is the weight of the balance loss.
+    using MoreLoss = std::function<void(std::span<const Sequence* const>, Tensor, double)>;
     /// This rank's micro-batches: forward, loss and, where `update`, backward.
     void run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature, bool update,
                            const Loss& loss, const MoreLoss& more = {});
@@ -76,7 +76,8 @@ class Trainer {
     bool predicts_more(bool update) const { return update && limits_.mtp_coef > 0; }
     /// The module's forward and backward for the micro-batch at hand; d_hidden += . Returns the sum
     /// of the cross entropies.
-    double more_tokens(std::span<const Sequence* const> members, double count, Tensor d_hidden);
+    double more_tokens(std::span<const Sequence* const> members, double count, Tensor d_hidden,
+                       double balance);
     /// Clips and updates; then the routers' biases.
     double update_parameters(double lr, RouterResult& router);
 
