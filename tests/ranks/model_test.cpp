@@ -4,6 +4,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "../box.hpp"
 #include "../model/small_models.hpp"
 #include "../mpi_fixture.hpp"
 
@@ -20,7 +21,8 @@ BOOST_TEST_GLOBAL_FIXTURE(Mpi);
 
 constexpr double kRounding = 1e-5;
 
-/// Sizes that divide by four, in all combinations of biases, q/k norm and a tied head.
+/// Sizes that divide by four, in all combinations of biases, q/k norm and a tied head; latent attention
+/// and experts.
 std::vector<ModelConfig> configs() {
     std::vector<ModelConfig> all;
     for (int flags = 0; flags < 8; ++flags) {
@@ -30,6 +32,11 @@ std::vector<ModelConfig> configs() {
         c.qkv_bias = (flags & 1) != 0;
         c.qk_norm = (flags & 2) != 0;
         c.tied = (flags & 4) != 0;
+        all.push_back(c);
+    }
+    all.push_back(test::latent_config());
+    for (ModelConfig c : test::expert_configs()) {
+        if (!c.is_latent()) c.kv_heads = 4;
         all.push_back(c);
     }
     return all;
@@ -46,16 +53,7 @@ std::vector<int> tensor_sizes() {
 }
 
 /// The part of `whole` (all of a parameter or its gradient) in `box`.
-Floats cut(const Tensor& whole, const Box& box) {
-    Floats out;
-    const std::int64_t columns = box.count.row_elements(), width = whole.shape().row_elements();
-    const std::int64_t first = box.offset.rank() > 1 ? box.offset[1] : 0;
-    for (std::int64_t r = 0; r < box.count[0]; ++r) {
-        const float* row = whole.f32() + (box.offset[0] + r) * width + first;
-        out.insert(out.end(), row, row + columns);
-    }
-    return out;
-}
+Floats cut(const Tensor& whole, const Box& box) { return test::cut(whole.f32(), whole.shape(), box); }
 
 bool same_on_all(Communicator& group, const Floats& values) {
     Floats low = values, high = values;
@@ -74,31 +72,60 @@ struct Pair {
     Instance whole, part;
 };
 
-/// Calls `check` with every configuration on every grid of this world.
+/// Calls `check` with every configuration on every grid of this world; experts over tensor ranks and,
+/// where each data rank has the same tokens, over data ranks.
 template <class Check>
 void on_all_grids(Transformer::Limits limits, const Check& check) {
     const Grid one(MPI_COMM_SELF, 1);
-    for (const int tensor : tensor_sizes()) {
-        const Grid grid(MPI_COMM_WORLD, tensor);
-        for (const ModelConfig& c : configs()) {
-            Pair pair(c, one, grid, limits);
-            BOOST_TEST_CONTEXT(tensor << " tensor ranks, " << test::describe(c)) {
-                check(pair, grid, c);
+    for (const int tensor : tensor_sizes())
+        for (const int expert : {1, 2, 4}) {
+            int world = 0;
+            MPI_Comm_size(MPI_COMM_WORLD, &world);
+            if (world / tensor % expert != 0) continue;
+            const Grid grid(MPI_COMM_WORLD, tensor, expert);
+            for (const ModelConfig& c : configs()) {
+                if (c.moe.experts % expert != 0 || (expert > 1 && c.moe.experts == 0)) continue;
+                limits.mtp = limits.train && c.mtp_layers > 0;
+                Pair pair(c, one, grid, limits);
+                BOOST_TEST_CONTEXT(tensor << " tensor ranks, " << expert << " expert ranks, "
+                                          << test::describe(c)) {
+                    check(pair, grid, c);
+                }
             }
         }
-    }
 }
 
 std::vector<Tokens> sequences(const ModelConfig& c) { return test::random_sequences(c, {5, 1, 11, 3}); }
 constexpr Transformer::Limits kLimits{.max_tokens = 20, .max_length = 11, .head_chunk = 7};
 
+/// Where experts are split, each expert rank sends its own tokens to an expert: with the same tokens
+/// on all of them its gradient is so many times that of one rank.
 void compare_gradients(Pair& pair, const Grid& grid) {
     for (const Parameter& p : pair.part.parameters.all()) {
-        const Floats wanted = cut(pair.whole.parameters.at(p.name).grad, p.box);
+        if (!p.grad) continue;
+        Floats wanted = cut(pair.whole.parameters.at(p.name).grad, p.box);
+        if (p.expert)
+            for (float& g : wanted) g *= static_cast<float>(grid.expert_size());
         const double error = test::norm_error(test::copy_of(p.grad), wanted);
         BOOST_TEST(error < kRounding, p.name << ": gradient off by " << error);
         if (p.split_dim < 0) BOOST_TEST(same_on_all(grid.tensor(), test::copy_of(p.grad)), p.name);
     }
+}
+
+/// Gradients of hidden states of both next tokens and of the routers' balance, by one.
+Floats add_other_gradients(Instance& on, Packed& packed) {
+    const Shape shape{packed.rows(), on.model.config().hidden};
+    Floats d_hidden = test::uniforms(5, shape.elements()), d_second = test::uniforms(6, shape.elements());
+    const Tensor next = packed.targets();
+    Floats hidden = test::copy_of(on.model.forward(on.parameters, packed.batch(), true));
+    if (on.model.config().mtp_layers > 0) {
+        const Floats second = test::copy_of(on.model.mtp_forward(on.parameters, packed.batch(), next));
+        hidden.insert(hidden.end(), second.begin(), second.end());
+        on.model.mtp_backward(on.parameters, packed.batch(), next, test::view(d_second, shape),
+                              test::view(d_hidden, shape), 0.3);
+    }
+    on.model.backward(on.parameters, packed.batch(), test::view(d_hidden, shape), 0.3);
+    return hidden;
 }
 
 /// Gradients of random factors of log-probs and entropies, by both.
@@ -119,7 +146,9 @@ BOOST_AUTO_TEST_CASE(parts_begin_as_the_whole) {
             BOOST_CHECK(values == cut(pair.whole.parameters.at(p.name).value, p.box));
             // Together the boxes are the whole.
             const std::int64_t elements = grid.tensor().sum(p.box.elements());
-            BOOST_TEST(elements == p.global.elements() * (p.split_dim < 0 ? grid.tensor_size() : 1));
+            BOOST_TEST(elements * (p.expert ? grid.expert_size() : 1) ==
+                       p.global.elements() * (p.split_dim < 0 ? grid.tensor_size() : 1));
+            if (p.expert) BOOST_TEST(p.box.offset[0] == grid.expert_rank() * p.box.count[0]);
             if (p.split_dim >= 0)
                 BOOST_TEST(p.box.offset[p.split_dim] == grid.tensor_rank() * p.box.count[p.split_dim]);
         }
@@ -161,6 +190,71 @@ BOOST_AUTO_TEST_CASE(gradients_are_those_of_one_rank) {
             compare_gradients(pair, grid);
         });
     }
+}
+
+BOOST_AUTO_TEST_CASE(second_tokens_and_balance_are_those_of_one_rank) {
+    for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+        Transformer::Limits limits = kLimits;
+        limits.recompute = recompute;
+        on_all_grids(limits, [](Pair& pair, const Grid& grid, const ModelConfig& c) {
+            if (c.moe.experts == 0) return;
+            Packed packed(sequences(c));
+            const Floats wanted = add_other_gradients(pair.whole, packed);
+            BOOST_TEST(test::max_error(add_other_gradients(pair.part, packed), wanted) < kRounding);
+            compare_gradients(pair, grid);
+            BOOST_TEST(pair.part.model.take_balance_loss() == pair.whole.model.take_balance_loss(),
+                       boost::test_tools::tolerance(1e-5));
+            // All data ranks have the same tokens: the same loads beside the mean.
+            const double load = pair.whole.model.balance_experts(pair.whole.parameters, 0.1);
+            BOOST_TEST(pair.part.model.balance_experts(pair.part.parameters, 0.1) == load,
+                       boost::test_tools::tolerance(1e-12));
+            for (const Parameter& p : pair.part.parameters.all())
+                if (p.name.ends_with("e_score_correction_bias"))
+                    BOOST_CHECK(test::copy_of(p.value) ==
+                                test::copy_of(pair.whole.parameters.at(p.name).value));
+        });
+    }
+}
+
+/// Expert ranks with different tokens, one of them with none: each has its own sequences' hidden
+/// states, and together the gradients of all sequences.
+BOOST_AUTO_TEST_CASE(expert_ranks_have_tokens_of_their_own) {
+    int world = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    const Grid one(MPI_COMM_SELF, 1), grid(MPI_COMM_WORLD, 1, world);
+    for (const ModelConfig& c : test::expert_configs())
+        for (const bool idle : {false, true}) {
+            if (c.moe.experts % world != 0) continue;
+            Transformer::Limits limits = kLimits;
+            limits.mtp = c.mtp_layers > 0;
+            Pair pair(c, one, grid, limits);
+            std::vector<Tokens> mine;
+            Floats wanted;
+            for (int rank = 0; rank < world; ++rank) {
+                if (idle && rank == world - 1 && world > 1) continue;
+                const auto own = test::random_sequences(c, {3 + rank, 9 - 2 * rank});
+                Packed packed(own);
+                const Floats hidden = add_other_gradients(pair.whole, packed);
+                if (rank != grid.data_rank()) continue;
+                mine = own;
+                wanted = hidden;
+            }
+            Packed packed(mine);
+            const Floats got = add_other_gradients(pair.part, packed);
+            BOOST_TEST(test::max_error(got, wanted) < kRounding);
+            for (const Parameter& p : pair.part.parameters.all()) {
+                if (!p.grad) continue;
+                if (!p.expert) grid.data().all_reduce(p.grad.floats(), Reduce::sum);
+                const Floats whole = cut(pair.whole.parameters.at(p.name).grad, p.box);
+                const double error = test::norm_error(test::copy_of(p.grad), whole);
+                BOOST_TEST(error < kRounding, p.name << ": gradient off by " << error);
+            }
+            BOOST_TEST(grid.data().sum(pair.part.model.take_balance_loss()) ==
+                           pair.whole.model.take_balance_loss(), boost::test_tools::tolerance(1e-5));
+            BOOST_TEST(pair.part.model.balance_experts(pair.part.parameters, 0.1) ==
+                           pair.whole.model.balance_experts(pair.whole.parameters, 0.1),
+                       boost::test_tools::tolerance(1e-12));
+        }
 }
 
 BOOST_AUTO_TEST_CASE(decode_steps_are_those_of_one_rank) {

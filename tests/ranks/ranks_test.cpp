@@ -58,6 +58,75 @@ BOOST_AUTO_TEST_CASE(small_exchanges) {
                    std::string(static_cast<std::size_t>(r), static_cast<char>('a' + r)));
 }
 
+/// What rank `from` sends to rank `to`: as many bytes as the pair makes, often none.
+std::string letter(int from, int to, int round) {
+    const int n = (3 * from + 5 * to + round) % 4 * (round == 3 ? 40000 : 1);
+    return std::string(static_cast<std::size_t>(n), static_cast<char>('a' + 7 * from + to));
+}
+
+BOOST_AUTO_TEST_CASE(blocks_of_any_size_go_from_all_to_all) {
+    const Grid grid(MPI_COMM_WORLD, 1);
+    Communicator& world = grid.world();
+    for (int round = 0; round < 4; ++round) {
+        std::string send, wanted;
+        std::vector<std::int64_t> send_offsets{0}, recv_offsets{0};
+        for (int r = 0; r < world.size(); ++r) {
+            send += letter(world.rank(), r, round);
+            wanted += letter(r, world.rank(), round);
+            send_offsets.push_back(std::ssize(send));
+            recv_offsets.push_back(std::ssize(wanted));
+        }
+        std::string got(wanted.size() + 3, '?');  // what lies behind stays
+        world.all_to_all(std::as_bytes(std::span(send)), send_offsets,
+                         std::as_writable_bytes(std::span(got)), recv_offsets);
+        BOOST_TEST(got == wanted + "???");
+    }
+    // Nothing at all, from nowhere.
+    const std::vector<std::int64_t> none(static_cast<std::size_t>(world.size()) + 1, 0);
+    BOOST_CHECK_NO_THROW(world.all_to_all({}, none, {}, none));
+    // Blocks that do not lie one behind the other from the start of the memory.
+    std::string send(static_cast<std::size_t>(2 + world.size()), '-');
+    std::vector<std::int64_t> offsets{2};
+    for (int r = 0; r < world.size(); ++r) {
+        send[static_cast<std::size_t>(2 + r)] = static_cast<char>('a' + world.rank());
+        offsets.push_back(3 + r);
+    }
+    std::string got(send.size(), '?');
+    world.all_to_all(std::as_bytes(std::span(send)), offsets, std::as_writable_bytes(std::span(got)), offsets);
+    std::string wanted = "??";
+    for (int r = 0; r < world.size(); ++r) wanted += static_cast<char>('a' + r);
+    BOOST_TEST(got == wanted);
+}
+
+BOOST_AUTO_TEST_CASE(experts_are_split_inside_data) {
+    int size = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    for (int tensor = 1; tensor <= size; tensor *= 2)
+        for (int expert = 1; expert <= size / tensor; expert *= 2) {
+            const Grid grid(MPI_COMM_WORLD, tensor, expert);
+            BOOST_TEST(grid.data_size() == size / tensor);
+            BOOST_TEST(grid.expert_size() == expert);
+            BOOST_TEST(grid.expert_data().size() == grid.data_size() / expert);
+            BOOST_TEST(grid.expert_rank() == grid.data_rank() % expert);
+            BOOST_TEST(grid.expert_data().rank() == grid.data_rank() / expert);
+            BOOST_TEST(grid.rank() == grid.data_rank() * tensor + grid.tensor_rank());
+            // Who is in a group: neighbouring data ranks of one column; those of one expert rank.
+            const auto of = [&](int data_rank) { return data_rank * tensor + grid.tensor_rank(); };
+            std::int64_t neighbours = 0, holders = 0;
+            for (int d = 0; d < grid.data_size(); ++d) {
+                if (d / expert == grid.data_rank() / expert) neighbours += 1 << of(d);
+                if (d % expert == grid.expert_rank()) holders += 1 << of(d);
+            }
+            BOOST_TEST(grid.expert().sum(std::int64_t{1} << grid.rank()) == neighbours);
+            BOOST_TEST(grid.expert_data().sum(std::int64_t{1} << grid.rank()) == holders);
+        }
+    BOOST_CHECK_THROW(Grid(MPI_COMM_WORLD, 1, size + 1), DeckError);
+    BOOST_CHECK_THROW(Grid(MPI_COMM_WORLD, 1, 0), DeckError);
+    BOOST_CHECK_THROW(Grid::planned(6, 1, 4), DeckError);
+    const Grid planned = Grid::planned(8, 2, 4);
+    BOOST_TEST((planned.size() == 16 && planned.expert_size() == 4 && planned.expert_data().size() == 2));
+}
+
 BOOST_AUTO_TEST_CASE(grid_has_tensor_ranks_as_neighbours) {
     int size = 0;
     MPI_Comm_size(MPI_COMM_WORLD, &size);

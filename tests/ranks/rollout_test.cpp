@@ -105,6 +105,56 @@ BOOST_AUTO_TEST_CASE(data_ranks_are_independent) {
     BOOST_TEST(distance(SmallEngine({}, grid).generate(mine, kUsual), wanted) <= kRounding);
 }
 
+/// The requests of one data rank and what one rank alone makes of them. The first of several ranks has
+/// most, the last none.
+struct Share {
+    std::vector<Request> requests;
+    std::vector<Generated> wanted;
+};
+Share share_of(int rank, int ranks, const std::vector<Request>& all, const std::vector<Generated>& whole) {
+    Share share;
+    std::size_t first = 0;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        const int owner = ranks == 1 || i % 3 != 2 ? 0 : static_cast<int>(i) % (ranks - 1);
+        if (owner == rank) {
+            share.requests.push_back(all[i]);
+            for (std::int32_t s = 0; s < all[i].samples; ++s)
+                share.wanted.push_back(whole[first + static_cast<std::size_t>(s)]);
+        }
+        first += static_cast<std::size_t>(all[i].samples);
+    }
+    return share;
+}
+
+// Passes are made together, but requests and their results are each rank's own.
+BOOST_AUTO_TEST_CASE(expert_ranks_generate_what_one_rank_does) {
+    int world = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    ModelConfig plain = test::tiny_config();
+    plain.kv_heads = 4;
+    plain.moe = {.experts = 4, .per_token = 2, .intermediate = 8, .normalize = true};
+    for (const ModelConfig& config : {test::tiny_experts(), plain}) {
+        SmallEngine::Setup setup;
+        setup.config = config;
+        const auto all = usual_requests();
+        const auto whole = SmallEngine(setup).generate(all, kUsual);
+        for (const int tensor : {1, 2})
+            for (const int expert : {1, 2, 4}) {
+                if (world % (tensor * expert) != 0) continue;
+                const Grid grid(MPI_COMM_WORLD, tensor, expert);
+                SmallEngine split(setup, grid);
+                const Share mine = share_of(grid.data_rank(), grid.data_size(), all, whole);
+                for (int time = 0; time < 2; ++time) {  // the second finds nothing left over
+                    const auto got = split.generate(mine.requests, kUsual);
+                    BOOST_TEST(distance(got, mine.wanted) < 1e-4,
+                               "tensor " << tensor << ", expert " << expert);
+                }
+                // All ranks idle.
+                BOOST_TEST(split.generate({}, kUsual).empty());
+            }
+    }
+}
+
 // A refusal is a function of the requests: no tensor rank is left waiting.
 BOOST_AUTO_TEST_CASE(all_tensor_ranks_refuse) {
     const Grid grid(MPI_COMM_WORLD, tensor_size());

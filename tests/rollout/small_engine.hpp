@@ -55,6 +55,7 @@ struct SmallEngine {
         Engine::Limits limits{.slots = 5, .max_length = 48, .page_size = 4, .prefill_tokens = 48};
         TokenId eos = 27;
         std::int64_t head_chunk = 3;
+        ModelConfig config = tiny_config();
     };
     explicit SmallEngine(Setup s, const Grid& grid = one_rank())
         : setup(std::move(s)),
@@ -64,8 +65,8 @@ struct SmallEngine {
                             .max_length = setup.limits.max_length,
                             .max_head_dim = 4},
                            arena)),
-          parameters(tiny_config(), grid, arena, false, "policy"),
-          model(tiny_config(), grid, *ops, arena,
+          parameters(setup.config, grid, arena, false, "policy"),
+          model(setup.config, grid, *ops, arena,
                 {.max_tokens = setup.limits.prefill_tokens,
                  .max_length = setup.limits.max_length,
                  .train = false,
@@ -91,7 +92,7 @@ struct SmallEngine {
     }
     /// Nearly all probability goes to `token`: one coordinate of the stream is always the largest.
     void always_say(TokenId token) {
-        const std::int64_t width = tiny_config().hidden;
+        const std::int64_t width = setup.config.hidden;
         const Tensor embedding = parameters.at("model.embed_tokens.weight").value;
         for (std::int64_t t = 0; t < embedding.dim(0); ++t) embedding.f32()[t * width] = 100;
         parameters.at("lm_head.weight").value.f32()[token * width] = 50;

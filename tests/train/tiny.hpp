@@ -27,20 +27,57 @@ inline ModelConfig tiny_config() {
             .tied = false};
 }
 
+/// Latent attention, experts with a correction bias and groups, one shared, the first layer dense, and a
+/// module of multi-token prediction.
+inline ModelConfig tiny_experts() {
+    ModelConfig c = tiny_config();
+    c.qkv_bias = c.qk_norm = false;
+    c.kv_heads = 4;
+    c.latent = {.q_rank = 6, .kv_rank = 8, .nope_dim = 4, .rope_dim = 4, .value_dim = 4};
+    c.head_dim = 8;
+    c.rope_interleaved = true;
+    c.moe = {.experts = 8,
+             .per_token = 2,
+             .intermediate = 8,
+             .shared = 1,
+             .dense_layers = {0},
+             .score = RouterScore::sigmoid,
+             .bias = true,
+             .normalize = true,
+             .scale = 1.5,
+             .groups = 4,
+             .top_groups = 2,
+             .group_best = 2};
+    c.mtp_layers = 1;
+    return c;
+}
+
+/// The losses that only models with experts have.
+struct MoreLosses {
+    double balance_coef = 0, router_bias_rate = 0, mtp_coef = 0;
+};
+
 /// Everything on one grid; `planned`: sizes only.
 struct Tiny {
-    Tiny(const Grid& g, std::int64_t micro_tokens, AdamWOptions options = {}, bool planned = false)
+    Tiny(const Grid& g, std::int64_t micro_tokens, AdamWOptions options = {}, bool planned = false,
+         const ModelConfig& config = tiny_config(), MoreLosses more = {})
         : device(make_cpu_device()),
           arena(planned ? nullptr : device.get()),
           grid(g),
           ops(make_cpu_ops(
               {.max_tokens = micro_tokens, .max_length = micro_tokens, .max_head_dim = 4}, arena)),
-          parameters(tiny_config(), grid, arena, true, "policy"),
-          model(tiny_config(), grid, *ops, arena,
-                {.max_tokens = micro_tokens, .max_length = micro_tokens, .head_chunk = 7}),
+          parameters(config, grid, arena, true, "policy", more.mtp_coef > 0),
+          model(config, grid, *ops, arena,
+                {.max_tokens = micro_tokens,
+                 .max_length = micro_tokens,
+                 .mtp = more.mtp_coef > 0,
+                 .head_chunk = 7}),
           optimizer(parameters, grid, *ops, arena, options),
           trainer(model, parameters, optimizer, grid, *ops, arena, profile,
-                  {.micro_tokens = micro_tokens}) {
+                  {.micro_tokens = micro_tokens,
+                   .balance_coef = more.balance_coef,
+                   .router_bias_rate = more.router_bias_rate,
+                   .mtp_coef = more.mtp_coef}) {
         if (!planned) parameters.initialize(17, 0.3);
     }
 
