@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <queue>
 
 #include "gradus/base/error.hpp"
@@ -16,9 +17,26 @@ namespace {
 
 // Up to so many symbols the pair of lowest rank is found by looking at all: faster than a heap.
 constexpr std::size_t kFew = 48;
+// Pieces of up to so many bytes are their own key in the table.
+constexpr std::size_t kShort = 8;
 
-std::uint64_t hash_of(std::string_view piece) {
-    return XXH3_64bits(piece.data(), piece.size());
+std::uint32_t load4(const char* at) {
+    std::uint32_t value;
+    std::memcpy(&value, at, 4);
+    return value;
+}
+
+/// What stands for a piece in the table: for up to 8 bytes, with their number, all of it (the first
+/// and the last four, which may overlap); a hash for a longer one.
+std::uint64_t key_of(std::string_view piece) {
+    const std::size_t n = piece.size();
+    const char* at = piece.data();
+    if (n > kShort) return XXH3_64bits(at, n);
+    if (n >= 4) return load4(at) | static_cast<std::uint64_t>(load4(at + n - 4)) << 32;
+    const auto byte = [&](std::size_t i) {
+        return static_cast<std::uint64_t>(static_cast<unsigned char>(at[i]));
+    };
+    return n == 0 ? 0 : byte(0) | byte(n / 2) << 8 | byte(n - 1) << 16;
 }
 
 std::uint64_t key_of(TokenId left, TokenId right) {
@@ -54,10 +72,12 @@ Bpe::Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const 
       vocabulary_(std::move(vocabulary)),
       slots_(table_size(vocabulary_.size())) {
     for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
-        const std::uint64_t hash = hash_of(vocabulary_[i].piece);
-        std::size_t at = hash & (slots_.size() - 1);
+        const std::string& piece = vocabulary_[i].piece;
+        const std::uint64_t key = key_of(piece);
+        std::size_t at = spread(key + piece.size()) & (slots_.size() - 1);
         while (slots_[at].index >= 0) at = (at + 1) & (slots_.size() - 1);
-        slots_[at] = {static_cast<std::uint32_t>(hash >> 32), static_cast<std::int32_t>(i)};
+        slots_[at] = {key, static_cast<std::int32_t>(i), vocabulary_[i].id,
+                      static_cast<std::uint32_t>(piece.size()), false};
     }
     for (unsigned i = 0; i < bytes_.size(); ++i) {
         const char byte = static_cast<char>(i);
@@ -69,26 +89,25 @@ Bpe::Bpe(std::vector<Entry> vocabulary, const std::vector<Merge>& merges, const 
                            "{}: byte_fallback, but the vocabulary has no <0x{:02X}>", name, i);
     }
     add_merges(merges, name);
-    whole_.resize(vocabulary_.size());
+    mark_whole();
+}
+
+void Bpe::mark_whole() {
     std::vector<TokenId> tokens;
-    for (std::size_t i = 0; i < vocabulary_.size(); ++i) {
-        const Entry& entry = vocabulary_[i];
-        if (entry.piece.empty()) continue;
-        if (options_.ignore_merges) {
-            whole_[i] = true;
-            continue;
-        }
+    for (Slot& slot : slots_) {
+        if (slot.index < 0 || slot.bytes == 0) continue;
+        slot.whole = options_.ignore_merges;
         // Longer ones are left to the merges, so that hostile vocabularies cost no more than they
         // weigh.
-        if (entry.piece.size() > kFew) continue;
+        if (slot.whole || slot.bytes > kFew) continue;
         tokens.clear();
         try {
-            symbols(entry.piece, tokens);
+            symbols(vocabulary_[static_cast<std::size_t>(slot.index)].piece, tokens);
         } catch (const DataError&) {
             continue;  // it cannot be reached from its characters
         }
         merge(tokens, 0);
-        whole_[i] = tokens.size() == 1 && tokens[0] == entry.id;
+        slot.whole = tokens.size() == 1 && tokens[0] == slot.id;
     }
 }
 
@@ -113,20 +132,22 @@ void Bpe::add_merges(const std::vector<Merge>& merges, const std::string& name) 
     }
 }
 
-std::int32_t Bpe::index_of(std::string_view piece) const {
-    const std::uint64_t hash = hash_of(piece);
-    const auto tag = static_cast<std::uint32_t>(hash >> 32);
-    for (std::size_t at = hash & (slots_.size() - 1);; at = (at + 1) & (slots_.size() - 1)) {
+const Bpe::Slot* Bpe::slot_of(std::string_view piece) const {
+    const std::uint64_t key = key_of(piece);
+    const std::size_t n = piece.size();
+    for (std::size_t at = spread(key + n) & (slots_.size() - 1);;
+         at = (at + 1) & (slots_.size() - 1)) {
         const Slot& slot = slots_[at];
-        if (slot.index < 0) return -1;
-        if (slot.tag == tag && vocabulary_[static_cast<std::size_t>(slot.index)].piece == piece)
-            return slot.index;
+        if (slot.index < 0) return nullptr;
+        if (slot.key != key || slot.bytes != n) continue;
+        if (n <= kShort || vocabulary_[static_cast<std::size_t>(slot.index)].piece == piece)
+            return &slot;
     }
 }
 
 TokenId Bpe::find(std::string_view piece) const {
-    const std::int32_t index = index_of(piece);
-    return index < 0 ? -1 : vocabulary_[static_cast<std::size_t>(index)].id;
+    const Slot* slot = slot_of(piece);
+    return slot == nullptr ? -1 : slot->id;
 }
 
 Bpe::Joined Bpe::join(TokenId left, TokenId right) const {
@@ -149,9 +170,9 @@ void Bpe::encode(std::string_view word, std::vector<TokenId>& out) const {
 }
 
 void Bpe::encode_part(std::string_view word, std::vector<TokenId>& out) const {
-    const std::int32_t index = index_of(word);
-    if (index >= 0 && whole_[static_cast<std::size_t>(index)]) {
-        out.push_back(vocabulary_[static_cast<std::size_t>(index)].id);
+    const Slot* slot = slot_of(word);
+    if (slot != nullptr && slot->whole) {
+        out.push_back(slot->id);
         return;
     }
     const std::size_t begin = out.size();

@@ -48,9 +48,14 @@ class Bpe {
     TokenId find(std::string_view piece) const;
 
   private:
+    /// A piece of up to 8 bytes is compared by its key alone, a longer one by its hash, then its
+    /// text.
     struct Slot {
-        std::uint32_t tag = 0;
-        std::int32_t index = -1;  // into vocabulary_
+        std::uint64_t key = 0;
+        std::int32_t index = -1;  // into vocabulary_, -1: empty
+        TokenId id = -1;
+        std::uint32_t bytes = 0;
+        bool whole = false;  // merges make the piece this one token
     };
     struct PairSlot {
         std::uint64_t pair = ~std::uint64_t{0};
@@ -64,7 +69,8 @@ class Bpe {
     static constexpr std::uint32_t kNone = 0xFFFFFFFF;
 
     void encode_part(std::string_view word, std::vector<TokenId>& out) const;
-    std::int32_t index_of(std::string_view piece) const;
+    const Slot* slot_of(std::string_view piece) const;
+    void mark_whole();
     Joined join(TokenId left, TokenId right) const;
     void add_merges(const std::vector<Merge>& merges, const std::string& name);
     void symbols(std::string_view word, std::vector<TokenId>& out) const;
@@ -76,8 +82,7 @@ class Bpe {
     Options options_;
     std::string name_;
     std::vector<Entry> vocabulary_;
-    bool cuts_ = false;        // no merge goes over the beginning of a word marked by kWordMark
-    std::vector<bool> whole_;  // by index: merges make the piece this one token
+    bool cuts_ = false;  // no merge goes over the beginning of a word marked by kWordMark
     std::vector<Slot> slots_;
     std::vector<PairSlot> pairs_;
     std::array<TokenId, 256>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // tokenizer.json: ids of small files, worked out by hand.
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <random>
 
@@ -24,6 +25,47 @@ std::string message_of(const std::string& json, const TokenizerOptions& options 
 
 bool holds(const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
+}
+
+using Merges = std::vector<std::pair<std::string, std::string>>;
+
+/// `count` different merges of pieces that letters and earlier merges make.
+Merges random_merges(std::vector<std::string> pieces, std::size_t count, std::mt19937& random) {
+    Merges merges;
+    while (merges.size() < count) {
+        const std::pair pair(pieces[random() % pieces.size()], pieces[random() % pieces.size()]);
+        if (std::find(merges.begin(), merges.end(), pair) != merges.end()) continue;
+        merges.push_back(pair);
+        if (std::find(pieces.begin(), pieces.end(), pair.first + pair.second) == pieces.end())
+            pieces.push_back(pair.first + pair.second);
+    }
+    return merges;
+}
+
+/// The word after all merges: the first in rank that fits anywhere, where it fits first, and again.
+std::vector<std::string> merged(std::vector<std::string> word, const Merges& merges) {
+    const auto once = [&] {
+        for (const auto& [left, right] : merges)
+            for (std::size_t i = 0; i + 1 < word.size(); ++i)
+                if (word[i] == left && word[i + 1] == right) {
+                    word[i] += word[i + 1];
+                    word.erase(word.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+                    return true;
+                }
+        return false;
+    };
+    while (once()) continue;
+    return word;
+}
+
+std::vector<std::string> pieces_of(const Tokenizer& tokenizer,
+                                   const std::vector<std::string>& word) {
+    std::string text;
+    for (const std::string& piece : word) text += piece;
+    std::vector<std::string> pieces;
+    for (const TokenId id : tokenizer.encode(text, false))
+        pieces.emplace_back(tokenizer.token_bytes(id));
+    return pieces;
 }
 
 }  // namespace
@@ -62,38 +104,48 @@ BOOST_AUTO_TEST_CASE(merges_agree_with_their_definition) {
     std::mt19937 random(7);
     for (int round = 0; round < 20; ++round) {
         ByteFile file;
-        std::vector<std::string> pieces = {"a", "b", "c"};
-        std::vector<std::pair<std::string, std::string>> merges;
-        while (merges.size() < 40) {
-            const std::string left = pieces[random() % pieces.size()],
-                              right = pieces[random() % pieces.size()];
-            if (std::find(merges.begin(), merges.end(), std::pair(left, right)) != merges.end())
-                continue;
-            merges.emplace_back(left, right);
-            file.merge(left, right);
-            if (std::find(pieces.begin(), pieces.end(), left + right) == pieces.end())
-                pieces.push_back(left + right);
-        }
+        const Merges merges = random_merges({"a", "b", "c"}, 40, random);
+        for (const auto& [left, right] : merges) file.merge(left, right);
         const auto tokenizer = file.load();
         for (const std::size_t length : {2u, 5u, 17u, 48u, 49u, 300u}) {
             std::vector<std::string> word;
-            std::string text;
-            for (std::size_t i = 0; i < length; ++i)
-                word.emplace_back(1, "abc"[random() % 3]), text += word.back();
-            for (bool again = true; again;) {
-                again = false;
-                for (std::size_t rank = 0; rank < merges.size() && !again; ++rank)
-                    for (std::size_t i = 0; i + 1 < word.size() && !again; ++i)
-                        if (word[i] == merges[rank].first && word[i + 1] == merges[rank].second) {
-                            word[i] += word[i + 1];
-                            word.erase(word.begin() + static_cast<std::ptrdiff_t>(i) + 1);
-                            again = true;
-                        }
-            }
-            std::vector<std::string> mine;
-            for (const TokenId id : tokenizer->encode(text, false))
-                mine.push_back(tokenizer->decode(Ids{id}));
-            BOOST_TEST(mine == word, boost::test_tools::per_element());
+            for (std::size_t i = 0; i < length; ++i) word.emplace_back(1, "abc"[random() % 3]);
+            BOOST_TEST(pieces_of(*tokenizer, word) == merged(word, merges),
+                       boost::test_tools::per_element());
+        }
+    }
+}
+
+// The same in SentencePiece's form, where the word is the whole text: with merges that go over the
+// beginning of a word, and without.
+BOOST_AUTO_TEST_CASE(merges_of_whole_texts_agree_with_their_definition) {
+    std::mt19937 random(8);
+    for (int round = 0; round < 40; ++round) {
+        Merges merges = random_merges({"a", "b", "\u2581"}, 40, random);
+        if (round % 2 == 0) {  // nothing but marks before a mark
+            std::erase_if(merges, [](const auto& m) {
+                std::string whole = m.first + m.second;
+                while (whole.starts_with("\u2581")) whole.erase(0, 3);
+                return holds(whole, "\u2581");
+            });
+        }
+        std::vector<std::string> pieces = {"a", "b", "\u2581"};
+        Value pairs = Value::array();
+        for (const auto& [left, right] : merges) {
+            pairs.push_back({left, right});
+            if (std::find(pieces.begin(), pieces.end(), left + right) == pieces.end())
+                pieces.push_back(left + right);
+        }
+        Value file = sentencepiece_file(pieces, pairs);
+        file["normalizer"] = nullptr;
+        file["decoder"] = {{"type", "Fuse"}};
+        file["model"]["fuse_unk"] = false;
+        const auto tokenizer = parse_tokenizer(file.dump(), "small.json");
+        for (const std::size_t length : {3u, 20u, 200u}) {
+            std::vector<std::string> word;
+            for (std::size_t i = 0; i < length; ++i) word.push_back(pieces[random() % 3]);
+            BOOST_TEST(pieces_of(*tokenizer, word) == merged(word, merges),
+                       boost::test_tools::per_element());
         }
     }
 }
@@ -145,6 +197,15 @@ BOOST_AUTO_TEST_CASE(metaspace) {
     file["pre_tokenizer"]["prepend_scheme"] = "never";
     file["pre_tokenizer"]["split"] = true;
     BOOST_TEST(parse_tokenizer(file.dump(), "f")->encode("hi hi", true) == (Ids{262, 263}));
+}
+
+BOOST_AUTO_TEST_CASE(metaspace_decoder) {
+    Value file = sentencepiece_file({"\u2581", "h", "\u2581h"}, {"\u2581 h"});
+    file["decoder"] = {
+        {"type", "Metaspace"}, {"replacement", "\u2581"}, {"prepend_scheme", "always"}};
+    BOOST_TEST(parse_tokenizer(file.dump(), "f")->decode(Ids{261, 261, 259}) == "h h ");
+    file["decoder"]["prepend_scheme"] = "never";
+    BOOST_TEST(parse_tokenizer(file.dump(), "f")->decode(Ids{261, 260}) == " hh");
 }
 
 BOOST_AUTO_TEST_CASE(unknown_characters) {
