@@ -88,6 +88,8 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files);
+        if (!start.from && !run.deck.text("model.config").empty())
+            carry_config(run.deck.text("model.config"), run.dir);
     }
 }
 

@@ -122,26 +122,50 @@ std::string torch_dtype(DType dtype) {
 
 std::vector<FolderWeight> new_weights(const ModelConfig& model) {
     std::vector<FolderWeight> weights;
-    for (const ParameterInfo& p : describe_parameters(model)) {
-        const Shape zero = p.global.rank() == 1 ? Shape{0} : p.global.rank() == 2 ? Shape{0, 0} : Shape{0, 0, 0};
+    const auto add = [&](const std::string& name, const std::string& parameter, const Shape& shape, const Box& box) {
         FolderWeight weight;
-        weight.entry = {.name = p.name, .shape = p.global};
-        weight.pieces = {{.tensor = "weights/" + p.name, .box = {zero, p.global}}};
+        weight.entry = {.name = name, .shape = shape};
+        weight.pieces = {{.tensor = "weights/" + parameter, .box = box}};
         weights.push_back(std::move(weight));
+    };
+    for (const ParameterInfo& p : describe_parameters(model)) {
+        const Shape& s = p.global;
+        if (!p.expert) {
+            add(p.name, p.name, s, {s.rank() == 1 ? Shape{0} : Shape{0, 0}, s});
+            continue;
+        }
+        const std::size_t at = p.name.find("experts.") + 8;
+        for (std::int64_t e = 0; e < s[0]; ++e)
+            add(p.name.substr(0, at) + std::to_string(e) + "." + p.name.substr(at), p.name, {s[1], s[2]},
+                {{e, 0, 0}, {1, s[1], s[2]}});
+    }
+    // DeepSeek's files repeat what the module of multi-token prediction shares.
+    const std::string mtp = fmt::format("model.layers.{}.", model.layers), embedding = "model.embed_tokens.weight";
+    const Shape shared = {model.vocab_size, model.hidden};
+    if (model.mtp_layers > 0) {
+        add(mtp + "embed_tokens.weight", embedding, shared, {{0, 0}, shared});
+        add(mtp + "shared_head.head.weight", model.tied ? embedding : "lm_head.weight", shared, {{0, 0}, shared});
     }
     std::sort(weights.begin(), weights.end(),
               [](const auto& a, const auto& b) { return a.entry.name < b.entry.name; });
     return weights;
 }
 
-std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const Tokenizer& tokenizer,
-                                                    DType dtype, bool with_tokenizer) {
+std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const std::string& config,
+                                                    const Tokenizer& tokenizer, DType dtype,
+                                                    const std::set<std::string>& carried) {
     std::map<std::string, std::string> files;
-    files["config.json"] = config_of(model, tokenizer, dtype).dump(2) + "\n";
-    Json generation = {{"eos_token_id", tokenizer.eos()}};
-    if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
-    files["generation_config.json"] = generation.dump(2) + "\n";
-    if (!with_tokenizer) return files;
+    Json json = config.empty() ? config_of(model, tokenizer, dtype) : Json::parse(config);
+    json.erase("quantization_config");
+    json["vocab_size"] = model.vocab_size;  // may be padded
+    json[json.contains("dtype") ? "dtype" : "torch_dtype"] = torch_dtype(dtype);
+    files["config.json"] = json.dump(2) + "\n";
+    if (!carried.contains("generation_config.json")) {
+        Json generation = {{"eos_token_id", tokenizer.eos()}};
+        if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
+        files["generation_config.json"] = generation.dump(2) + "\n";
+    }
+    if (carried.contains("tokenizer.json")) return files;
     require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
                        "the model's tokenizer is {}, but its run carries no tokenizer.json", tokenizer.identity());
     files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";
