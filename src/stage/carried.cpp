@@ -98,15 +98,12 @@ void carry_hugging_face(const std::string& model_from, const std::string& run_di
     check("renaming");
 }
 
-void carry_config(const std::string& file, std::int64_t vocab_size, const std::string& run_dir) {
+void carry_config(const std::string& file, const std::string& run_dir) {
     const fs::path to = fs::path(run_dir) / kFolder;
     std::error_code problem;
     fs::create_directories(to, problem);
     require<DataError>(!problem, "cannot make {}: {}", to.string(), problem.message());
-    Json config = Json::parse(read_file(file));
-    config["vocab_size"] = vocab_size;
-    config.erase("quantization_config");  // fresh weights are not 8-bit
-    write_file_atomically(to / "config.json", config.dump(2) + "\n");
+    write_file_atomically(to / "config.json", read_file(file));
 }
 
 void carry_from_folder(const std::string& folder, const SafetensorsFolder& weights,
@@ -166,14 +163,13 @@ std::vector<FolderFile> carried_files(const std::string& carried) {
 
 std::string unused_tensors(const std::string& carried) { return carried + "/" + kUnused; }
 
-std::vector<std::string> carried_names(const std::string& carried) {
-    std::vector<std::string> names;
+std::set<std::string> carried_names(const std::string& carried) {
+    std::set<std::string> names;
     std::error_code problem;
     for (const auto& entry : fs::directory_iterator(carried, problem))
         if (const std::string name = entry.path().filename().string(); name != kTensors && name != kUnused)
-            names.push_back(name);
+            names.insert(name);
     require<DataError>(!problem, "cannot read {}: {}", carried, problem.message());
-    std::sort(names.begin(), names.end());
     return names;
 }
 

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "folder.hpp"
 #include "gradus/base/error.hpp"
@@ -32,8 +33,8 @@ constexpr std::int64_t kRunBytes = std::int64_t{8} << 20;
 struct Output {
     std::vector<SafetensorsShard> files;
     std::map<std::string, FolderWeight> weights;  ///< by name; `entry` as in the source
+    bool is_new = false;       ///< never was a folder
     bool same_files = false;   ///< names, types and split are those of the folder that was imported
-    bool fresh = false;        ///< of a model that was not imported
     bool drops_fp8 = false;    ///< 8-bit weights become BF16
     std::optional<DType> all;  ///< export.dtype, where it is not auto
 };
@@ -86,7 +87,7 @@ Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelC
 /// Weights of a model that never was a Hugging Face folder: its parameters by their names, experts
 /// one by one, in the checkpoint's own types.
 Output plan_new(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model) {
-    Output out{.fresh = true, .all = asked_dtype(deck)};
+    Output out{.is_new = true, .all = asked_dtype(deck)};
     std::vector<SafetensorsEntry> entries;
     for (FolderWeight& weight : new_weights(model)) {
         weight.entry.dtype = safetensors_dtype(reader.info(weight.pieces.front().tensor).dtype);
@@ -192,9 +193,9 @@ constexpr const char* kIndex = "model.safetensors.index.json";
 std::string changed_config(const std::string& text, const Output& out) {
     Json config = Json::parse(text);
     if (out.drops_fp8) config.erase("quantization_config");
-    if (out.all || out.fresh)
+    if (out.all)
         for (const char* key : {"dtype", "torch_dtype"})
-            if (config.contains(key)) config[key] = torch_dtype(out.all.value_or(DType::f32));
+            if (config.contains(key)) config[key] = torch_dtype(*out.all);
     return config.dump(2) + "\n";
 }
 
@@ -202,16 +203,13 @@ std::string changed_config(const std::string& text, const Output& out) {
 std::map<std::string, std::string> other_files(const Output& out, const ModelConfig& model,
                                                const Tokenizer& tokenizer, const std::string& carried) {
     std::map<std::string, std::string> made;
-    const std::vector<std::string> names = carried.empty() ? std::vector<std::string>{} : carried_names(carried);
-    const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-    if (has("config.json") && !out.same_files && (out.fresh || out.drops_fp8 || out.all))
-        made["config.json"] = changed_config(read_file(carried + "/config.json"), out);
-    // A tokenizer that was named by its path has left its own files, which say more.
-    if (out.fresh)
-        for (auto& [name, text] : new_folder_files(model, tokenizer, out.all.value_or(DType::f32),
-                                                   {.config = !has("config.json"),
-                                                    .tokenizer = !has("tokenizer.json")}))
-            if (!has(name.c_str())) made[name] = std::move(text);
+    std::set<std::string> names;
+    if (!carried.empty()) names = carried_names(carried);
+    const std::string config = names.contains("config.json") ? read_file(carried + "/config.json") : "";
+    if (out.is_new)
+        made = new_folder_files(model, config, tokenizer, out.all.value_or(DType::f32), names);
+    else if (!out.same_files && (out.drops_fp8 || out.all))
+        made["config.json"] = changed_config(config, out);
     if (!out.same_files && out.files.size() > 1) made[kIndex] = safetensors_index(out.files);
     for (const std::string& name : names)
         if (!made.contains(name) && (name != kIndex || out.same_files))

@@ -87,9 +87,9 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
-        if (const std::string& file = run.deck.text("model.config"); !start.from && !file.empty())
-            carry_config(file, stack.config.vocab_size, run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files);
+        if (!start.from && !run.deck.text("model.config").empty())
+            carry_config(run.deck.text("model.config"), run.dir);
     }
 }
 

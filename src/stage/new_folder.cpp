@@ -19,7 +19,7 @@ Family family_of(const ModelConfig& c) {
     require<DataError>(!c.is_latent() && c.moe.experts == 0 && c.rope == RopeOptions{} && !c.rope_interleaved &&
                            c.mtp_layers == 0 && !(c.qkv_bias && c.qk_norm),
                        "this model, made from model. keys, is of no family that is exported (llama, qwen2 with "
-                       "model.qkv_bias, qwen3 with model.qk_norm; others are made with model.config): {}",
+                       "model.qkv_bias, qwen3 with model.qk_norm): {}",
                        c.to_json().dump());
     if (c.qkv_bias) return {"qwen2", "Qwen2ForCausalLM"};
     if (c.qk_norm) return {"qwen3", "Qwen3ForCausalLM"};
@@ -122,49 +122,50 @@ std::string torch_dtype(DType dtype) {
 
 std::vector<FolderWeight> new_weights(const ModelConfig& model) {
     std::vector<FolderWeight> weights;
-    const auto add = [&](const std::string& name, const ParameterInfo& from, Shape shape, Box box) {
+    const auto add = [&](const std::string& name, const std::string& parameter, const Shape& shape, const Box& box) {
         FolderWeight weight;
         weight.entry = {.name = name, .shape = shape};
-        weight.pieces = {{.tensor = "weights/" + from.name, .box = box}};
+        weight.pieces = {{.tensor = "weights/" + parameter, .box = box}};
         weights.push_back(std::move(weight));
     };
-    const auto whole = [](const ParameterInfo& p) -> Box {
-        return {p.global.rank() == 1 ? Shape{0} : Shape{0, 0}, p.global};
-    };
-    const std::vector<ParameterInfo> parameters = describe_parameters(model);
-    for (const ParameterInfo& p : parameters) {
+    for (const ParameterInfo& p : describe_parameters(model)) {
+        const Shape& s = p.global;
         if (!p.expert) {
-            add(p.name, p, p.global, whole(p));
+            add(p.name, p.name, s, {s.rank() == 1 ? Shape{0} : Shape{0, 0}, s});
             continue;
         }
-        constexpr std::string_view kStack = "experts.";
-        const std::size_t at = p.name.find(kStack) + kStack.size();
-        const Shape one{p.global[1], p.global[2]};
-        for (std::int64_t e = 0; e < p.global[0]; ++e)
-            add(fmt::format("{}{}.{}", p.name.substr(0, at), e, p.name.substr(at)), p, one,
-                {{e, 0, 0}, {1, one[0], one[1]}});
+        const std::size_t at = p.name.find("experts.") + 8;
+        for (std::int64_t e = 0; e < s[0]; ++e)
+            add(p.name.substr(0, at) + std::to_string(e) + "." + p.name.substr(at), p.name, {s[1], s[2]},
+                {{e, 0, 0}, {1, s[1], s[2]}});
     }
-    // A module of multi-token prediction repeats embedding and head, as in DeepSeek-V3's folder.
-    for (const ParameterInfo& p : parameters) {
-        const bool embedding = p.name == "model.embed_tokens.weight", head = p.name == "lm_head.weight";
-        if (model.mtp_layers == 0 || (!embedding && !head)) continue;
-        const std::string module = fmt::format("model.layers.{}.", model.layers);
-        if (embedding) add(module + "embed_tokens.weight", p, p.global, whole(p));
-        if (head || model.tied) add(module + "shared_head.head.weight", p, p.global, whole(p));
+    // DeepSeek's files repeat what the module of multi-token prediction shares.
+    const std::string mtp = fmt::format("model.layers.{}.", model.layers), embedding = "model.embed_tokens.weight";
+    const Shape shared = {model.vocab_size, model.hidden};
+    if (model.mtp_layers > 0) {
+        add(mtp + "embed_tokens.weight", embedding, shared, {{0, 0}, shared});
+        add(mtp + "shared_head.head.weight", model.tied ? embedding : "lm_head.weight", shared, {{0, 0}, shared});
     }
     std::sort(weights.begin(), weights.end(),
               [](const auto& a, const auto& b) { return a.entry.name < b.entry.name; });
     return weights;
 }
 
-std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const Tokenizer& tokenizer,
-                                                    DType dtype, NewFiles wanted) {
+std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const std::string& config,
+                                                    const Tokenizer& tokenizer, DType dtype,
+                                                    const std::set<std::string>& carried) {
     std::map<std::string, std::string> files;
-    if (wanted.config) files["config.json"] = config_of(model, tokenizer, dtype).dump(2) + "\n";
-    Json generation = {{"eos_token_id", tokenizer.eos()}};
-    if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
-    files["generation_config.json"] = generation.dump(2) + "\n";
-    if (!wanted.tokenizer) return files;
+    Json json = config.empty() ? config_of(model, tokenizer, dtype) : Json::parse(config);
+    json.erase("quantization_config");
+    json["vocab_size"] = model.vocab_size;  // may be padded
+    json[json.contains("dtype") ? "dtype" : "torch_dtype"] = torch_dtype(dtype);
+    files["config.json"] = json.dump(2) + "\n";
+    if (!carried.contains("generation_config.json")) {
+        Json generation = {{"eos_token_id", tokenizer.eos()}};
+        if (tokenizer.bos() >= 0) generation["bos_token_id"] = tokenizer.bos();
+        files["generation_config.json"] = generation.dump(2) + "\n";
+    }
+    if (carried.contains("tokenizer.json")) return files;
     require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
                        "the model's tokenizer is {}, but its run carries no tokenizer.json", tokenizer.identity());
     files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";

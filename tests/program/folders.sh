@@ -37,11 +37,25 @@ is "a model of no family: exit code" "$rc" 3
 has "a model of no family" "$out" "of no family that is exported"
 holds "a model of no family leaves nothing" test ! -e new/both
 
+# A mixture of experts that begins here, from a config.json.
+for kind in fp8 stacked; do
+    "$write_model" $kind "shape/$kind" || exit 1
+    rm shape/$kind/*.safetensors
+    printf 'stage = pretrain\npolicy.template = demo\ntrain.max_length = 192\ntrain.micro_tokens = 512\n' >begin.in
+    run 2 begin.in "run.dir=begun_$kind" "data.path=$ROOT/problems/base.jsonl" train.steps=1 \
+        train.tokens_per_step=1024 "model.config=shape/$kind/config.json"
+    is "pretrain of a config.json, $kind" "$rc" 0
+    ((rc == 0)) || echo "$out"
+    export_run 2 "begun_$kind" "new/begun_$kind"
+    is "export of it" "$rc" 0
+    ((rc == 0)) || echo "$out"
+done
+
 for kind in mixed fp8 tied stacked; do
     "$write_model" "$kind" "made/$kind" new/llama/tokenizer.json || exit 1
     echo "a note" >"made/$kind/README.md"
 done
-folders=(made/* new/llama new/qwen2 new/qwen3)
+folders=(made/* new/llama new/qwen2 new/qwen3 new/begun_*)
 for folder in "${GRADUS_REFERENCE:+$GRADUS_REFERENCE/hf}"/*/; do
     [[ ! -f $folder/config.json ]] || folders+=("${folder%/}")
 done

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,8 @@ std::string hugging_face_folder(const std::string& model_from);
 /// there; where the model has no such folder the one in `run_dir` goes. Throws DataError.
 void carry_hugging_face(const std::string& model_from, const std::string& run_dir);
 
-/// For a model made from the config.json `file` (model.config): puts it into `run_dir`/huggingface, with
-/// the size of the vocabulary that the model has, so that it can be exported. Throws DataError.
-void carry_config(const std::string& file, std::int64_t vocab_size, const std::string& run_dir);
+/// Keeps the config.json `file` of a model that begins here in `run_dir`/huggingface. Throws DataError.
+void carry_config(const std::string& file, const std::string& run_dir);
 
 /// Copies what is not weights from the Hugging Face folder `folder` to `run_dir`/huggingface, and
 /// writes there tensors.json and `unused` (tensors of `weights`, by name). `note` is told of each
@@ -42,7 +42,7 @@ struct FolderFile {
 std::vector<FolderFile> carried_files(const std::string& carried);
 /// Where the tensors are that no parameter holds.
 std::string unused_tensors(const std::string& carried);
-/// Names of the files in `carried` that came from the folder, sorted.
-std::vector<std::string> carried_names(const std::string& carried);
+/// Names of the files in `carried` that came from the folder.
+std::set<std::string> carried_names(const std::string& carried);
 
 }  // namespace gradus
