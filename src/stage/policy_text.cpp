@@ -130,6 +130,9 @@ TokenizerFiles find_tokenizer(const Deck& deck) {
     files.path = path.string();
     files.text = read_file(files.path);
     read_options(files, path.parent_path());
+    // A tokenizer named by its path leaves its files with the run, but not the config.json beside it:
+    // `auto` must choose the same template in the next stage.
+    if (deck.text("policy.tokenizer") != "auto") files.model_type.clear();
     return files;
 }
 
@@ -201,6 +204,10 @@ void keep_tokenizer(const Deck& deck, const TokenizerFiles& files) {
         // The shape of the model is not the tokenizer's to tell.
         if (std::string_view(name) != "config.json" && fs::exists(from / name))
             write_file_atomically((to / name).string(), read_file((from / name).string()));
+    // The end tokens may have stood in config.json alone.
+    const fs::path generation = to / "generation_config.json";
+    if (!fs::exists(generation) && !files.options.eos.empty())
+        write_file_atomically(generation.string(), Json{{"eos_token_id", files.options.eos}}.dump(2) + "\n");
 }
 
 }  // namespace gradus
