@@ -48,7 +48,8 @@ void write_tensor_list(const fs::path& to, const SafetensorsFolder& weights) {
     write_file_atomically(to / kTensors, Json{{"files", std::move(files)}}.dump(1) + "\n");
 }
 
-void write_unused(const fs::path& to, const SafetensorsFolder& weights, const std::vector<std::string>& unused) {
+void write_unused(const fs::path& to, const SafetensorsFolder& weights,
+                  const std::vector<std::string>& unused) {
     if (unused.empty()) return;
     std::vector<SafetensorsEntry> entries;
     for (const std::string& name : unused) entries.push_back(*weights.tensors().at(name).entry);
@@ -121,7 +122,9 @@ void carry_from_folder(const std::string& folder, const SafetensorsFolder& weigh
             const auto is_one_of = [&](const std::vector<std::string>& names) {
                 return std::find(names.begin(), names.end(), name) != names.end();
             };
-            if (name.front() == '.' || is_one_of(weights.file_names()) || is_one_of(weights.strays())) continue;
+            if (name.front() == '.' || is_one_of(weights.file_names()) ||
+                is_one_of(weights.strays()))
+                continue;
             const std::string why = left_out_because(entry);
             if (why.empty())
                 fs::copy_file(entry.path(), unfinished / name);
@@ -133,7 +136,8 @@ void carry_from_folder(const std::string& folder, const SafetensorsFolder& weigh
         fs::remove_all(to);
         fs::rename(unfinished, to);
     } catch (const fs::filesystem_error& error) {
-        throw DataError(fmt::format("copying the files of {} to {}: {}", folder, to.string(), error.what()));
+        throw DataError(
+            fmt::format("copying the files of {} to {}: {}", folder, to.string(), error.what()));
     }
 }
 
@@ -149,11 +153,13 @@ std::vector<FolderFile> carried_files(const std::string& carried) {
             const auto header = file.at("header").get<std::string>();
             const auto data_bytes = file.at("data_bytes").get<std::int64_t>();
             std::string head(8, '\0');
-            for (std::size_t i = 0; i < 8; ++i) head[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
+            for (std::size_t i = 0; i < 8; ++i)
+                head[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
             head += header;
             const auto name = file.at("file").get<std::string>();
-            files.push_back({name, parse_safetensors(path + ", " + name, std::as_bytes(std::span(head)),
-                                                     std::ssize(head) + data_bytes)});
+            files.push_back(
+                {name, parse_safetensors(path + ", " + name, std::as_bytes(std::span(head)),
+                                         std::ssize(head) + data_bytes)});
         }
     } catch (const Json::exception& error) {
         throw DataError(fmt::format("{}: {}", path, error.what()));
@@ -161,13 +167,16 @@ std::vector<FolderFile> carried_files(const std::string& carried) {
     return files;
 }
 
-std::string unused_tensors(const std::string& carried) { return carried + "/" + kUnused; }
+std::string unused_tensors(const std::string& carried) {
+    return carried + "/" + kUnused;
+}
 
 std::set<std::string> carried_names(const std::string& carried) {
     std::set<std::string> names;
     std::error_code problem;
     for (const auto& entry : fs::directory_iterator(carried, problem))
-        if (const std::string name = entry.path().filename().string(); name != kTensors && name != kUnused)
+        if (const std::string name = entry.path().filename().string();
+            name != kTensors && name != kUnused)
             names.insert(name);
     require<DataError>(!problem, "cannot read {}: {}", carried, problem.message());
     return names;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // stage = export: a checkpoint becomes a Hugging Face folder. It is written beside its place as
-// PATH.tmp and renamed; each rank reads a part of the checkpoint by runs of rows and writes it where
-// it belongs in the files.
+// PATH.tmp and renamed; each rank reads a part of the checkpoint by runs of rows and writes it
+// where it belongs in the files.
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -33,7 +33,7 @@ constexpr std::int64_t kRunBytes = std::int64_t{8} << 20;
 struct Output {
     std::vector<SafetensorsShard> files;
     std::map<std::string, FolderWeight> weights;  ///< by name; `entry` as in the source
-    bool is_new = false;       ///< never was a folder
+    bool is_new = false;                          ///< never was a folder
     bool same_files = false;   ///< names, types and split are those of the folder that was imported
     bool drops_fp8 = false;    ///< 8-bit weights become BF16
     std::optional<DType> all;  ///< export.dtype, where it is not auto
@@ -55,7 +55,8 @@ std::optional<DType> asked_dtype(const Deck& deck) {
 
 std::int64_t largest_file(const Deck& deck) {
     constexpr std::int64_t kLargest = 5'000'000'000;  // what others split at
-    return deck.text("export.shard_bytes") == "auto" ? kLargest : deck.integer("export.shard_bytes");
+    return deck.text("export.shard_bytes") == "auto" ? kLargest
+                                                     : deck.integer("export.shard_bytes");
 }
 
 /// Weights of a model that was imported.
@@ -80,7 +81,8 @@ Output plan_known(const Deck& deck, const CheckpointReader& reader, const ModelC
         out.files = split_safetensors(entries, largest_file(deck));
         return out;
     }
-    for (const FolderFile& file : files) out.files.push_back({file.name, file.header.text, file.header.entries});
+    for (const FolderFile& file : files)
+        out.files.push_back({file.name, file.header.text, file.header.entries});
     return out;
 }
 
@@ -120,7 +122,9 @@ class Pieces {
                         share_of(piece, element, before, total, run_.grid.rank(), run_.grid.size());
                     before += piece.box.elements() * element;
                     if (mine.box.elements() == 0) continue;
-                    if (!to) to.emplace(folder_ + "/" + file.file, file.header, file.data_bytes(), false);
+                    if (!to)
+                        to.emplace(folder_ + "/" + file.file, file.header, file.data_bytes(),
+                                   false);
                     write_rows(mine, entry, *to);
                 }
                 if (weight.pieces.empty()) before += entry.bytes();
@@ -130,7 +134,8 @@ class Pieces {
     }
 
   private:
-    void write_rows(const WeightPiece& piece, const SafetensorsEntry& entry, SafetensorsWriter& to) {
+    void write_rows(const WeightPiece& piece, const SafetensorsEntry& entry,
+                    SafetensorsWriter& to) {
         const std::int64_t rows = count_rows(piece), width = piece.box.elements() / rows;
         const std::int64_t element = safetensors_size(entry.dtype);
         const std::int64_t step = std::max<std::int64_t>(1, kRunBytes / (width * 4));
@@ -158,7 +163,8 @@ class Pieces {
     void check_f16(const std::string& name) const {
         for (const float x : floats_)
             require<DataError>(std::abs(x) < 65520.0f || !std::isfinite(x),
-                               "{} holds {}, which is beyond the largest number of F16; export with export.dtype = "
+                               "{} holds {}, which is beyond the largest number of F16; export "
+                               "with export.dtype = "
                                "bf16 or f32",
                                name, x);
     }
@@ -180,7 +186,8 @@ void write_unused(const Output& out, const std::string& carried, const std::stri
             if (!kept) kept.emplace(unused_tensors(carried));
             for (const SafetensorsEntry& source : kept->header().entries) {
                 if (source.name != entry.name) continue;
-                SafetensorsWriter to(folder + "/" + file.file, file.header, file.data_bytes(), false);
+                SafetensorsWriter to(folder + "/" + file.file, file.header, file.data_bytes(),
+                                     false);
                 to.write(entry.begin, kept->data(source), entry.bytes());
                 to.close();
             }
@@ -201,11 +208,13 @@ std::string changed_config(const std::string& text, const Output& out) {
 
 /// All files but those of the weights, by name. Throws DataError where the model is of no family.
 std::map<std::string, std::string> other_files(const Output& out, const ModelConfig& model,
-                                               const Tokenizer& tokenizer, const std::string& carried) {
+                                               const Tokenizer& tokenizer,
+                                               const std::string& carried) {
     std::map<std::string, std::string> made;
     std::set<std::string> names;
     if (!carried.empty()) names = carried_names(carried);
-    const std::string config = names.contains("config.json") ? read_file(carried + "/config.json") : "";
+    const std::string config =
+        names.contains("config.json") ? read_file(carried + "/config.json") : "";
     if (out.is_new)
         made = new_folder_files(model, config, tokenizer, out.all.value_or(DType::f32), names);
     else if (!out.same_files && (out.drops_fp8 || out.all))
@@ -220,11 +229,15 @@ std::map<std::string, std::string> other_files(const Output& out, const ModelCon
 /// Throws unless `path` is free, an empty folder, or what this run has exported before.
 void check_place(const Run& run, const std::string& path) {
     std::error_code none;
-    if (!fs::exists(path, none) || (fs::is_directory(path, none) && fs::is_empty(path, none))) return;
+    if (!fs::exists(path, none) || (fs::is_directory(path, none) && fs::is_empty(path, none)))
+        return;
     Json before;
-    if (fs::exists(run.path("export.json"), none)) before = Json::parse(read_file(run.path("export.json")), nullptr, false);
-    require<DataError>(before.is_object() && before.value("path", "") == fs::absolute(path).lexically_normal().string(),
-                       "export.path = {}: there is something already, which this run has not exported; remove it, or "
+    if (fs::exists(run.path("export.json"), none))
+        before = Json::parse(read_file(run.path("export.json")), nullptr, false);
+    require<DataError>(before.is_object() && before.value("path", "") ==
+                                                 fs::absolute(path).lexically_normal().string(),
+                       "export.path = {}: there is something already, which this run has not "
+                       "exported; remove it, or "
                        "choose another export.path",
                        path);
 }
@@ -271,30 +284,36 @@ constexpr const char* kMark = ".gradus-export";
 /// The folder with its small files, and the weight files with room for what is to come.
 void create_files(const Output& out, const std::map<std::string, std::string>& others,
                   const std::string& temporary) {
-    require<DataError>(!fs::exists(temporary) || fs::exists(temporary + "/" + kMark) || fs::is_empty(temporary),
-                       "{} is in the way, and no unfinished export: remove it, or choose another export.path",
-                       temporary);
+    require<DataError>(
+        !fs::exists(temporary) || fs::exists(temporary + "/" + kMark) || fs::is_empty(temporary),
+        "{} is in the way, and no unfinished export: remove it, or choose another export.path",
+        temporary);
     fs::remove_all(temporary);
     fs::create_directories(temporary);
     write_file_atomically(temporary + "/" + kMark, "");
     for (const auto& [name, text] : others) write_file_atomically(temporary + "/" + name, text);
     for (const SafetensorsShard& file : out.files)
-        SafetensorsWriter(temporary + "/" + file.file, file.header, file.data_bytes(), true).close();
+        SafetensorsWriter(temporary + "/" + file.file, file.header, file.data_bytes(), true)
+            .close();
 }
 
 ModelConfig stored_model(const CheckpointReader& reader) {
-    require<CheckpointError>(reader.state().contains("model"), "{} holds no model", reader.directory());
+    require<CheckpointError>(reader.state().contains("model"), "{} holds no model",
+                             reader.directory());
     return ModelConfig::from_json(reader.state()["model"]);
 }
 
 Output plan_output(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model,
                    const std::string& carried) {
-    const std::vector<FolderFile> files = carried.empty() ? std::vector<FolderFile>{} : carried_files(carried);
-    Output out = files.empty() ? plan_new(deck, reader, model) : plan_known(deck, reader, model, files, carried);
+    const std::vector<FolderFile> files =
+        carried.empty() ? std::vector<FolderFile>{} : carried_files(carried);
+    Output out = files.empty() ? plan_new(deck, reader, model)
+                               : plan_known(deck, reader, model, files, carried);
     for (const auto& [name, weight] : out.weights)
         for (const WeightPiece& piece : weight.pieces)
-            require<CheckpointError>(reader.has(piece.tensor) || weight.use == FolderWeight::Use::scale,
-                                     "{} holds no tensor {}", reader.directory(), piece.tensor);
+            require<CheckpointError>(
+                reader.has(piece.tensor) || weight.use == FolderWeight::Use::scale,
+                "{} holds no tensor {}", reader.directory(), piece.tensor);
     return out;
 }
 
@@ -302,8 +321,8 @@ Output plan_output(const Deck& deck, const CheckpointReader& reader, const Model
 
 void plan_export(const Deck& deck, Plan& plan) {
     const std::string& from = deck.text("model.from");
-    const std::string checkpoint =
-        find_checkpoint(from, [&](const std::string& text) { plan.text += "note: " + text + "\n"; });
+    const std::string checkpoint = find_checkpoint(
+        from, [&](const std::string& text) { plan.text += "note: " + text + "\n"; });
     if (checkpoint.empty()) {
         plan.complete = false;
         plan.text += fmt::format("model.from = {}: no checkpoint there yet\n", from);
@@ -313,33 +332,42 @@ void plan_export(const Deck& deck, Plan& plan) {
     const Output out = plan_output(deck, reader, stored_model(reader), hugging_face_folder(from));
     plan.text += fmt::format("weights from {}\n", checkpoint);
     for (const SafetensorsShard& file : out.files)
-        plan.text += fmt::format("{}/{}: {} tensors, {}\n", deck.text("export.path"), file.file, file.entries.size(),
-                                 format_bytes(static_cast<double>(file.data_bytes())));
-    if (out.drops_fp8) plan.text += "F8_E4M3 weights are written as BF16, without quantization_config\n";
+        plan.text +=
+            fmt::format("{}/{}: {} tensors, {}\n", deck.text("export.path"), file.file,
+                        file.entries.size(), format_bytes(static_cast<double>(file.data_bytes())));
+    if (out.drops_fp8)
+        plan.text += "F8_E4M3 weights are written as BF16, without quantization_config\n";
 }
 
 ExitCode run_export(Run& run) {
     std::string path = run.deck.text("export.path");
     while (path.size() > 1 && path.back() == '/') path.pop_back();
-    const std::string there = run.grid.world().broadcast(run.is_root() && fs::exists(path) ? "yes" : "no");
+    const std::string there =
+        run.grid.world().broadcast(run.is_root() && fs::exists(path) ? "yes" : "no");
     if (there == "yes" && run.finished_before("export.json")) return ExitCode::done;
     on_root(run, [&] { check_place(run, path); });
     run.begin();
     const std::string& from = run.deck.text("model.from");
     std::string checkpoint;
     if (run.is_root())
-        checkpoint = find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
+        checkpoint =
+            find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
     checkpoint = run.grid.world().broadcast(checkpoint);
-    require<CheckpointError>(!checkpoint.empty(), "model.from = {} ({}): there is no checkpoint; has that stage finished?",
-                             from, run.deck.origin("model.from"));
+    require<CheckpointError>(
+        !checkpoint.empty(),
+        "model.from = {} ({}): there is no checkpoint; has that stage finished?", from,
+        run.deck.origin("model.from"));
     const CheckpointReader reader(checkpoint);
     const std::string carried = hugging_face_folder(from);
     const ModelConfig model = stored_model(reader);
     const Output out = plan_output(run.deck, reader, model, carried);
-    if (out.drops_fp8) run.log.info("F8_E4M3 weights are written as BF16, without quantization_config");
+    if (out.drops_fp8)
+        run.log.info("F8_E4M3 weights are written as BF16, without quantization_config");
 
     const std::string temporary = path + ".tmp";
-    on_root(run, [&] { create_files(out, other_files(out, model, *run.tokenizer, carried), temporary); });
+    on_root(run, [&] {
+        create_files(out, other_files(out, model, *run.tokenizer, carried), temporary);
+    });
     {
         const Profile::Region region(run.profile, "export.write");
         Pieces(run, reader, out, temporary).write();
@@ -355,8 +383,8 @@ ExitCode run_export(Run& run) {
         bytes += file.data_bytes();
         tensors += std::ssize(file.entries);
     }
-    run.log.info("{} tensors, {} in {} files: {}", tensors, format_bytes(static_cast<double>(bytes)), out.files.size(),
-                 path);
+    run.log.info("{} tensors, {} in {} files: {}", tensors,
+                 format_bytes(static_cast<double>(bytes)), out.files.size(), path);
     run.finish(0, 0, {});
     if (run.is_root())
         write_file_atomically(run.path("export.json"),
@@ -364,7 +392,8 @@ ExitCode run_export(Run& run) {
                                    {"from", checkpoint},
                                    {"tensors", tensors},
                                    {"bytes", bytes}}
-                                      .dump(2) + "\n");
+                                      .dump(2) +
+                                  "\n");
     return ExitCode::done;
 }
 

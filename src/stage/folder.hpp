@@ -30,6 +30,7 @@ struct Folder {
 };
 
 /// Reads a config.json. Throws DataError.
-HuggingFaceConfig read_config_file(const std::string& path, std::span<const std::string> ignored_keys);
+HuggingFaceConfig read_config_file(const std::string& path,
+                                   std::span<const std::string> ignored_keys);
 
 }  // namespace gradus

@@ -18,20 +18,23 @@ namespace {
 bool imported_before(Run& run) {
     std::string found, changed;
     if (run.is_root() && run.deck.text("restart") != "none")
-        found = find_checkpoint(run.dir, [&](const std::string& text) { run.log.warn("{}", text); });
+        found =
+            find_checkpoint(run.dir, [&](const std::string& text) { run.log.warn("{}", text); });
     found = run.grid.world().broadcast(found);
     if (found.empty()) return false;
     const CheckpointReader reader(found);
-    require<CheckpointError>(reader.state().value("stage", "") == "import",
-                             "{} was written by another stage than `import`: choose another run.dir, or "
-                             "restart = none",
-                             found);
+    require<CheckpointError>(
+        reader.state().value("stage", "") == "import",
+        "{} was written by another stage than `import`: choose another run.dir, or "
+        "restart = none",
+        found);
     if (run.is_root()) changed = changed_keys(reader.deck(), run.deck);
     changed = run.grid.world().broadcast(changed);
-    require<DeckError>(changed.empty(),
-                       "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make it "
-                       "anew",
-                       found, changed);
+    require<DeckError>(
+        changed.empty(),
+        "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make it "
+        "anew",
+        found, changed);
     run.log.info("{} is there: nothing to do", found);
     return true;
 }
@@ -39,7 +42,8 @@ bool imported_before(Run& run) {
 /// Whether the bytes of a tensor are those of the one that it repeats; each rank looks at a part.
 void check_copy(Run& run, const Folder& folder, const FolderWeight& weight) {
     const auto& tensors = folder.weights.tensors();
-    const std::byte *copy = tensors.at(weight.entry.name).data, *original = tensors.at(weight.original).data;
+    const std::byte *copy = tensors.at(weight.entry.name).data,
+                    *original = tensors.at(weight.original).data;
     const std::int64_t bytes = weight.entry.bytes();
     const int rank = run.grid.rank(), size = run.grid.size();
     constexpr std::int64_t kStep = std::int64_t{4} << 20;
@@ -51,12 +55,13 @@ void check_copy(Run& run, const Folder& folder, const FolderWeight& weight) {
         release_pages(original + at, n);
         run.watchdog.alive();
     }
-    require<DataError>(run.grid.world().max(differ) == 0,
-                       "{}: {} is not equal to {}, but the model shares these weights (tied, or of a multi-token "
-                       "prediction module): this folder cannot be imported without loss",
-                       folder.path, weight.entry.name, weight.original);
-    run.log.info("{} repeats {} (equal bytes): stored once, written again on export", weight.entry.name,
-                 weight.original);
+    require<DataError>(
+        run.grid.world().max(differ) == 0,
+        "{}: {} is not equal to {}, but the model shares these weights (tied, or of a multi-token "
+        "prediction module): this folder cannot be imported without loss",
+        folder.path, weight.entry.name, weight.original);
+    run.log.info("{} repeats {} (equal bytes): stored once, written again on export",
+                 weight.entry.name, weight.original);
 }
 
 /// This rank's boxes, as pointers into the map.
@@ -74,7 +79,8 @@ std::vector<Slab> slabs_of(const Run& run, const Folder& folder) {
         for (const WeightPiece& piece : weight.pieces) {
             const auto& stored = folder.map.stored.at(piece.tensor);
             const std::int64_t element = size_of(stored.dtype);
-            const WeightPiece mine = share_of(piece, element, before, total, run.grid.rank(), run.grid.size());
+            const WeightPiece mine =
+                share_of(piece, element, before, total, run.grid.rank(), run.grid.size());
             before += piece.box.elements() * element;
             if (mine.box.elements() == 0) continue;
             slabs.push_back({.tensor = piece.tensor,

@@ -16,11 +16,12 @@ struct Family {
 
 /// The family whose code computes what this model does.
 Family family_of(const ModelConfig& c) {
-    require<DataError>(!c.is_latent() && c.moe.experts == 0 && c.rope == RopeOptions{} && !c.rope_interleaved &&
-                           c.mtp_layers == 0 && !(c.qkv_bias && c.qk_norm),
-                       "this model, made from model. keys, is of no family that is exported (llama, qwen2 with "
-                       "model.qkv_bias, qwen3 with model.qk_norm): {}",
-                       c.to_json().dump());
+    require<DataError>(
+        !c.is_latent() && c.moe.experts == 0 && c.rope == RopeOptions{} && !c.rope_interleaved &&
+            c.mtp_layers == 0 && !(c.qkv_bias && c.qk_norm),
+        "this model, made from model. keys, is of no family that is exported (llama, qwen2 with "
+        "model.qkv_bias, qwen3 with model.qk_norm): {}",
+        c.to_json().dump());
     if (c.qkv_bias) return {"qwen2", "Qwen2ForCausalLM"};
     if (c.qk_norm) return {"qwen3", "Qwen3ForCausalLM"};
     return {"llama", "LlamaForCausalLM"};
@@ -61,8 +62,8 @@ std::string utf8(unsigned point) {
     return {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 0x3f))};
 }
 
-/// The visible character that stands for a byte in byte-level BPE (GPT-2's table): itself where it is
-/// printable, the others from U+0100 on in their order.
+/// The visible character that stands for a byte in byte-level BPE (GPT-2's table): itself where it
+/// is printable, the others from U+0100 on in their order.
 std::string visible(unsigned byte) {
     const auto printable = [](unsigned b) {
         return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
@@ -87,8 +88,10 @@ Json tokenizer_json(const Tokenizer& tokenizer) {
                          {"rstrip", false},
                          {"normalized", false},
                          {"special", true}});
-    const Json byte_level = {
-        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", false}};
+    const Json byte_level = {{"type", "ByteLevel"},
+                             {"add_prefix_space", false},
+                             {"trim_offsets", true},
+                             {"use_regex", false}};
     return {{"version", "1.0"},
             {"truncation", nullptr},
             {"padding", nullptr},
@@ -114,15 +117,19 @@ Json tokenizer_json(const Tokenizer& tokenizer) {
 
 std::string torch_dtype(DType dtype) {
     switch (dtype) {
-        case DType::bf16: return "bfloat16";
-        case DType::f16: return "float16";
-        default: return "float32";
+        case DType::bf16:
+            return "bfloat16";
+        case DType::f16:
+            return "float16";
+        default:
+            return "float32";
     }
 }
 
 std::vector<FolderWeight> new_weights(const ModelConfig& model) {
     std::vector<FolderWeight> weights;
-    const auto add = [&](const std::string& name, const std::string& parameter, const Shape& shape, const Box& box) {
+    const auto add = [&](const std::string& name, const std::string& parameter, const Shape& shape,
+                         const Box& box) {
         FolderWeight weight;
         weight.entry = {.name = name, .shape = shape};
         weight.pieces = {{.tensor = "weights/" + parameter, .box = box}};
@@ -136,22 +143,25 @@ std::vector<FolderWeight> new_weights(const ModelConfig& model) {
         }
         const std::size_t at = p.name.find("experts.") + 8;
         for (std::int64_t e = 0; e < s[0]; ++e)
-            add(p.name.substr(0, at) + std::to_string(e) + "." + p.name.substr(at), p.name, {s[1], s[2]},
-                {{e, 0, 0}, {1, s[1], s[2]}});
+            add(p.name.substr(0, at) + std::to_string(e) + "." + p.name.substr(at), p.name,
+                {s[1], s[2]}, {{e, 0, 0}, {1, s[1], s[2]}});
     }
     // DeepSeek's files repeat what the module of multi-token prediction shares.
-    const std::string mtp = fmt::format("model.layers.{}.", model.layers), embedding = "model.embed_tokens.weight";
+    const std::string mtp = fmt::format("model.layers.{}.", model.layers),
+                      embedding = "model.embed_tokens.weight";
     const Shape shared = {model.vocab_size, model.hidden};
     if (model.mtp_layers > 0) {
         add(mtp + "embed_tokens.weight", embedding, shared, {{0, 0}, shared});
-        add(mtp + "shared_head.head.weight", model.tied ? embedding : "lm_head.weight", shared, {{0, 0}, shared});
+        add(mtp + "shared_head.head.weight", model.tied ? embedding : "lm_head.weight", shared,
+            {{0, 0}, shared});
     }
     std::sort(weights.begin(), weights.end(),
               [](const auto& a, const auto& b) { return a.entry.name < b.entry.name; });
     return weights;
 }
 
-std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const std::string& config,
+std::map<std::string, std::string> new_folder_files(const ModelConfig& model,
+                                                    const std::string& config,
                                                     const Tokenizer& tokenizer, DType dtype,
                                                     const std::set<std::string>& carried) {
     std::map<std::string, std::string> files;
@@ -167,16 +177,16 @@ std::map<std::string, std::string> new_folder_files(const ModelConfig& model, co
     }
     if (carried.contains("tokenizer.json")) return files;
     require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
-                       "the model's tokenizer is {}, but its run carries no tokenizer.json", tokenizer.identity());
+                       "the model's tokenizer is {}, but its run carries no tokenizer.json",
+                       tokenizer.identity());
     files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";
-    files["tokenizer_config.json"] =
-        Json{{"bos_token", "<bos>"},
-             {"eos_token", "<eos>"},
-             {"clean_up_tokenization_spaces", false},
-             {"model_max_length", model.max_positions},
-             {"tokenizer_class", "PreTrainedTokenizerFast"}}
-            .dump(2) +
-        "\n";
+    files["tokenizer_config.json"] = Json{{"bos_token", "<bos>"},
+                                          {"eos_token", "<eos>"},
+                                          {"clean_up_tokenization_spaces", false},
+                                          {"model_max_length", model.max_positions},
+                                          {"tokenizer_class", "PreTrainedTokenizerFast"}}
+                                         .dump(2) +
+                                     "\n";
     return files;
 }
 

@@ -16,11 +16,13 @@ namespace gradus {
 /// Its tensors, as other programs name and order them (by name), without types.
 std::vector<FolderWeight> new_weights(const ModelConfig& model);
 
-/// Texts of its files by name, but for those in `carried`, the names of files that its run has: config.json
-/// (always, from `config`, the text of the one that the model began with, where there is one),
-/// generation_config.json, and tokenizer.json and tokenizer_config.json of the byte tokenizer. Throws
-/// DataError for a shape that no family has, and for another tokenizer, whose file the run should have.
-std::map<std::string, std::string> new_folder_files(const ModelConfig& model, const std::string& config,
+/// Texts of its files by name, but for those in `carried`, the names of files that its run has:
+/// config.json (always, from `config`, the text of the one that the model began with, where there
+/// is one), generation_config.json, and tokenizer.json and tokenizer_config.json of the byte
+/// tokenizer. Throws DataError for a shape that no family has, and for another tokenizer, whose
+/// file the run should have.
+std::map<std::string, std::string> new_folder_files(const ModelConfig& model,
+                                                    const std::string& config,
                                                     const Tokenizer& tokenizer, DType dtype,
                                                     const std::set<std::string>& carried);
 

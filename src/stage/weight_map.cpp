@@ -28,9 +28,11 @@ class Problems {
     void raise(const std::string& where) const {
         if (count_ == 0) return;
         constexpr int kShown = 40;
-        const std::string more = count_ > kShown ? fmt::format("\n  ... and {} more", count_ - kShown) : "";
-        throw DataError(fmt::format("{}: the tensors do not fit the model that config.json describes:{}{}", where,
-                                    text_, more));
+        const std::string more =
+            count_ > kShown ? fmt::format("\n  ... and {} more", count_ - kShown) : "";
+        throw DataError(
+            fmt::format("{}: the tensors do not fit the model that config.json describes:{}{}",
+                        where, text_, more));
     }
 
   private:
@@ -52,14 +54,16 @@ std::optional<ExpertName> expert_name(const std::string& name) {
     ExpertName result;
     const auto [end, error] = std::from_chars(begin, name.data() + name.size(), result.expert);
     // Only as a number is written: "00" would be a second name of the same expert.
-    if (error != std::errc{} || result.expert < 0 || std::to_string(result.expert) != std::string(begin, end) ||
-        *end != '.')
+    if (error != std::errc{} || result.expert < 0 ||
+        std::to_string(result.expert) != std::string(begin, end) || *end != '.')
         return std::nullopt;
     result.stack = name.substr(0, at + kExperts.size()) + std::string(end + 1);
     return result;
 }
 
-Shape stack_shape(const Shape& s) { return {s[1], s[2]}; }
+Shape stack_shape(const Shape& s) {
+    return {s[1], s[2]};
+}
 
 class Mapper {
   public:
@@ -97,15 +101,18 @@ class Mapper {
         if (const std::string original = repeats(name); !original.empty()) {
             weight.use = FolderWeight::Use::copy;
             weight.original = original;
-            if (!dtypes_.contains(original)) return problems_.add(fmt::format("{} repeats {}, which is missing", name, original));
+            if (!dtypes_.contains(original))
+                return problems_.add(
+                    fmt::format("{} repeats {}, which is missing", name, original));
             if (dtypes_[original] != weight.entry.dtype)
-                return problems_.add(fmt::format("{} is {}, but {}, which it repeats, {}", name, weight.entry.dtype,
-                                                 original, dtypes_[original]));
+                return problems_.add(fmt::format("{} is {}, but {}, which it repeats, {}", name,
+                                                 weight.entry.dtype, original, dtypes_[original]));
             return fill(weight, original, false, false);
         }
         if (name.ends_with(kScaleEnd)) {
             weight.use = FolderWeight::Use::scale;
-            return locate(weight, name.substr(0, name.size() - std::string_view(kScaleEnd).size()), true);
+            return locate(weight, name.substr(0, name.size() - std::string_view(kScaleEnd).size()),
+                          true);
         }
         locate(weight, name, false);
     }
@@ -133,29 +140,32 @@ class Mapper {
         }
         // Transformers 5 may write all experts of a layer as two stacks.
         const auto replaced = [&](const char* from, const char* to) {
-            return name.ends_with(from) ? name.substr(0, name.size() - std::string_view(from).size()) + to : "";
+            return name.ends_with(from)
+                       ? name.substr(0, name.size() - std::string_view(from).size()) + to
+                       : "";
         };
         const std::string gate = replaced(".experts.gate_up_proj", ".experts.gate_proj.weight");
         if (!scale && parameters_.contains(gate)) return fill_gate_up(weight, parameters_.at(gate));
         const std::string down = replaced(".experts.down_proj", ".experts.down_proj.weight");
         if (!scale && parameters_.contains(down)) return fill(weight, down, false, true);
-        problems_.add(fmt::format("{} {} {}: the model has no such parameter", weight.entry.name, weight.entry.dtype,
-                                  weight.entry.shape.text()));
+        problems_.add(fmt::format("{} {} {}: the model has no such parameter", weight.entry.name,
+                                  weight.entry.dtype, weight.entry.shape.text()));
     }
 
     /// The type of a weight or scale; nothing, and a problem, where it is not one for it.
     std::optional<DType> type_of(const FolderWeight& weight, bool scale) {
         const auto dtype = float_dtype(weight.entry.dtype);
         if (dtype && (!scale || *dtype == DType::f32)) return dtype;
-        problems_.add(fmt::format("{} is {}; {} are read as {}", weight.entry.name, weight.entry.dtype,
-                                  scale ? "scales" : "weights", scale ? "F32" : "F32, BF16, F16 or F8_E4M3"));
+        problems_.add(fmt::format("{} is {}; {} are read as {}", weight.entry.name,
+                                  weight.entry.dtype, scale ? "scales" : "weights",
+                                  scale ? "F32" : "F32, BF16, F16 or F8_E4M3"));
         return std::nullopt;
     }
 
     bool has_shape(const FolderWeight& weight, const Shape& wanted) {
         if (weight.entry.shape == wanted) return true;
-        problems_.add(fmt::format("{} is {}, the model needs {}", weight.entry.name, weight.entry.shape.text(),
-                                  wanted.text()));
+        problems_.add(fmt::format("{} is {}, the model needs {}", weight.entry.name,
+                                  weight.entry.shape.text(), wanted.text()));
         return false;
     }
 
@@ -168,12 +178,13 @@ class Mapper {
     }
 
     /// Notes that `elements` of a checkpoint's tensor are filled with numbers of this type.
-    bool store(const FolderWeight& weight, const std::string& tensor, const Shape& global, DType dtype,
-               std::int64_t elements) {
+    bool store(const FolderWeight& weight, const std::string& tensor, const Shape& global,
+               DType dtype, std::int64_t elements) {
         const auto [place, fresh] = map_.stored.emplace(tensor, WeightMap::Stored{dtype, global});
         if (!fresh && place->second.dtype != dtype) {
-            problems_.add(fmt::format("{} is {}, other experts of its layer are {}", weight.entry.name,
-                                      weight.entry.dtype, name_of(place->second.dtype)));
+            problems_.add(fmt::format("{} is {}, other experts of its layer are {}",
+                                      weight.entry.name, weight.entry.dtype,
+                                      name_of(place->second.dtype)));
             return false;
         }
         filled_[tensor] += elements;
@@ -188,18 +199,22 @@ class Mapper {
         if (!dtype || !has_shape(weight, global)) return;
         const std::string tensor = (scale ? "scale_inv/" : "weights/") + name;
         if (counts && !store(weight, tensor, global, *dtype, global.elements())) return;
-        Shape zero = global.rank() == 1 ? Shape{0} : global.rank() == 2 ? Shape{0, 0} : Shape{0, 0, 0};
+        Shape zero = global.rank() == 1   ? Shape{0}
+                     : global.rank() == 2 ? Shape{0, 0}
+                                          : Shape{0, 0, 0};
         weight.pieces.push_back({.tensor = tensor, .box = {zero, global}});
     }
 
-    void fill_expert(FolderWeight& weight, const ParameterInfo& stack, std::int64_t expert, bool scale) {
+    void fill_expert(FolderWeight& weight, const ParameterInfo& stack, std::int64_t expert,
+                     bool scale) {
         const Shape global = shape_of(stack.global, scale);
         const auto dtype = type_of(weight, scale);
         if (!dtype || !has_shape(weight, stack_shape(global))) return;
         const std::string tensor = (scale ? "scale_inv/" : "weights/") + stack.name;
         if (!store(weight, tensor, global, *dtype, global.row_elements())) return;
         if (!scale) seen_[stack.name].push_back(expert);
-        weight.pieces.push_back({.tensor = tensor, .box = {{expert, 0, 0}, {1, global[1], global[2]}}});
+        weight.pieces.push_back(
+            {.tensor = tensor, .box = {{expert, 0, 0}, {1, global[1], global[2]}}});
     }
 
     /// [E, 2 I, H]: of each expert first the gate's rows, then up's.
@@ -226,15 +241,18 @@ class Mapper {
             if (filled == global.elements()) continue;
             std::string which;
             if (filled > global.elements()) {
-                problems_.add(fmt::format("{} is there twice, as a stack and expert by expert", name));
+                problems_.add(
+                    fmt::format("{} is there twice, as a stack and expert by expert", name));
                 continue;
             }
             auto& seen = seen_[name];
             std::sort(seen.begin(), seen.end());
             std::int64_t first = 0;
-            while (first < std::ssize(seen) && seen[static_cast<std::size_t>(first)] == first) ++first;
+            while (first < std::ssize(seen) && seen[static_cast<std::size_t>(first)] == first)
+                ++first;
             if (!seen.empty())
-                which = fmt::format(" of expert {} (of {} experts {} are there)", first, global[0], seen.size());
+                which = fmt::format(" of expert {} (of {} experts {} are there)", first, global[0],
+                                    seen.size());
             problems_.add(fmt::format("{} {}{} is missing", name, global.text(), which));
         }
     }
@@ -242,14 +260,16 @@ class Mapper {
     void check_scales() {
         for (const auto& [tensor, stored] : map_.stored) {
             if (!tensor.starts_with("weights/")) continue;
-            const std::string scales = scale_name(tensor), name = tensor.substr(tensor.find('/') + 1);
+            const std::string scales = scale_name(tensor),
+                              name = tensor.substr(tensor.find('/') + 1);
             const bool fp8 = stored.dtype == DType::f8_e4m3;
             const std::int64_t there = filled_.contains(scales) ? filled_[scales] : 0;
             if (!fp8 && there > 0)
-                problems_.add(fmt::format("{} is {}, yet there is {}{}", name, name_of(stored.dtype), name, kScaleEnd));
+                problems_.add(fmt::format("{} is {}, yet there is {}{}", name,
+                                          name_of(stored.dtype), name, kScaleEnd));
             if (fp8 && there != shape_of(stored.global, true).elements())
-                problems_.add(fmt::format("{} is F8_E4M3 and lacks its scales, {}{} {}", name, name, kScaleEnd,
-                                          shape_of(stored.global, true).text()));
+                problems_.add(fmt::format("{} is F8_E4M3 and lacks its scales, {}{} {}", name, name,
+                                          kScaleEnd, shape_of(stored.global, true).text()));
         }
         for (const auto& [tensor, filled] : filled_)
             if (tensor.starts_with("scale_inv/") && filled > 0 &&
@@ -293,31 +313,38 @@ ModelConfig folder_model(const HuggingFaceConfig& config, const std::vector<Fold
     return model;
 }
 
-WeightMap map_weights(const ModelConfig& model, const std::vector<FolderFile>& files, const std::string& where) {
+WeightMap map_weights(const ModelConfig& model, const std::vector<FolderFile>& files,
+                      const std::string& where) {
     return Mapper(model, files).run(where);
 }
 
-std::int64_t count_rows(const WeightPiece& piece) { return piece.box.count[row_dim(piece.box)]; }
+std::int64_t count_rows(const WeightPiece& piece) {
+    return piece.box.count[row_dim(piece.box)];
+}
 
 WeightPiece piece_rows(const WeightPiece& piece, std::int64_t first, std::int64_t count) {
     const int dim = row_dim(piece.box);
-    const std::int64_t width = piece.box.elements() / std::max<std::int64_t>(1, piece.box.count[dim]);
+    const std::int64_t width =
+        piece.box.elements() / std::max<std::int64_t>(1, piece.box.count[dim]);
     return {.tensor = piece.tensor,
-            .box = {with(piece.box.offset, dim, piece.box.offset[dim] + first), with(piece.box.count, dim, count)},
+            .box = {with(piece.box.offset, dim, piece.box.offset[dim] + first),
+                    with(piece.box.count, dim, count)},
             .at = piece.at + first * width};
 }
 
-WeightPiece share_of(const WeightPiece& piece, std::int64_t element, std::int64_t before, std::int64_t total,
-                     int rank, int size) {
+WeightPiece share_of(const WeightPiece& piece, std::int64_t element, std::int64_t before,
+                     std::int64_t total, int rank, int size) {
     const std::int64_t rows = count_rows(piece);
-    const std::int64_t row_bytes = std::max<std::int64_t>(1, piece.box.elements() / std::max<std::int64_t>(1, rows) * element);
-    // A row belongs to the rank in whose part its first byte lies. (Parts in double: a rounded border
-    // is the same border on both of its sides.)
+    const std::int64_t row_bytes =
+        std::max<std::int64_t>(1, piece.box.elements() / std::max<std::int64_t>(1, rows) * element);
+    // A row belongs to the rank in whose part its first byte lies. (Parts in double: a rounded
+    // border is the same border on both of its sides.)
     const auto border = [&](int r) {
         const auto at = static_cast<std::int64_t>(static_cast<double>(total) * r / size) - before;
         return std::clamp<std::int64_t>((at + row_bytes - 1) / row_bytes, 0, rows);
     };
-    const std::int64_t first = rank == 0 ? 0 : border(rank), end = rank + 1 == size ? rows : border(rank + 1);
+    const std::int64_t first = rank == 0 ? 0 : border(rank),
+                       end = rank + 1 == size ? rows : border(rank + 1);
     return piece_rows(piece, first, end - first);
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which tensor of a Hugging Face folder is which part of which tensor of a checkpoint: one table for
-// both directions.
+// Which tensor of a Hugging Face folder is which part of which tensor of a checkpoint: one table
+// for both directions.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ namespace gradus {
 
 /// A contiguous part of a folder's tensor and its place in a checkpoint.
 struct WeightPiece {
-    std::string tensor;     ///< of the checkpoint: "weights/model.norm.weight", "scale_inv/..."
+    std::string tensor;  ///< of the checkpoint: "weights/model.norm.weight", "scale_inv/..."
     Box box;
-    std::int64_t at = 0;    ///< element of the folder's tensor at which the part begins
+    std::int64_t at = 0;  ///< element of the folder's tensor at which the part begins
 };
 
 /// A tensor of a folder.
@@ -42,24 +42,24 @@ struct WeightMap {
         DType dtype = DType::f32;
         Shape global;
     };
-    std::vector<FolderWeight> weights;      ///< in the order of files and bytes
-    std::map<std::string, Stored> stored;   ///< the tensors of the checkpoint
+    std::vector<FolderWeight> weights;     ///< in the order of files and bytes
+    std::map<std::string, Stored> stored;  ///< the tensors of the checkpoint
     bool has_fp8 = false;
 };
 
-/// The model of a folder: that of config.json, with the multi-token prediction module where there are
-/// tensors of it.
+/// The model of a folder: that of config.json, with the multi-token prediction module where there
+/// are tensors of it.
 ModelConfig folder_model(const HuggingFaceConfig& config, const std::vector<FolderFile>& files);
 
 /// Finds the place of every tensor. Throws DataError with all that does not fit: tensors that no
-/// parameter wants, parameters that no tensor fills, with their shapes; other shapes, types that are
-/// no floats or differ within a stack of experts, 8-bit weights without scales.
+/// parameter wants, parameters that no tensor fills, with their shapes; other shapes, types that
+/// are no floats or differ within a stack of experts, 8-bit weights without scales.
 WeightMap map_weights(const ModelConfig& model, const std::vector<FolderFile>& files,
                       const std::string& where);
 
-/// The part of `piece` that falls to `rank` of `size`, all pieces laid one after the other being cut
-/// into parts of equal bytes at whole rows; no elements where there is none. `before` and `total`:
-/// bytes of all pieces before this one, and of all; `element`: bytes of a number.
+/// The part of `piece` that falls to `rank` of `size`, all pieces laid one after the other being
+/// cut into parts of equal bytes at whole rows; no elements where there is none. `before` and
+/// `total`: bytes of all pieces before this one, and of all; `element`: bytes of a number.
 WeightPiece share_of(const WeightPiece& piece, std::int64_t element, std::int64_t before,
                      std::int64_t total, int rank, int size);
 

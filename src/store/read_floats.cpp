@@ -52,8 +52,8 @@ class Scales {
     /// The scales of one matrix; they are a 65536th of its elements.
     const float* matrix(std::int64_t m) {
         if (m == held_) return scales_.data();
-        const Box box = shape_.rank() == 3 ? Box{{m, 0, 0}, {1, shape_[1], shape_[2]}}
-                                           : Box{{0, 0}, shape_};
+        const Box box =
+            shape_.rank() == 3 ? Box{{m, 0, 0}, {1, shape_[1], shape_[2]}} : Box{{0, 0}, shape_};
         scales_.resize(static_cast<std::size_t>(box.elements()));
         reader_.read(name_, box, scales_.data());
         held_ = m;
@@ -74,31 +74,37 @@ std::string scale_name(const std::string& tensor) {
 }
 
 void check_floats(const CheckpointReader& reader, const std::string& tensor, const Shape& global) {
-    require<CheckpointError>(reader.has(tensor), "{} holds no tensor {}", reader.directory(), tensor);
+    require<CheckpointError>(reader.has(tensor), "{} holds no tensor {}", reader.directory(),
+                             tensor);
     const auto info = reader.info(tensor);
     require<CheckpointError>(info.global == global && info.dtype != DType::i32,
-                             "{}: {} is {} {}, the model needs floats {}", reader.directory(), tensor,
-                             name_of(info.dtype), info.global.text(), global.text());
+                             "{}: {} is {} {}, the model needs floats {}", reader.directory(),
+                             tensor, name_of(info.dtype), info.global.text(), global.text());
     if (info.dtype != DType::f8_e4m3) return;
     require<CheckpointError>(global.rank() == 2 || global.rank() == 3,
                              "{}: {} is {} {}; only matrices and stacks of them have block scales",
                              reader.directory(), tensor, name_of(info.dtype), global.text());
     const std::string name = scale_name(tensor);
-    require<CheckpointError>(reader.has(name), "{} holds no scales {} for {}", reader.directory(), name, tensor);
+    require<CheckpointError>(reader.has(name), "{} holds no scales {} for {}", reader.directory(),
+                             name, tensor);
     const auto scales = reader.info(name);
     require<CheckpointError>(scales.dtype == DType::f32 && scales.global == scales_of(global),
-                             "{}: {} is {} {}, the scales of {} are f32 {}", reader.directory(), name,
-                             name_of(scales.dtype), scales.global.text(), tensor, scales_of(global).text());
+                             "{}: {} is {} {}, the scales of {} are f32 {}", reader.directory(),
+                             name, name_of(scales.dtype), scales.global.text(), tensor,
+                             scales_of(global).text());
 }
 
-void read_floats(const CheckpointReader& reader, const std::string& tensor, const Box& box, float* out) {
+void read_floats(const CheckpointReader& reader, const std::string& tensor, const Box& box,
+                 float* out) {
     const auto info = reader.info(tensor);
     if (info.dtype == DType::f32) return reader.read(tensor, box, out);
     check_floats(reader, tensor, info.global);
-    const std::int64_t rows = box.count.rank() == 0 ? 1 : box.count[0], width = box.count.row_elements();
-    const std::int64_t run =
-        std::max<std::int64_t>(1, kRunBytes / std::max<std::int64_t>(1, width * size_of(info.dtype)));
-    std::vector<char> buffer(static_cast<std::size_t>(std::min(run, rows) * width * size_of(info.dtype)));
+    const std::int64_t rows = box.count.rank() == 0 ? 1 : box.count[0],
+                       width = box.count.row_elements();
+    const std::int64_t run = std::max<std::int64_t>(
+        1, kRunBytes / std::max<std::int64_t>(1, width * size_of(info.dtype)));
+    std::vector<char> buffer(
+        static_cast<std::size_t>(std::min(run, rows) * width * size_of(info.dtype)));
     Scales scales(reader, tensor, info.global);
     for (std::int64_t first = 0; first < rows; first += run) {
         const std::int64_t count = std::min(run, rows - first);

@@ -32,18 +32,21 @@ std::span<const std::byte> map_file(const std::string& path) {
     const UniqueHandle<int, CloseDescriptor, -1> file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     require<DataError>(static_cast<bool>(file), "cannot open {}: {}", path, std::strerror(errno));
     struct stat found = {};
-    require<DataError>(::fstat(file.get(), &found) == 0, "cannot read {}: {}", path, std::strerror(errno));
+    require<DataError>(::fstat(file.get(), &found) == 0, "cannot read {}: {}", path,
+                       std::strerror(errno));
     require<DataError>(S_ISREG(found.st_mode), "cannot read {}: it is not a file", path);
     require<DataError>(found.st_size > 0, "{}: the file is empty", path);
-    void* const data = ::mmap(nullptr, static_cast<std::size_t>(found.st_size), PROT_READ, MAP_SHARED, file.get(), 0);
+    void* const data = ::mmap(nullptr, static_cast<std::size_t>(found.st_size), PROT_READ,
+                              MAP_SHARED, file.get(), 0);
     require<DataError>(data != MAP_FAILED, "cannot map {}: {}", path, std::strerror(errno));
     return {static_cast<const std::byte*>(data), static_cast<std::size_t>(found.st_size)};
 }
 
 /// `name` is that of a file of its folder, and of a safetensors file.
 bool plain_name(const std::string& name) {
-    return !name.empty() && name.find('/') == std::string::npos && name.find('\0') == std::string::npos &&
-           name.front() != '.' && name.ends_with(".safetensors");
+    return !name.empty() && name.find('/') == std::string::npos &&
+           name.find('\0') == std::string::npos && name.front() != '.' &&
+           name.ends_with(".safetensors");
 }
 
 }  // namespace
@@ -68,8 +71,10 @@ void release_pages(const void* data, std::int64_t bytes) {
     if (bytes > 0) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
-std::map<std::string, std::string> parse_safetensors_index(const std::string& file, const std::string& text) {
-    require<DataError>(std::ssize(text) <= kMaxIndex, "{}: it has more than {} bytes", file, kMaxIndex);
+std::map<std::string, std::string> parse_safetensors_index(const std::string& file,
+                                                           const std::string& text) {
+    require<DataError>(std::ssize(text) <= kMaxIndex, "{}: it has more than {} bytes", file,
+                       kMaxIndex);
     // A later one of two equal keys would win without a word.
     std::set<std::string> names;
     std::string problem;
@@ -77,8 +82,8 @@ std::map<std::string, std::string> parse_safetensors_index(const std::string& fi
     using Tree = nlohmann::json;
     const auto watch = [&](int depth, Tree::parse_event_t event, Tree& parsed) {
         if (depth > 3 && problem.empty()) problem = "it is nested too deep";
-        if (depth == 2 && event == Tree::parse_event_t::key && !names.insert(parsed.get<std::string>()).second &&
-            problem.empty())
+        if (depth == 2 && event == Tree::parse_event_t::key &&
+            !names.insert(parsed.get<std::string>()).second && problem.empty())
             problem = "the name " + json_text(parsed.get<std::string>()) + " stands there twice";
         return problem.empty();
     };
@@ -89,16 +94,19 @@ std::map<std::string, std::string> parse_safetensors_index(const std::string& fi
         throw DataError(fmt::format("{}: not JSON: {}", file, error.what()));
     }
     require<DataError>(problem.empty(), "{}: {}", file, problem);
-    require<DataError>(json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
-                       "{}: there is no object `weight_map` in it", file);
+    require<DataError>(
+        json.is_object() && json.contains("weight_map") && json["weight_map"].is_object(),
+        "{}: there is no object `weight_map` in it", file);
     std::map<std::string, std::string> map;
     for (const auto& [name, value] : json["weight_map"].items()) {
-        require<DataError>(value.is_string(), "{}: weight_map: tensor {}: its file is not a text", file, json_text(name));
+        require<DataError>(value.is_string(), "{}: weight_map: tensor {}: its file is not a text",
+                           file, json_text(name));
         const auto& target = value.get_ref<const std::string&>();
-        require<DataError>(plain_name(target),
-                           "{}: weight_map: tensor {}: {} is not the name of a .safetensors file beside the "
-                           "index",
-                           file, json_text(name), json_text(target));
+        require<DataError>(
+            plain_name(target),
+            "{}: weight_map: tensor {}: {} is not the name of a .safetensors file beside the "
+            "index",
+            file, json_text(name), json_text(target));
         map[name] = target;
     }
     require<DataError>(!map.empty(), "{}: its weight_map is empty", file);
@@ -109,10 +117,12 @@ SafetensorsFolder::SafetensorsFolder(const std::string& folder) : path_(folder) 
     std::error_code none;
     require<DataError>(fs::is_directory(folder, none), "{}: there is no such folder", folder);
     const std::string index_file = folder + "/" + kIndex;
-    const bool sharded = fs::exists(index_file, none), single = fs::exists(folder + "/" + kSingle, none);
-    require<DataError>(sharded || single,
-                       "{}: neither {} nor {} is there (weights in another format, as *.bin, are not read)", folder,
-                       kSingle, kIndex);
+    const bool sharded = fs::exists(index_file, none),
+               single = fs::exists(folder + "/" + kSingle, none);
+    require<DataError>(
+        sharded || single,
+        "{}: neither {} nor {} is there (weights in another format, as *.bin, are not read)",
+        folder, kSingle, kIndex);
     std::map<std::string, std::string> index;
     std::set<std::string> names = {kSingle};
     if (sharded) {
@@ -122,27 +132,32 @@ SafetensorsFolder::SafetensorsFolder(const std::string& folder) : path_(folder) 
         names.clear();
         for (const auto& [tensor, file] : index) names.insert(file);
         require<DataError>(!single || names.contains(kSingle),
-                           "{}: both {} and {}, which does not name it, are there: remove one", folder, kSingle,
-                           kIndex);
+                           "{}: both {} and {}, which does not name it, are there: remove one",
+                           folder, kSingle, kIndex);
     }
     file_names_.assign(names.begin(), names.end());
     files_.reserve(names.size());
     for (const std::string& name : file_names_) files_.emplace_back(folder + "/" + name);
     for (std::size_t f = 0; f < files_.size(); ++f)
         for (const SafetensorsEntry& entry : files_[f].header().entries) {
-            const auto [place, fresh] = tensors_.emplace(entry.name, Tensor{&entry, f, files_[f].data(entry)});
-            require<DataError>(fresh, "{}: tensor {} is in {} and in {}", folder, json_text(entry.name),
-                               file_names_[place->second.file], file_names_[f]);
+            const auto [place, fresh] =
+                tensors_.emplace(entry.name, Tensor{&entry, f, files_[f].data(entry)});
+            require<DataError>(fresh, "{}: tensor {} is in {} and in {}", folder,
+                               json_text(entry.name), file_names_[place->second.file],
+                               file_names_[f]);
             if (!sharded) continue;
             const auto listed = index.find(entry.name);
-            require<DataError>(listed != index.end(), "{}: tensor {} of {} is not in its weight_map", index_file,
+            require<DataError>(listed != index.end(),
+                               "{}: tensor {} of {} is not in its weight_map", index_file,
                                json_text(entry.name), file_names_[f]);
-            require<DataError>(listed->second == file_names_[f], "{}: tensor {} is in {}, the weight_map says {}",
-                               index_file, json_text(entry.name), file_names_[f], listed->second);
+            require<DataError>(listed->second == file_names_[f],
+                               "{}: tensor {} is in {}, the weight_map says {}", index_file,
+                               json_text(entry.name), file_names_[f], listed->second);
         }
     for (const auto& [name, file] : index)
-        require<DataError>(tensors_.contains(name), "{}: {} holds no tensor {}, which the weight_map names",
-                           index_file, file, json_text(name));
+        require<DataError>(tensors_.contains(name),
+                           "{}: {} holds no tensor {}, which the weight_map names", index_file,
+                           file, json_text(name));
     for (const auto& entry : fs::directory_iterator(folder))
         if (const std::string name = entry.path().filename().string();
             name.ends_with(".safetensors") && !names.contains(name))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The header, read event by event: a file of strangers gets no tree of values in memory, and what is
-// not of the one allowed form ends the reading where it stands.
+// The header, read event by event: a file of strangers gets no tree of values in memory, and what
+// is not of the one allowed form ends the reading where it stands.
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -20,10 +20,21 @@ namespace {
 constexpr std::int64_t kLengthBytes = 8;
 constexpr std::int64_t kMaxHeader = 100'000'000;  // the format's own limit
 
-constexpr std::array<std::pair<std::string_view, std::int64_t>, 15> kSizes = {
-    {{"BOOL", 1}, {"U8", 1},  {"I8", 1},   {"F8_E5M2", 1}, {"F8_E4M3", 1},
-     {"I16", 2},  {"U16", 2}, {"F16", 2},  {"BF16", 2},    {"I32", 4},
-     {"U32", 4},  {"F32", 4}, {"F64", 8},  {"I64", 8},     {"U64", 8}}};
+constexpr std::array<std::pair<std::string_view, std::int64_t>, 15> kSizes = {{{"BOOL", 1},
+                                                                               {"U8", 1},
+                                                                               {"I8", 1},
+                                                                               {"F8_E5M2", 1},
+                                                                               {"F8_E4M3", 1},
+                                                                               {"I16", 2},
+                                                                               {"U16", 2},
+                                                                               {"F16", 2},
+                                                                               {"BF16", 2},
+                                                                               {"I32", 4},
+                                                                               {"U32", 4},
+                                                                               {"F32", 4},
+                                                                               {"F64", 8},
+                                                                               {"I64", 8},
+                                                                               {"U64", 8}}};
 
 constexpr std::array<std::pair<DType, std::string_view>, 4> kFloats = {
     {{DType::f32, "F32"}, {DType::bf16, "BF16"}, {DType::f16, "F16"}, {DType::f8_e4m3, "F8_E4M3"}}};
@@ -68,12 +79,14 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
     }
     bool key(string_t& text) override {
         if (place_ == Place::top) {
-            if (!names_.insert(text).second) return fail("the name " + json_text(text) + " stands there twice");
+            if (!names_.insert(text).second)
+                return fail("the name " + json_text(text) + " stands there twice");
             current_ = {.name = text};
             return true;
         }
         key_ = text;
-        if (!seen_.insert(text).second) return fail("the key " + json_text(text) + " stands there twice");
+        if (!seen_.insert(text).second)
+            return fail("the key " + json_text(text) + " stands there twice");
         if (place_ == Place::tensor && text != "dtype" && text != "shape" && text != "data_offsets")
             return fail("there is an unknown key " + json_text(text));
         return true;
@@ -140,11 +153,16 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
     }
     static Shape shape_of(const std::array<std::int64_t, 4>& d, std::size_t rank) {
         switch (rank) {
-            case 0: return {};
-            case 1: return {d[0]};
-            case 2: return {d[0], d[1]};
-            case 3: return {d[0], d[1], d[2]};
-            default: return {d[0], d[1], d[2], d[3]};
+            case 0:
+                return {};
+            case 1:
+                return {d[0]};
+            case 2:
+                return {d[0], d[1]};
+            case 3:
+                return {d[0], d[1], d[2]};
+            default:
+                return {d[0], d[1], d[2], d[3]};
         }
     }
 
@@ -173,13 +191,16 @@ void check_entry(const std::string& file, const SafetensorsEntry& entry, std::in
         require<DataError>(good, "{}: tensor {}: {}", file, json_text(entry.name), what);
     };
     fits(safetensors_size(entry.dtype) > 0, "unknown dtype " + json_text(entry.dtype));
-    fits(entry.begin <= entry.end, fmt::format("it ends at byte {} before it begins at {}", entry.end, entry.begin));
+    fits(entry.begin <= entry.end,
+         fmt::format("it ends at byte {} before it begins at {}", entry.end, entry.begin));
     const auto bytes = bytes_of(entry);
     fits(bytes.has_value(), "the shape has more elements than can be counted");
-    fits(entry.bytes() == *bytes, fmt::format("{} {} takes {} bytes, its data_offsets hold {}", entry.dtype,
-                                              entry.shape.text(), *bytes, entry.bytes()));
+    fits(entry.bytes() == *bytes,
+         fmt::format("{} {} takes {} bytes, its data_offsets hold {}", entry.dtype,
+                     entry.shape.text(), *bytes, entry.bytes()));
     fits(entry.end <= data_bytes,
-         fmt::format("it ends at byte {} of the data, but the file holds {}: it is cut off", entry.end, data_bytes));
+         fmt::format("it ends at byte {} of the data, but the file holds {}: it is cut off",
+                     entry.end, data_bytes));
 }
 
 /// Every byte of the data belongs to one tensor.
@@ -193,14 +214,15 @@ void check_tiling(const std::string& file, const SafetensorsHeader& header) {
     const SafetensorsEntry* before = nullptr;
     for (const SafetensorsEntry* entry : order) {
         require<DataError>(entry->begin >= at, "{}: tensors {} and {} overlap", file,
-                           before == nullptr ? "" : json_text(before->name), json_text(entry->name));
-        require<DataError>(entry->begin == at, "{}: {} bytes before tensor {} belong to no tensor", file,
-                           entry->begin - at, json_text(entry->name));
+                           before == nullptr ? "" : json_text(before->name),
+                           json_text(entry->name));
+        require<DataError>(entry->begin == at, "{}: {} bytes before tensor {} belong to no tensor",
+                           file, entry->begin - at, json_text(entry->name));
         at = entry->end;
         before = entry;
     }
-    require<DataError>(at == header.data_bytes, "{}: {} bytes after the last tensor belong to none", file,
-                       header.data_bytes - at);
+    require<DataError>(at == header.data_bytes, "{}: {} bytes after the last tensor belong to none",
+                       file, header.data_bytes - at);
 }
 
 }  // namespace
@@ -225,27 +247,32 @@ std::int64_t safetensors_size(std::string_view dtype) {
 
 SafetensorsHeader parse_safetensors(const std::string& file, std::span<const std::byte> head,
                                     std::int64_t file_bytes) {
-    require<DataError>(file_bytes >= kLengthBytes && std::ssize(head) >= kLengthBytes,
-                       "{}: it has {} bytes; a safetensors file begins with 8 bytes that tell the header's "
-                       "length",
-                       file, file_bytes);
+    require<DataError>(
+        file_bytes >= kLengthBytes && std::ssize(head) >= kLengthBytes,
+        "{}: it has {} bytes; a safetensors file begins with 8 bytes that tell the header's "
+        "length",
+        file, file_bytes);
     std::uint64_t length = 0;
     for (int i = 0; i < kLengthBytes; ++i)
         length |= std::to_integer<std::uint64_t>(head[static_cast<std::size_t>(i)]) << (8 * i);
-    require<DataError>(length <= static_cast<std::uint64_t>(kMaxHeader),
-                       "{}: its header claims {} bytes, more than the {} that the format allows; is this a "
-                       "safetensors file?",
-                       file, length, kMaxHeader);
+    require<DataError>(
+        length <= static_cast<std::uint64_t>(kMaxHeader),
+        "{}: its header claims {} bytes, more than the {} that the format allows; is this a "
+        "safetensors file?",
+        file, length, kMaxHeader);
     const auto n = static_cast<std::int64_t>(length);
     require<DataError>(n <= file_bytes - kLengthBytes && n <= std::ssize(head) - kLengthBytes,
-                       "{}: its header claims {} bytes, but the file has {}: it is cut off", file, n, file_bytes);
+                       "{}: its header claims {} bytes, but the file has {}: it is cut off", file,
+                       n, file_bytes);
     SafetensorsHeader header;
     header.data_bytes = file_bytes - kLengthBytes - n;
-    header.text.assign(reinterpret_cast<const char*>(head.data()) + kLengthBytes, static_cast<std::size_t>(n));
+    header.text.assign(reinterpret_cast<const char*>(head.data()) + kLengthBytes,
+                       static_cast<std::size_t>(n));
     HeaderReader reader(header);
     const bool whole = Json::sax_parse(header.text, &reader);
     require<DataError>(whole, "{}: header: {}", file, reader.problem);
-    for (const SafetensorsEntry& entry : header.entries) check_entry(file, entry, header.data_bytes);
+    for (const SafetensorsEntry& entry : header.entries)
+        check_entry(file, entry, header.data_bytes);
     check_tiling(file, header);
     return header;
 }

@@ -15,7 +15,8 @@
 namespace gradus {
 namespace {
 
-void write_at(int descriptor, const std::string& path, const void* data, std::int64_t bytes, std::int64_t at) {
+void write_at(int descriptor, const std::string& path, const void* data, std::int64_t bytes,
+              std::int64_t at) {
     const auto* from = static_cast<const char*>(data);
     while (bytes > 0) {
         const ssize_t n = ::pwrite(descriptor, from, static_cast<std::size_t>(bytes), at);
@@ -32,8 +33,8 @@ void write_at(int descriptor, const std::string& path, const void* data, std::in
 void reserve(int descriptor, const std::string& path, std::int64_t bytes) {
     if (::fallocate(descriptor, 0, 0, bytes) == 0) return;
     const bool unknown = errno == EOPNOTSUPP || errno == ENOSYS;
-    require<DataError>(unknown && ::ftruncate(descriptor, bytes) == 0, "cannot write {} of {} bytes: {}", path, bytes,
-                       std::strerror(errno));
+    require<DataError>(unknown && ::ftruncate(descriptor, bytes) == 0,
+                       "cannot write {} of {} bytes: {}", path, bytes, std::strerror(errno));
 }
 
 }  // namespace
@@ -47,28 +48,33 @@ std::string layout_safetensors(std::vector<SafetensorsEntry>& entries,
         entry.begin = at;
         entry.end = at += entry.shape.elements() * safetensors_size(entry.dtype);
         std::string shape;
-        for (int i = 0; i < entry.shape.rank(); ++i) shape += fmt::format("{}{}", i > 0 ? "," : "", entry.shape[i]);
+        for (int i = 0; i < entry.shape.rank(); ++i)
+            shape += fmt::format("{}{}", i > 0 ? "," : "", entry.shape[i]);
         text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                            text.size() > 1 ? "," : "", json_text(entry.name), entry.dtype, shape, entry.begin,
-                            entry.end);
+                            text.size() > 1 ? "," : "", json_text(entry.name), entry.dtype, shape,
+                            entry.begin, entry.end);
     }
     text += "}";
     text.resize((text.size() + 7) / 8 * 8, ' ');
     return text;
 }
 
-void SafetensorsWriter::Close::operator()(int descriptor) const { ::close(descriptor); }
+void SafetensorsWriter::Close::operator()(int descriptor) const {
+    ::close(descriptor);
+}
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::string& header, std::int64_t data_bytes,
-                                     bool create)
+SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::string& header,
+                                     std::int64_t data_bytes, bool create)
     : path_(path), data_at_(8 + std::ssize(header)) {
     const int flags = O_WRONLY | O_CLOEXEC | (create ? O_CREAT | O_TRUNC : 0);
     descriptor_ = UniqueHandle<int, Close, -1>(::open(path.c_str(), flags, 0644));
-    require<DataError>(static_cast<bool>(descriptor_), "cannot write {}: {}", path, std::strerror(errno));
+    require<DataError>(static_cast<bool>(descriptor_), "cannot write {}: {}", path,
+                       std::strerror(errno));
     if (!create) return;
     reserve(descriptor_.get(), path, data_at_ + data_bytes);
     std::string start(8, '\0');
-    for (std::size_t i = 0; i < 8; ++i) start[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
+    for (std::size_t i = 0; i < 8; ++i)
+        start[i] = static_cast<char>(header.size() >> (8 * i) & 0xff);
     start += header;
     write_at(descriptor_.get(), path, start.data(), std::ssize(start), 0);
 }
@@ -78,8 +84,10 @@ void SafetensorsWriter::write(std::int64_t offset, const void* data, std::int64_
 }
 
 void SafetensorsWriter::close() {
-    require<DataError>(::fsync(descriptor_.get()) == 0, "cannot sync {}: {}", path_, std::strerror(errno));
-    require<DataError>(::close(descriptor_.release()) == 0, "cannot close {}: {}", path_, std::strerror(errno));
+    require<DataError>(::fsync(descriptor_.get()) == 0, "cannot sync {}: {}", path_,
+                       std::strerror(errno));
+    require<DataError>(::close(descriptor_.release()) == 0, "cannot close {}: {}", path_,
+                       std::strerror(errno));
 }
 
 std::int64_t SafetensorsShard::data_bytes() const {
@@ -102,9 +110,9 @@ std::vector<SafetensorsShard> split_safetensors(const std::vector<SafetensorsEnt
         filled += bytes;
     }
     for (std::size_t i = 0; i < shards.size(); ++i) {
-        shards[i].file = shards.size() == 1
-                             ? "model.safetensors"
-                             : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+        shards[i].file = shards.size() == 1 ? "model.safetensors"
+                                            : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1,
+                                                          shards.size());
         shards[i].header = layout_safetensors(shards[i].entries, {{"format", "pt"}});
     }
     return shards;

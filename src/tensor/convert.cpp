@@ -24,7 +24,9 @@ void store(void* to, std::int64_t i, T value) {
                 sizeof value);
 }
 
-float f32_of_bf16(std::uint16_t x) { return std::bit_cast<float>(std::uint32_t{x} << 16); }
+float f32_of_bf16(std::uint16_t x) {
+    return std::bit_cast<float>(std::uint32_t{x} << 16);
+}
 
 /// Exponent and mantissa moved to their places in a float32 make a number that is too small by the
 /// difference of the biases, subnormal ones too; the product with a power of two is exact.
@@ -43,8 +45,8 @@ float f32_of_f8(std::uint8_t x) {
     return std::bit_cast<float>(sign | bits);
 }
 
-/// Adds half of the last kept bit's worth, a little less where that bit is even; the carry goes into
-/// the exponent as it should.
+/// Adds half of the last kept bit's worth, a little less where that bit is even; the carry goes
+/// into the exponent as it should.
 std::uint32_t round_bits(std::uint32_t bits, int dropped) {
     const std::uint32_t half = (1u << (dropped - 1)) - 1, odd = (bits >> dropped) & 1u;
     return (bits + half + odd) >> dropped;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// config.json: whatever it holds, it is a model whose sizes fit, or refused; and its description comes
-// back from JSON as it was.
+// config.json: whatever it holds, it is a model whose sizes fit, or refused; and its description
+// comes back from JSON as it was.
 #include <cmath>
 #include <cstdlib>
 #include <string>

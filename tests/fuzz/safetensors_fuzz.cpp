@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Safetensors: whole files, headers alone before so many bytes of data, and indexes. The first byte says
-// which. What is accepted must be described in full: every byte of the data belongs to one tensor.
+// Safetensors: whole files, headers alone before so many bytes of data, and indexes. The first byte
+// says which. What is accepted must be described in full: every byte of the data belongs to one
+// tensor.
 #include <algorithm>
 #include <cstdlib>
 #include <string>
@@ -23,7 +24,8 @@ void check(const gradus::SafetensorsHeader& header) {
     std::int64_t at = 0;
     for (const auto& entry : entries) {
         must(entry.begin == at && entry.end >= at);
-        if (entry.bytes() > 0) must(entry.shape.elements() * gradus::safetensors_size(entry.dtype) == entry.bytes());
+        if (entry.bytes() > 0)
+            must(entry.shape.elements() * gradus::safetensors_size(entry.dtype) == entry.bytes());
         at = entry.end;
     }
     must(at == header.data_bytes);
@@ -32,11 +34,13 @@ void check(const gradus::SafetensorsHeader& header) {
     std::string head(8, '\0');
     for (std::size_t i = 0; i < 8; ++i) head[i] = static_cast<char>(text.size() >> (8 * i) & 0xff);
     head += text;
-    const auto again = gradus::parse_safetensors("f", std::as_bytes(std::span(head)),
-                                                 static_cast<std::int64_t>(head.size()) + header.data_bytes);
+    const auto again =
+        gradus::parse_safetensors("f", std::as_bytes(std::span(head)),
+                                  static_cast<std::int64_t>(head.size()) + header.data_bytes);
     must(again.entries.size() == entries.size() && again.metadata == header.metadata);
     for (std::size_t i = 0; i < entries.size(); ++i)
-        must(again.entries[i].name == entries[i].name && again.entries[i].shape == entries[i].shape);
+        must(again.entries[i].name == entries[i].name &&
+             again.entries[i].shape == entries[i].shape);
 }
 
 }  // namespace
@@ -52,10 +56,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                 must(file.find('/') == std::string::npos && file.front() != '.');
         } else {
             std::string head(8, '\0');
-            for (std::size_t i = 0; i < 8; ++i) head[i] = static_cast<char>(rest.size() >> (8 * i) & 0xff);
+            for (std::size_t i = 0; i < 8; ++i)
+                head[i] = static_cast<char>(rest.size() >> (8 * i) & 0xff);
             head += rest;
             const std::int64_t bytes = data[1] + 256 * data[2];
-            check(gradus::parse_safetensors("f", std::as_bytes(std::span(head)), std::ssize(head) + bytes));
+            check(gradus::parse_safetensors("f", std::as_bytes(std::span(head)),
+                                            std::ssize(head) + bytes));
         }
     } catch (const gradus::DataError&) {
     }

@@ -55,7 +55,7 @@ for kind in mixed fp8 tied stacked; do
     "$write_model" "$kind" "made/$kind" new/llama/tokenizer.json || exit 1
     echo "a note" >"made/$kind/README.md"
 done
-folders=(made/* new/llama new/qwen2 new/qwen3 new/begun_*)
+folders=(made/* new/llama new/qwen2 new/qwen3 new/begun_fp8 new/begun_stacked)
 for folder in "${GRADUS_REFERENCE:+$GRADUS_REFERENCE/hf}"/*/; do
     [[ ! -f $folder/config.json ]] || folders+=("${folder%/}")
 done
@@ -174,6 +174,16 @@ export_run 1 in/made_fp8.2 out/fp8_f32 export.dtype=f32
 import 1 out/fp8_f32 in/fp8_f32
 export_run 2 in/fp8_f32 out/fp8_f32_bf16 export.dtype=bf16 export.shard_bytes=600000
 holds "8-bit to F32 to BF16 is 8-bit to BF16" diff -r -x config.json out/fp8_bf16 out/fp8_f32_bf16
+run 2 "${sft[@]}" run.dir=still_fp8 model.from=in/made_fp8.2 train.lr=0 optim.weight_decay=0
+is "sft of 8-bit weights" "$rc" 0
+((rc == 0)) || echo "$out"
+export_run 2 still_fp8 out/still_fp8 export.dtype=bf16 export.shard_bytes=600000
+holds "8-bit weights in training are what BF16 makes of them" diff -r out/fp8_bf16 out/still_fp8
+export_run 1 still_fp8 out/trained_fp8
+is "trained 8-bit weights" "$rc" 0
+is "their config" "$(jq -c .quantization_config out/trained_fp8/config.json)" null
+import 1 out/trained_fp8 in/trained_fp8
+has "their types" "$out" "(BF16, F32)"
 
 # Damage: each a clear error that names file or tensor, before anything is written.
 # refused WHAT WORDS: of the folder `broken`

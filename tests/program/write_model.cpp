@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// write_model KIND FOLDER [TOKENIZER_JSON]: a Hugging Face folder with random weights, for tests. Little
-// memory, whatever its size. A tensor's numbers are a function of its name.
+// write_model KIND FOLDER [TOKENIZER_JSON]: a Hugging Face folder with random weights, for tests.
+// Little memory, whatever its size. A tensor's numbers are a function of its name.
 //   large    Qwen2.5-1.5B's shape, BF16, one file
 //   mixed    Qwen2, BF16 and F16, several files with an index
 //   fp8      DeepSeek-V3 with F8_E4M3 weights, their scales, and the multi-token prediction layer
@@ -34,14 +34,25 @@ struct Kind {
     bool mtp = false, tied_head = false, buffers = false, stacked = false;
 };
 
-Json base_config(const char* family, const char* architecture, std::int64_t hidden, std::int64_t layers,
-                 std::int64_t heads, std::int64_t kv, std::int64_t intermediate, std::int64_t vocabulary) {
-    return {{"architectures", Json::array({architecture})}, {"model_type", family},
-            {"hidden_size", hidden}, {"num_hidden_layers", layers}, {"num_attention_heads", heads},
-            {"num_key_value_heads", kv}, {"intermediate_size", intermediate}, {"vocab_size", vocabulary},
-            {"hidden_act", "silu"}, {"rms_norm_eps", 1e-6}, {"max_position_embeddings", 4096},
-            {"rope_theta", 10000.0}, {"tie_word_embeddings", false}, {"torch_dtype", "bfloat16"},
-            {"bos_token_id", 0}, {"eos_token_id", 1}};
+Json base_config(const char* family, const char* architecture, std::int64_t hidden,
+                 std::int64_t layers, std::int64_t heads, std::int64_t kv,
+                 std::int64_t intermediate, std::int64_t vocabulary) {
+    return {{"architectures", Json::array({architecture})},
+            {"model_type", family},
+            {"hidden_size", hidden},
+            {"num_hidden_layers", layers},
+            {"num_attention_heads", heads},
+            {"num_key_value_heads", kv},
+            {"intermediate_size", intermediate},
+            {"vocab_size", vocabulary},
+            {"hidden_act", "silu"},
+            {"rms_norm_eps", 1e-6},
+            {"max_position_embeddings", 4096},
+            {"rope_theta", 10000.0},
+            {"tie_word_embeddings", false},
+            {"torch_dtype", "bfloat16"},
+            {"bos_token_id", 0},
+            {"eos_token_id", 1}};
 }
 
 Kind large() {
@@ -60,27 +71,45 @@ Kind mixed() {
     Kind kind;
     kind.config = base_config("qwen2", "Qwen2ForCausalLM", 32, 2, 4, 2, 96, 264);
     kind.shard_bytes = 20000;
-    kind.dtype = [](const std::string& name, auto&) { return name.find("mlp") == std::string::npos ? "BF16" : "F16"; };
+    kind.dtype = [](const std::string& name, auto&) {
+        return name.find("mlp") == std::string::npos ? "BF16" : "F16";
+    };
     return kind;
 }
 
 Kind fp8() {
     Kind kind;
     kind.config = base_config("deepseek_v3", "DeepseekV3ForCausalLM", 160, 2, 4, 4, 144, 264);
-    const Json more = {{"q_lora_rank", 48}, {"kv_lora_rank", 32}, {"qk_nope_head_dim", 24}, {"qk_rope_head_dim", 16},
-                       {"v_head_dim", 24}, {"n_routed_experts", 8}, {"n_shared_experts", 1}, {"num_experts_per_tok", 2},
-                       {"moe_intermediate_size", 136}, {"first_k_dense_replace", 1}, {"n_group", 4}, {"topk_group", 2},
-                       {"norm_topk_prob", true}, {"routed_scaling_factor", 2.5}, {"scoring_func", "sigmoid"},
-                       {"topk_method", "noaux_tc"}, {"num_nextn_predict_layers", 1},
-                       {"quantization_config", {{"activation_scheme", "dynamic"}, {"fmt", "e4m3"},
-                                                {"quant_method", "fp8"}, {"weight_block_size", {128, 128}}}}};
+    const Json more = {{"q_lora_rank", 48},
+                       {"kv_lora_rank", 32},
+                       {"qk_nope_head_dim", 24},
+                       {"qk_rope_head_dim", 16},
+                       {"v_head_dim", 24},
+                       {"n_routed_experts", 8},
+                       {"n_shared_experts", 1},
+                       {"num_experts_per_tok", 2},
+                       {"moe_intermediate_size", 136},
+                       {"first_k_dense_replace", 1},
+                       {"n_group", 4},
+                       {"topk_group", 2},
+                       {"norm_topk_prob", true},
+                       {"routed_scaling_factor", 2.5},
+                       {"scoring_func", "sigmoid"},
+                       {"topk_method", "noaux_tc"},
+                       {"num_nextn_predict_layers", 1},
+                       {"quantization_config",
+                        {{"activation_scheme", "dynamic"},
+                         {"fmt", "e4m3"},
+                         {"quant_method", "fp8"},
+                         {"weight_block_size", {128, 128}}}}};
     kind.config.update(more);
     kind.shard_bytes = 1000000;
     kind.mtp = true;
     kind.dtype = [](const std::string& name, const Shape& shape) {
         if (name.ends_with("e_score_correction_bias")) return "F32";
         const bool plain = shape.rank() == 1 || name.find("embed") != std::string::npos ||
-                           name.find("head") != std::string::npos || name.ends_with("gate.weight") ||
+                           name.find("head") != std::string::npos ||
+                           name.ends_with("gate.weight") ||
                            name.find("eh_proj") != std::string::npos;
         return plain ? "BF16" : "F8_E4M3";
     };
@@ -99,8 +128,12 @@ Kind tied() {
 Kind stacked() {
     Kind kind;
     kind.config = base_config("qwen3_moe", "Qwen3MoeForCausalLM", 32, 2, 4, 2, 96, 264);
-    kind.config.update({{"head_dim", 8}, {"num_experts", 4}, {"num_experts_per_tok", 2},
-                        {"moe_intermediate_size", 24}, {"norm_topk_prob", true}, {"decoder_sparse_step", 1},
+    kind.config.update({{"head_dim", 8},
+                        {"num_experts", 4},
+                        {"num_experts_per_tok", 2},
+                        {"moe_intermediate_size", 24},
+                        {"norm_topk_prob", true},
+                        {"decoder_sparse_step", 1},
                         {"mlp_only_layers", Json::array()}});
     kind.stacked = true;
     kind.dtype = [](auto&, auto&) { return "BF16"; };
@@ -122,7 +155,8 @@ std::vector<SafetensorsEntry> entries_of(const Kind& kind, const ModelConfig& mo
         const std::string dtype = kind.dtype(name, shape);
         entries.push_back({.name = name, .dtype = dtype, .shape = shape});
         if (dtype == "F8_E4M3")
-            entries.push_back({.name = name + "_scale_inv", .dtype = "F32",
+            entries.push_back({.name = name + "_scale_inv",
+                               .dtype = "F32",
                                .shape = {scale_blocks(shape[0]), scale_blocks(shape[1])}});
     };
     for (const ParameterInfo& p : describe_parameters(model)) {
@@ -132,7 +166,8 @@ std::vector<SafetensorsEntry> entries_of(const Kind& kind, const ModelConfig& mo
             add(p.name, s);
         } else if (!kind.stacked) {
             for (std::int64_t e = 0; e < s[0]; ++e)
-                add(p.name.substr(0, at + 8) + std::to_string(e) + "." + p.name.substr(at + 8), {s[1], s[2]});
+                add(p.name.substr(0, at + 8) + std::to_string(e) + "." + p.name.substr(at + 8),
+                    {s[1], s[2]});
         } else if (p.name.ends_with("gate_proj.weight")) {
             add(p.name.substr(0, at + 8) + "gate_up_proj", {s[0], 2 * s[1], s[2]});
         } else if (p.name.ends_with("down_proj.weight")) {
@@ -143,13 +178,16 @@ std::vector<SafetensorsEntry> entries_of(const Kind& kind, const ModelConfig& mo
     if (kind.tied_head) add("lm_head.weight", embedding);
     if (kind.buffers)
         for (std::int64_t i = 0; i < model.layers; ++i)
-            entries.push_back({.name = fmt::format("model.layers.{}.self_attn.rotary_emb.inv_freq", i),
-                               .dtype = "F32", .shape = {model.head_dim / 2}});
+            entries.push_back(
+                {.name = fmt::format("model.layers.{}.self_attn.rotary_emb.inv_freq", i),
+                 .dtype = "F32",
+                 .shape = {model.head_dim / 2}});
     if (kind.mtp) {
         add(fmt::format("model.layers.{}.embed_tokens.weight", model.layers), embedding);
         add(fmt::format("model.layers.{}.shared_head.head.weight", model.layers), embedding);
     }
-    std::sort(entries.begin(), entries.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+    std::sort(entries.begin(), entries.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
     return entries;
 }
 
@@ -168,7 +206,8 @@ class Filler {
 
     void fill(const SafetensorsEntry& entry) {
         const std::int64_t n = entry.shape.elements(), element = safetensors_size(entry.dtype);
-        const bool norm = entry.name.find("norm") != std::string::npos, scale = entry.name.ends_with("_scale_inv");
+        const bool norm = entry.name.find("norm") != std::string::npos,
+                   scale = entry.name.ends_with("_scale_inv");
         const std::uint64_t seed = std::hash<std::string>{}(source(entry.name));
         const float mean = norm ? 1.0f : scale ? 0.01f : 0.0f, spread = scale ? 0.001f : 0.02f;
         constexpr std::int64_t kStep = 1 << 20;  // divides by the 8 numbers of a draw
@@ -179,8 +218,10 @@ class Filler {
             floats.clear();
             bytes.resize(static_cast<std::size_t>(count * element));
             for (std::int64_t i = 0; i < count; i += 8) {
-                const PhiloxBlock bits = random_bits({.seed = seed, .stream = Stream::test,
-                                                      .prompt = static_cast<std::uint64_t>((at + i) / 8)});
+                const PhiloxBlock bits =
+                    random_bits({.seed = seed,
+                                 .stream = Stream::test,
+                                 .prompt = static_cast<std::uint64_t>((at + i) / 8)});
                 for (const std::uint32_t word : bits)
                     for (const std::uint32_t half : {word & 0xffff, word >> 16})
                         floats.push_back(mean + spread * table_[half]);
@@ -221,7 +262,8 @@ void write(const std::string& name, const std::string& folder, const std::string
         for (const SafetensorsEntry& entry : shard.entries) filler.fill(entry);
         out.close();
     }
-    if (shards.size() > 1) write_file_atomically(folder + "/model.safetensors.index.json", safetensors_index(shards));
+    if (shards.size() > 1)
+        write_file_atomically(folder + "/model.safetensors.index.json", safetensors_index(shards));
     write_file_atomically(folder + "/config.json", kind.config.dump(2) + "\n");
     const Json generation = {{"bos_token_id", kind.config["bos_token_id"]},
                              {"eos_token_id", Json::array({kind.config["eos_token_id"]})}};

@@ -13,8 +13,8 @@
 namespace gradus {
 namespace {
 
-/// A format: bits of exponent and mantissa; `finite`: an exponent of all ones holds numbers too, but
-/// for one NaN.
+/// A format: bits of exponent and mantissa; `finite`: an exponent of all ones holds numbers too,
+/// but for one NaN.
 struct Format {
     DType dtype;
     int exponent, mantissa;
@@ -29,7 +29,8 @@ struct Format {
         const double fraction = static_cast<double>(m) / (1 << mantissa);
         if (finite && e == top && m + 1 == 1u << mantissa) return std::nan("");
         if (!finite && e == top) return m == 0 ? sign * INFINITY : std::nan("");
-        return sign * (e == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, e - bias));
+        return sign *
+               (e == 0 ? std::ldexp(fraction, 1 - bias) : std::ldexp(1 + fraction, e - bias));
     }
     unsigned codes() const { return 1u << (1 + exponent + mantissa); }
 };
@@ -49,8 +50,8 @@ std::uint16_t encoded(const Format& f, float x) {
     return code;
 }
 
-/// Of the two codes around |x| the nearer, of equally near ones the even: found by bisection over the
-/// values, which grow with the code.
+/// Of the two codes around |x| the nearer, of equally near ones the even: found by bisection over
+/// the values, which grow with the code.
 std::uint16_t nearest(const Format& f, float x) {
     const unsigned sign = std::signbit(x) ? f.codes() / 2 : 0;
     const unsigned infinity = ((1u << f.exponent) - 1) << f.mantissa;
@@ -82,7 +83,8 @@ BOOST_AUTO_TEST_CASE(every_small_number_is_read_exactly) {
             if (std::isnan(want))
                 wrong += !std::isnan(got);
             else
-                wrong += static_cast<double>(got) != want || std::signbit(got) != std::signbit(want);
+                wrong +=
+                    static_cast<double>(got) != want || std::signbit(got) != std::signbit(want);
         }
         BOOST_TEST(wrong == 0, name_of(f.dtype));
         BOOST_TEST(nan == (f.finite ? 2 : 2 * ((1 << f.mantissa) - 1)));
@@ -116,17 +118,20 @@ BOOST_AUTO_TEST_CASE(rounds_to_nearest_ties_to_even) {
         // Every number, the middle to the next one, and what lies just beside the middle.
         for (unsigned code = 0; code < f.codes() / 2 - 1; ++code) {
             const auto middle = static_cast<float>((f.value(code) + f.value(code + 1)) / 2);
-            for (const float x : {middle, std::nextafterf(middle, 0.0f), std::nextafterf(middle, INFINITY)})
+            for (const float x :
+                 {middle, std::nextafterf(middle, 0.0f), std::nextafterf(middle, INFINITY)})
                 for (const float signed_x : {x, -x}) check(signed_x);
         }
         for (std::uint32_t i = 0; i < 200000; ++i) {
-            const PhiloxBlock bits = random_bits({.seed = 1, .stream = Stream::test, .position = i});
+            const PhiloxBlock bits =
+                random_bits({.seed = 1, .stream = Stream::test, .position = i});
             float x;
             std::memcpy(&x, &bits[0], sizeof x);
             check(x);
         }
-        for (const float x : {65504.0f, 65519.996f, 65520.0f, 65536.0f, 3.3895314e38f, 3.4028235e38f, INFINITY,
-                              std::numeric_limits<float>::denorm_min(), 0.0f, -0.0f, NAN})
+        for (const float x :
+             {65504.0f, 65519.996f, 65520.0f, 65536.0f, 3.3895314e38f, 3.4028235e38f, INFINITY,
+              std::numeric_limits<float>::denorm_min(), 0.0f, -0.0f, NAN})
             check(x);
         BOOST_TEST(wrong == 0, name_of(f.dtype));
     }
@@ -141,7 +146,8 @@ BOOST_AUTO_TEST_CASE(whole_arrays_at_any_alignment) {
         to_f32(f.dtype, bytes.data() + 1, out.data(), 1000);
         for (std::size_t i = 0; i < out.size(); ++i) {
             unsigned code = static_cast<unsigned char>(bytes[1 + i * size]);
-            if (size == 2) code |= static_cast<unsigned>(static_cast<unsigned char>(bytes[2 + i * size])) << 8;
+            if (size == 2)
+                code |= static_cast<unsigned>(static_cast<unsigned char>(bytes[2 + i * size])) << 8;
             BOOST_REQUIRE(static_cast<double>(out[i]) == f.value(code));
         }
         if (f.finite) continue;
@@ -160,9 +166,12 @@ BOOST_AUTO_TEST_CASE(blocks_have_their_scales) {
     BOOST_TEST(scale_blocks(257) == 3);
     const std::int64_t wide = scale_blocks(kColumns);
     std::vector<float> scales;
-    for (std::int64_t i = 0; i < scale_blocks(kRows) * wide; ++i) scales.push_back(static_cast<float>(i + 1));
+    for (std::int64_t i = 0; i < scale_blocks(kRows) * wide; ++i)
+        scales.push_back(static_cast<float>(i + 1));
     for (const auto& [row, column, rows, columns] :
-         {std::array<std::int64_t, 4>{0, 0, kRows, kColumns}, {100, 120, 57, 140}, {256, 255, 44, 5}}) {
+         {std::array<std::int64_t, 4>{0, 0, kRows, kColumns},
+          {100, 120, 57, 140},
+          {256, 255, 44, 5}}) {
         std::vector<float> values(static_cast<std::size_t>(rows * columns), 0.5f);
         scale_by_blocks(values.data(), rows, columns, row, column, scales.data(), wide);
         for (std::int64_t r = 0; r < rows; ++r)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files of Hugging Face's safetensors format: eight bytes with the length of a JSON header (little
-// endian), the header {name: {dtype, shape, data_offsets}, "__metadata__": {...}}, the tensors' bytes.
-// Reading maps the file; a tensor is a pointer into the map. Files come from strangers: whatever
-// their bytes are, they are described correctly or refused.
+// endian), the header {name: {dtype, shape, data_offsets}, "__metadata__": {...}}, the tensors'
+// bytes. Reading maps the file; a tensor is a pointer into the map. Files come from strangers:
+// whatever their bytes are, they are described correctly or refused.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +23,9 @@ namespace gradus {
 /// A tensor as a header describes it.
 struct SafetensorsEntry {
     std::string name;
-    std::string dtype;          ///< as in the file: "BF16"
+    std::string dtype;  ///< as in the file: "BF16"
     Shape shape;
-    std::int64_t begin = 0;     ///< of its bytes in the data after the header
+    std::int64_t begin = 0;  ///< of its bytes in the data after the header
     std::int64_t end = 0;
     std::int64_t bytes() const { return end - begin; }
 };
@@ -40,14 +40,15 @@ std::int64_t safetensors_size(std::string_view dtype);
 struct SafetensorsHeader {
     std::vector<SafetensorsEntry> entries;  ///< in the header's order
     std::map<std::string, std::string> metadata;
-    std::string text;                       ///< the JSON as it stands, padding included
+    std::string text;  ///< the JSON as it stands, padding included
     std::int64_t data_bytes = 0;
 };
 
-/// Reads the header of a file whose first bytes are `head` and which has `file_bytes` in all; `head`
-/// must hold the whole header where the file does. Throws DataError, which begins with `file` and
-/// names the tensor: truncated file, header of more than 100 MB, bad JSON, a name twice, unknown
-/// type, bytes that are not type x shape, overlapping ranges, gaps, bytes after the last tensor.
+/// Reads the header of a file whose first bytes are `head` and which has `file_bytes` in all;
+/// `head` must hold the whole header where the file does. Throws DataError, which begins with
+/// `file` and names the tensor: truncated file, header of more than 100 MB, bad JSON, a name twice,
+/// unknown type, bytes that are not type x shape, overlapping ranges, gaps, bytes after the last
+/// tensor.
 SafetensorsHeader parse_safetensors(const std::string& file, std::span<const std::byte> head,
                                     std::int64_t file_bytes);
 
@@ -72,12 +73,12 @@ class SafetensorsFile {
     const std::byte* data_ = nullptr;
 };
 
-/// Says that mapped bytes are not needed any more, so that they leave the process's memory; they can
-/// be read again.
+/// Says that mapped bytes are not needed any more, so that they leave the process's memory; they
+/// can be read again.
 void release_pages(const void* data, std::int64_t bytes);
 
-/// The weights of a Hugging Face folder: model.safetensors, or model.safetensors.index.json with the
-/// files that it names.
+/// The weights of a Hugging Face folder: model.safetensors, or model.safetensors.index.json with
+/// the files that it names.
 class SafetensorsFolder {
   public:
     struct Tensor {
@@ -86,8 +87,9 @@ class SafetensorsFolder {
         const std::byte* data = nullptr;
     };
 
-    /// Throws DataError: neither or both of the two are there, an index that is no such JSON or names a
-    /// file outside the folder, a tensor that its file lacks, that is in two files, or not in the index.
+    /// Throws DataError: neither or both of the two are there, an index that is no such JSON or
+    /// names a file outside the folder, a tensor that its file lacks, that is in two files, or not
+    /// in the index.
     explicit SafetensorsFolder(const std::string& folder);
 
     const std::string& path() const { return path_; }

@@ -13,16 +13,16 @@
 
 namespace gradus {
 
-/// Lays the entries out one after the other, in their order (`begin` and `end` are set), and returns
-/// the header's JSON, padded so that the data begin at a multiple of eight.
+/// Lays the entries out one after the other, in their order (`begin` and `end` are set), and
+/// returns the header's JSON, padded so that the data begin at a multiple of eight.
 std::string layout_safetensors(std::vector<SafetensorsEntry>& entries,
                                const std::map<std::string, std::string>& metadata);
 
 /// A file being written.
 class SafetensorsWriter {
   public:
-    /// Creates `path` with this header and room for the data, or (`create` false) opens the file that
-    /// another rank has created so. Throws DataError; a disk without room says so here.
+    /// Creates `path` with this header and room for the data, or (`create` false) opens the file
+    /// that another rank has created so. Throws DataError; a disk without room says so here.
     SafetensorsWriter(const std::string& path, const std::string& header, std::int64_t data_bytes,
                       bool create);
     /// Puts `bytes` bytes at `offset` of the data. Throws DataError.
