@@ -23,6 +23,8 @@ using Words = std::vector<std::string>;
 inline std::string required_keys(const std::string& stage) {
     std::string text = "stage = " + stage + "\nrun.dir = /runs/a\n";
     if (stage == "score") return text + "score.input = a.jsonl\n";
+    if (stage == "import") return text + "import.path = a\n";
+    if (stage == "export") return text + "export.path = a\n";
     if (stage != "problems" && stage != "bench") text += "data.path = a.jsonl\n";
     return text;
 }

@@ -313,7 +313,7 @@ BOOST_AUTO_TEST_CASE(what_a_checkpoint_lacks_is_named) {
     const CheckpointReader reader = stored.reader();
     BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "weights"), CheckpointError,
                           names("weights/model.layers.0.mlp.up_proj.weight is f32 [8, 10], the "
-                                "model needs f32 [10, 8]"));
+                                "model needs floats [10, 8]"));
     BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "reference"), CheckpointError,
                           names("no tensor reference/model.embed_tokens.weight"));
     BOOST_CHECK_EXCEPTION(s.optimizer.load(reader, 1), CheckpointError,

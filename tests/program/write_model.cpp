@@ -229,7 +229,8 @@ class Filler {
             if (entry.dtype == "F8_E4M3")
                 for (std::size_t i = 0; i < bytes.size(); ++i) {
                     std::memcpy(&bytes[i], &floats[i], 1);
-                    if ((bytes[i] & 0x7f) == 0x7f) bytes[i] = 0;  // no NaN
+                    if ((bytes[i] & 0x7f) == 0x7f || bytes[i] == static_cast<char>(0x80))
+                        bytes[i] = 0;  // no NaN, and no -0, which an update of 0 makes 0
                 }
             else
                 from_f32(*float_dtype(entry.dtype), floats.data(), bytes.data(), count);
