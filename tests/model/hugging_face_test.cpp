@@ -371,7 +371,8 @@ BOOST_AUTO_TEST_CASE(anything_else_is_a_data_error) {
                 const ModelConfig c = read(json).model;
                 ++read_well;
                 BOOST_CHECK_NO_THROW(c.check(1));
-                BOOST_TEST((c.parameters() > 0 && c.parameters() <= 1000000000000000), json.dump(-1, ' ', true, Json::error_handler_t::replace));
+                BOOST_TEST((c.parameters() > 0 && c.parameters() <= 1000000000000000),
+                           json.dump(-1, ' ', true, Json::error_handler_t::replace));
                 BOOST_CHECK(ModelConfig::from_json(c.to_json()) == c);
             } catch (const DataError&) {
                 ++refused;

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "gradus/base/error.hpp"
+#include "../box.hpp"
 #include "small_models.hpp"
 
 namespace gradus {
@@ -40,14 +41,7 @@ struct Set {
 
 /// Every element of a box, from the whole tensor.
 Floats cut(const Parameter& whole, const Box& box) {
-    Floats out;
-    const std::int64_t columns = box.count.row_elements(), width = whole.global.row_elements();
-    const std::int64_t first = box.offset.rank() > 1 ? box.offset[1] : 0;
-    for (std::int64_t r = 0; r < box.count[0]; ++r) {
-        const float* row = whole.value.f32() + (box.offset[0] + r) * width + first;
-        out.insert(out.end(), row, row + columns);
-    }
-    return out;
+    return test::cut(whole.value.f32(), whole.global, box);
 }
 
 }  // namespace
@@ -190,7 +184,8 @@ BOOST_AUTO_TEST_CASE(gradients_lie_by_who_sums_them) {
             const Grid grid = Grid::planned(2, 1, expert_size);
             const ParameterSet set(c, grid, arena, true, "policy", mtp);
             const auto inside = [](const Tensor& part, const Tensor& whole) {
-                return part.f32() >= whole.f32() && part.f32() + part.elements() <= whole.f32() + whole.elements();
+                return part.f32() >= whole.f32() &&
+                       part.f32() + part.elements() <= whole.f32() + whole.elements();
             };
             std::int64_t covered = 0;
             for (const Parameter& p : set.all()) {
