@@ -97,6 +97,12 @@ BOOST_AUTO_TEST_CASE(parameters_are_the_sum_of_all_shapes) {
     // q and o 24 x 12 each, k and v 12 x 12 each, biases 24 + 12 + 12, q/k norms 2 x 6, MLP 3 x 12 x 20.
     BOOST_TEST(full_config().parameters() ==
                672 + 12 + 2 * (24 + 2 * 288 + 2 * 144 + 48 + 12 + 720));
+    // Latent attention (kv norm 7, rest as in the products), a dense and an expert layer, the module: two
+    // norms, 12 x 24, a block with experts, a norm.
+    const std::int64_t latent = 44 * 12 + 13 * 12 + 7 + 32 * 7 + 12 * 12 + 24;
+    const std::int64_t experts = 8 * 12 + 8 + 9 * 3 * 12 * 8;
+    BOOST_TEST(test::deepseek_config().parameters() ==
+               672 + 12 + latent + 720 + latent + experts + (24 + 288 + latent + experts + 12));
 }
 
 BOOST_AUTO_TEST_CASE(flops_are_two_a_weight_and_context) {
@@ -107,6 +113,20 @@ BOOST_AUTO_TEST_CASE(flops_are_two_a_weight_and_context) {
     BOOST_TEST(c.forward_flops(0) == 2.0 * static_cast<double>(products));
     // A context token costs a product for its score and one for its value, in each head and layer.
     BOOST_TEST(c.forward_flops(10) - c.forward_flops(0) == 10.0 * 2 * 2 * 24 * 2);
+}
+
+// A token goes through its experts and the shared ones, not through all.
+BOOST_AUTO_TEST_CASE(flops_of_latent_attention_and_experts) {
+    ModelConfig c = test::deepseek_config();
+    // q 44 x 12, kv_a 13 x 12, kv_b 32 x 7, o 12 x 12; a dense MLP; router and 3 + 1 experts; the head.
+    const double attention = 44 * 12 + 13 * 12 + 32 * 7 + 12 * 12;
+    const double dense = 3 * 12 * 20, experts = 8 * 12 + 4 * 3 * 12 * 8, head = 12 * 28;
+    BOOST_TEST(c.forward_flops(0) == 2 * (2 * attention + dense + experts + head));
+    // Scores of 44 numbers and values of 12, in two layers.
+    BOOST_TEST(c.forward_flops(10) - c.forward_flops(0) == 10.0 * 2 * 2 * (44 + 12));
+    c = test::latent_config();  // q_a 6 x 12, q_b 44 x 6
+    BOOST_TEST(c.forward_flops(0) ==
+               2 * (2 * (attention - 44 * 12 + 6 * 12 + 44 * 6 + dense) + head));
 }
 
 BOOST_AUTO_TEST_CASE(description_and_back) {

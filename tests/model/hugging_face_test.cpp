@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "gradus/base/error.hpp"
+#include "gradus/base/philox.hpp"
 #include "released_configs.hpp"
 
 namespace gradus {
@@ -337,6 +338,48 @@ BOOST_AUTO_TEST_CASE(sizes_that_do_not_fit_together_are_named) {
     Json huge = test::qwen3_30b_a3b();
     for (const char* key : {"hidden_size", "num_experts", "moe_intermediate_size"}) huge[key] = 2000000000;
     refuses(huge, "parameters");
+}
+
+// Values of any kind in any place: a model that fits, or a DataError.
+BOOST_AUTO_TEST_CASE(anything_else_is_a_data_error) {
+    const std::vector<Json> values{nullptr, true, 0, 1, -1, 3, 64, 2147483647, std::int64_t{1} << 62,
+                                   std::numeric_limits<std::uint64_t>::max(), 0.5, 1e308, -1e308, 1e-320,
+                                   "", "yarn", "\xff\xfe", Json::array(), Json::array({1, "a", nullptr}),
+                                   Json::object(), {{"rope_type", "yarn"}, {"factor", 1e-300}},
+                                   {{"rope_type", "linear"}, {"factor", 1e300}}};
+    RandomSequence random({.seed = 3, .stream = Stream::test});
+    const auto below = [&](std::size_t n) {
+        return static_cast<std::size_t>(random.integer(0, static_cast<std::int64_t>(n) - 1));
+    };
+    int read_well = 0, refused = 0;
+    for (const Json& released : all_released())
+        for (int trial = 0; trial < 400; ++trial) {
+            Json flat = (trial % 2 == 0 ? released : new_form(released)).flatten();
+            for (std::size_t changes = 1 + below(3); changes > 0; --changes) {
+                auto at = flat.begin();
+                std::advance(at, below(flat.size()));
+                *at = values[below(values.size())];
+            }
+            Json json = Json::object();
+            for (const auto& [pointer, value] : flat.items()) {
+                try {
+                    json[Json::json_pointer(pointer)] = value;
+                } catch (const Json::exception&) {  // a part of what was replaced
+                }
+            }
+            try {
+                const ModelConfig c = read(json).model;
+                ++read_well;
+                BOOST_CHECK_NO_THROW(c.check(1));
+                BOOST_TEST((c.parameters() > 0 && c.parameters() <= 1000000000000000),
+                           json.dump(-1, ' ', true, Json::error_handler_t::replace));
+                BOOST_CHECK(ModelConfig::from_json(c.to_json()) == c);
+            } catch (const DataError&) {
+                ++refused;
+            }
+        }
+    BOOST_TEST(read_well > 100);
+    BOOST_TEST(refused > 500);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

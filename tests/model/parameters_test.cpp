@@ -6,6 +6,7 @@
 #include <set>
 
 #include "gradus/base/error.hpp"
+#include "../box.hpp"
 #include "small_models.hpp"
 
 namespace gradus {
@@ -40,14 +41,7 @@ struct Set {
 
 /// Every element of a box, from the whole tensor.
 Floats cut(const Parameter& whole, const Box& box) {
-    Floats out;
-    const std::int64_t columns = box.count.row_elements(), width = whole.global.row_elements();
-    const std::int64_t first = box.offset.rank() > 1 ? box.offset[1] : 0;
-    for (std::int64_t r = 0; r < box.count[0]; ++r) {
-        const float* row = whole.value.f32() + (box.offset[0] + r) * width + first;
-        out.insert(out.end(), row, row + columns);
-    }
-    return out;
+    return test::cut(whole.value.f32(), whole.global, box);
 }
 
 }  // namespace
@@ -178,6 +172,39 @@ BOOST_AUTO_TEST_CASE(a_model_that_is_not_trained_has_no_gradients) {
     BOOST_CHECK_EXCEPTION(set.parameters.at("model.nothing"), InternalError, [](const auto& e) {
         return std::string(e.what()).find("model.nothing") != std::string::npos;
     });
+}
+
+// First what all data ranks hold alike, then experts, last what is not trained.
+BOOST_AUTO_TEST_CASE(gradients_lie_by_who_sums_them) {
+    for (const bool mtp : {false, true})
+        for (const int expert_size : {1, 2}) {
+            const ModelConfig c = test::deepseek_config();
+            const auto device = make_cpu_device();
+            Arena arena(device.get());
+            const Grid grid = Grid::planned(2, 1, expert_size);
+            const ParameterSet set(c, grid, arena, true, "policy", mtp);
+            const auto inside = [](const Tensor& part, const Tensor& whole) {
+                return part.f32() >= whole.f32() &&
+                       part.f32() + part.elements() <= whole.f32() + whole.elements();
+            };
+            std::int64_t covered = 0;
+            for (const Parameter& p : set.all()) {
+                BOOST_TEST(inside(p.value, set.flat_values()), p.name);
+                const bool bias = p.name.ends_with("e_score_correction_bias");
+                BOOST_TEST(p.mtp == p.name.starts_with("model.layers.2."), p.name);
+                BOOST_TEST(p.trained == (!bias && (mtp || !p.mtp)), p.name);
+                BOOST_TEST(p.expert == (p.name.find("mlp.experts.") != std::string::npos), p.name);
+                BOOST_TEST(static_cast<bool>(p.grad) == p.trained, p.name);
+                if (p.expert) BOOST_TEST(p.box.count[0] == c.moe.experts / expert_size);
+                if (!p.grad) continue;
+                BOOST_TEST(inside(p.grad, p.expert ? set.expert_grads() : set.dense_grads()), p.name);
+                // A gradient lies as its value does.
+                BOOST_TEST(p.grad.f32() - set.flat_grads().f32() == p.value.f32() - set.flat_values().f32());
+                covered += (p.grad.elements() + 15) / 16 * 16;
+            }
+            BOOST_TEST(covered == set.flat_grads().elements());
+            BOOST_TEST(set.dense_grads().elements() + set.expert_grads().elements() == covered);
+        }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

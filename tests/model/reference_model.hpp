@@ -23,7 +23,9 @@ class ReferenceModel {
 
     /// Takes the values of a set that holds whole parameters.
     ReferenceModel(const ModelConfig& config, const ParameterSet& set)
-        : c_(config), rotary_(c_) {
+        : c_(config), rotary_scale_(ReferenceRotary(c_).scale()), scale_(ReferenceRotary(c_).attention()) {
+        for (std::int64_t i = 0; i < c_.rope_dim() / 2; ++i)
+            frequencies_.push_back(ReferenceRotary(c_).frequency(i));
         for (const Parameter& p : set.all()) {
             const auto values = p.value.floats();
             weights[p.name] = Row(values.begin(), values.end());
@@ -120,8 +122,8 @@ class ReferenceModel {
         Row out = x;
         const std::size_t half = x.size() / 2;
         for (std::size_t i = 0; i < half; ++i) {
-            const double angle = position * rotary_.frequency(static_cast<std::int64_t>(i));
-            const double c = rotary_.scale() * std::cos(angle), s = rotary_.scale() * std::sin(angle);
+            const double angle = position * frequencies_[i];
+            const double c = rotary_scale_ * std::cos(angle), s = rotary_scale_ * std::sin(angle);
             const std::size_t a = c_.rope_interleaved ? 2 * i : i;
             const std::size_t b = c_.rope_interleaved ? 2 * i + 1 : i + half;
             out[a] = x[a] * c - x[b] * s;
@@ -138,7 +140,7 @@ class ReferenceModel {
         for (std::size_t s = 0; s < k.size(); ++s) {
             double dot = 0;
             for (std::size_t i = 0; i < q.size(); ++i) dot += q[i] * k[s][head][i];
-            const double p = std::exp(dot * rotary_.attention());
+            const double p = std::exp(dot * scale_);
             sum += p;
             for (std::size_t i = 0; i < out.size(); ++i) out[i] += p * v[s][head][i];
         }
@@ -259,7 +261,8 @@ class ReferenceModel {
     }
 
     ModelConfig c_;
-    ReferenceRotary rotary_;
+    double rotary_scale_, scale_;  ///< of cos and sin, of scores
+    Row frequencies_;
     mutable Loads loads_;  ///< of the passes since they were last cleared
 };
 

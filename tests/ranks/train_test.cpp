@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 
+#include "../box.hpp"
 #include "../mpi_fixture.hpp"
 #include "../train/tiny.hpp"
 #include "gradus/base/error.hpp"
@@ -66,13 +67,8 @@ std::vector<float> cut(const Tiny& whole, const Tiny& part) {
     std::vector<float> values(part.values().size(), 0.0f);
     const float* base = part.parameters.flat_values().f32();
     for (const Parameter& p : part.parameters.all()) {
-        const Parameter& source = whole.parameters.at(p.name);
-        const std::int64_t columns = p.box.count.row_elements();
-        const std::int64_t first = p.box.offset.rank() > 1 ? p.box.offset[1] : 0;
-        for (std::int64_t r = 0; r < p.box.count[0]; ++r)
-            std::copy_n(source.value.f32() +
-                            (p.box.offset[0] + r) * p.global.row_elements() + first,
-                        columns, values.data() + (p.value.f32() - base) + r * columns);
+        const auto mine = test::cut(whole.parameters.at(p.name).value.f32(), p.global, p.box);
+        std::copy(mine.begin(), mine.end(), values.begin() + (p.value.f32() - base));
     }
     return values;
 }
@@ -118,16 +114,9 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_grid_are_those_of_one_rank) {
         for (const Slab& slab : whole.optimizer.slabs()) all.emplace(slab.tensor, slab);
         for (const Slab& mine : split.optimizer.slabs()) {
             if (mine.tensor.rfind("adam_m/", 0) != 0) continue;
-            const std::int64_t columns = mine.box.count.row_elements();
-            const std::int64_t first = mine.box.offset.rank() > 1 ? mine.box.offset[1] : 0;
             const auto* m = static_cast<const float*>(mine.data);
-            const auto* source = static_cast<const float*>(all.at(mine.tensor).data);
-            std::vector<float> wanted;
-            for (std::int64_t r = 0; r < mine.box.count[0]; ++r) {
-                const float* row =
-                    source + (mine.box.offset[0] + r) * mine.global.row_elements() + first;
-                wanted.insert(wanted.end(), row, row + columns);
-            }
+            const auto wanted = test::cut(static_cast<const float*>(all.at(mine.tensor).data),
+                                          mine.global, mine.box);
             // Beside the whole gradient: a row may be nearly zero.
             double worst = 0;
             for (std::size_t i = 0; i < wanted.size(); ++i)

@@ -16,7 +16,9 @@ namespace {
 OpCase expert_gemm_case(const std::vector<std::int64_t>& rows, std::int64_t n, std::int64_t k,
                         bool transpose, float beta) {
     std::vector<std::int64_t> expert;  // of each row
-    for (std::size_t e = 0; e < rows.size(); ++e) expert.insert(expert.end(), static_cast<std::size_t>(rows[e]), static_cast<std::int64_t>(e));
+    for (std::size_t e = 0; e < rows.size(); ++e) {
+        expert.insert(expert.end(), static_cast<std::size_t>(rows[e]), static_cast<std::int64_t>(e));
+    }
     const auto total = std::ssize(expert);
     const auto experts = std::ssize(rows);
     OpCase c;
@@ -70,11 +72,13 @@ struct Router {
             s.push_back(shape.sigmoid ? 1 / (1 + std::exp(-z)) : std::exp(z));
             sum += s.back();
         }
-        if (!shape.sigmoid) for (double& x : s) x /= sum;
+        if (!shape.sigmoid) {
+            for (double& x : s) x /= sum;
+        }
         return s;
     }
     std::vector<std::int64_t> choose(Doubles s) const {
-        if (!bias.empty()) for (std::size_t i = 0; i < s.size(); ++i) s[i] += bias[i];
+        for (std::size_t i = 0; i < bias.size(); ++i) s[i] += bias[i];
         const auto size = shape.experts / shape.groups;
         std::vector<std::pair<double, std::int64_t>> groups, experts;  // (minus value, number)
         for (std::int64_t g = 0; g < shape.groups; ++g) {
