@@ -42,7 +42,7 @@ for deck in $(grep -o 'inputs/demo/[a-z0-9-]*\.in' "$source_dir/jobs/r1-demo.cha
     "$gradus" --check "$source_dir/$deck" run.dir=run >check.out 2>&1 ||
         "$gradus" --check "$source_dir/$deck" run.dir=run model.from=x >check.out 2>&1
     is "$deck resolves: all but its inputs is there" "$? $(tail -n 1 check.out)" \
-        "$([[ $deck == *problems.in ]] && echo "0 needs no model" || echo "3 inputs are missing: see above")"
+        "$([[ $deck == *problems.in ]] && echo "0 needs no model" || echo "3 inputs are missing or cannot be used: see above")"
 done
 rm check.out
 # A plan for ranks that need not exist.
