@@ -8,7 +8,7 @@
 #include <type_traits>
 
 #include "gradus/base/error.hpp"
-#include "gradus/model/parameters.hpp"
+#include "gradus/model/parameter_info.hpp"
 
 namespace gradus {
 namespace {

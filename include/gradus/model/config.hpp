@@ -87,7 +87,7 @@ struct ModelConfig {
     /// Throws DeckError naming each size that does not divide as it must on `tensor_size` x
     /// `expert_size` ranks.
     void check(int tensor_size, int expert_size = 1) const;
-    /// Trainable numbers in the whole model.
+    /// Numbers in the whole model (routers' correction biases among them).
     std::int64_t parameters() const;
     /// FLOPs of a forward pass a token that attends to `context` positions in the mean (half the
     /// length of a causal sequence): products only; the backward pass is twice that.
