@@ -252,8 +252,8 @@ void RoutedExperts::router_backward(const BlockWeights& w, const Kept& a, Tensor
     Tensor d_scores;
     if (balance_ != 0) {
         d_scores = d_scores_.rows(0, t);
-        ops_.route_balance(balance_loss_, d_scores, a.scores.rows(0, t), a.chosen.rows(0, t), packing,
-                           shape_, static_cast<float>(balance_));
+        ops_.route_balance(balance_loss_, d_scores, a.scores.rows(0, t), packing, shape_,
+                           static_cast<float>(balance_));
     }
     ops_.route_backward(d_logits, d_weights, d_scores, a.scores.rows(0, t), a.chosen.rows(0, t),
                         shape_);

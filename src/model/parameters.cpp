@@ -16,7 +16,7 @@ constexpr std::int64_t kAlign = 16;  // floats: 64 bytes
 /// expert ranks.
 Box local_box(const ParameterInfo& p, const Grid& grid) {
     const int rank = p.global.rank();
-    std::array<std::int64_t, 3> offset{}, count{};
+    std::array<std::int64_t, 4> offset{}, count{};
     for (int i = 0; i < rank; ++i) {
         const auto at = static_cast<std::size_t>(i);
         const bool by_tensor = i == p.split_dim, by_expert = p.expert && i == 0;
@@ -25,9 +25,7 @@ Box local_box(const ParameterInfo& p, const Grid& grid) {
         count[at] = p.global[i] / parts;
         offset[at] = part * count[at];
     }
-    if (rank == 1) return {{offset[0]}, {count[0]}};
-    if (rank == 2) return {{offset[0], offset[1]}, {count[0], count[1]}};
-    return {{offset[0], offset[1], offset[2]}, {count[0], count[1], count[2]}};
+    return {make_shape(rank, offset.data()), make_shape(rank, count.data())};
 }
 
 Tensor piece(Tensor flat, std::int64_t offset, Shape shape) {

@@ -2,6 +2,7 @@
 #include "gradus/optim/adamw.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <span>
 
@@ -13,13 +14,9 @@ namespace {
 
 /// `shape` with its first dimension set to `rows`.
 Shape with_rows(const Shape& shape, std::int64_t rows) {
-    switch (shape.rank()) {
-        case 1: return {rows};
-        case 2: return {rows, shape[1]};
-        case 3: return {rows, shape[1], shape[2]};
-        case 4: return {rows, shape[1], shape[2], shape[3]};
-        default: throw InternalError("a parameter without dimensions has no rows");
-    }
+    std::array<std::int64_t, 4> dims{rows};
+    for (int i = 1; i < shape.rank(); ++i) dims[static_cast<std::size_t>(i)] = shape[i];
+    return make_shape(shape.rank(), dims.data());
 }
 
 /// The ranks that hold the same part of a parameter.

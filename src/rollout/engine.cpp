@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <optional>
 
 #include "gradus/base/error.hpp"
 #include "gradus/rollout/page_pool.hpp"
@@ -44,9 +45,11 @@ struct Engine::Impl {
     // Inputs of one pass, on the device.
     Tensor tokens, positions, starts, slots, lengths, page_table, rows, copy_from, copy_to, last;
     std::int64_t max_pages = 0;
+    std::function<void()> on_pass;
 
     /// Before each pass, where passes are made together: whether any rank still has one to make.
     bool pass_is_due(bool mine) {
+        if (on_pass) on_pass();
         return model.passes_are_collective() ? grid.expert().max(mine ? 1 : 0) > 0 : mine;
     }
     /// A pass without tokens, for the sake of other ranks.
@@ -431,7 +434,19 @@ std::vector<Generated> Engine::generate(const ParameterSet& parameters,
                                         const std::vector<Request>& requests,
                                         const GenerationOptions& options,
                                         const FinishedCallback& finished) {
-    Generation generation(*impl_, parameters, requests, options, finished);
+    impl_->on_pass = options.on_pass;
+    std::optional<Generation> started;
+    std::string refusal;
+    try {
+        started.emplace(*impl_, parameters, requests, options, finished);
+    } catch (const DataError& e) {
+        refusal = e.what();
+    }
+    // Others would wait for the passes of a rank that has refused.
+    std::vector<std::string> refusals = {refusal};
+    if (impl_->model.passes_are_collective()) refusals = impl_->grid.expert().all_gather(refusal);
+    for (const std::string& text : refusals) require<DataError>(text.empty(), "{}", text);
+    Generation& generation = *started;
     while (!generation.done()) {
         generation.admit();
         generation.decode_step();

@@ -6,6 +6,7 @@
 #include "gradus/base/error.hpp"
 #include "gradus/base/json_lines.hpp"
 #include "gradus/model/parameters.hpp"
+#include "gradus/text/tokenizer_json.hpp"
 
 namespace gradus {
 namespace {
@@ -57,60 +58,14 @@ Json config_of(const ModelConfig& c, const Tokenizer& tokenizer, DType dtype) {
     return json;
 }
 
-std::string utf8(unsigned point) {
-    if (point < 0x80) return {static_cast<char>(point)};
-    return {static_cast<char>(0xc0 | point >> 6), static_cast<char>(0x80 | (point & 0x3f))};
-}
-
-/// The visible character that stands for a byte in byte-level BPE (GPT-2's table): itself where it
-/// is printable, the others from U+0100 on in their order.
-std::string visible(unsigned byte) {
-    const auto printable = [](unsigned b) {
-        return (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
-    };
-    if (printable(byte)) return utf8(byte);
-    unsigned before = 0;
-    for (unsigned b = 0; b < byte; ++b) before += !printable(b);
-    return utf8(0x100 + before);
-}
-
-constexpr TokenId kBytes = 256;
-
-/// The byte tokenizer as byte-level BPE without merges.
-Json tokenizer_json(const Tokenizer& tokenizer) {
-    Json vocab = Json::object(), added = Json::array();
-    for (TokenId id = 0; id < kBytes; ++id) vocab[visible(static_cast<unsigned>(id))] = id;
-    for (TokenId id = kBytes; id < tokenizer.vocab_size(); ++id)
-        added.push_back({{"id", id},
-                         {"content", tokenizer.decode(std::span(&id, 1))},
-                         {"single_word", false},
-                         {"lstrip", false},
-                         {"rstrip", false},
-                         {"normalized", false},
-                         {"special", true}});
-    const Json byte_level = {{"type", "ByteLevel"},
-                             {"add_prefix_space", false},
-                             {"trim_offsets", true},
-                             {"use_regex", false}};
-    return {{"version", "1.0"},
-            {"truncation", nullptr},
-            {"padding", nullptr},
-            {"added_tokens", std::move(added)},
-            {"normalizer", nullptr},
-            {"pre_tokenizer", byte_level},
-            {"post_processor", nullptr},
-            {"decoder", byte_level},
-            {"model",
-             {{"type", "BPE"},
-              {"dropout", nullptr},
-              {"unk_token", nullptr},
-              {"continuing_subword_prefix", nullptr},
-              {"end_of_word_suffix", nullptr},
-              {"fuse_unk", false},
-              {"byte_fallback", false},
-              {"ignore_merges", false},
-              {"vocab", std::move(vocab)},
-              {"merges", Json::array()}}}};
+/// The byte tokenizer as byte-level BPE without merges. Nothing stands before a text: templates put
+/// its <bos> there.
+std::string byte_tokenizer_json(const Tokenizer& tokenizer) {
+    constexpr TokenId kBytes = 256;
+    ByteLevelVocabulary vocabulary{.pre_tokenizer = byte_level_step(false)};
+    for (TokenId id = 0; id < tokenizer.vocab_size(); ++id)
+        (id < kBytes ? vocabulary.pieces : vocabulary.special).push_back(tokenizer.decode({&id, 1}));
+    return write_tokenizer_json(vocabulary);
 }
 
 }  // namespace
@@ -179,7 +134,7 @@ std::map<std::string, std::string> new_folder_files(const ModelConfig& model,
     require<DataError>(tokenizer.identity() == make_byte_tokenizer()->identity(),
                        "the model's tokenizer is {}, but its run carries no tokenizer.json",
                        tokenizer.identity());
-    files["tokenizer.json"] = tokenizer_json(tokenizer).dump(2) + "\n";
+    files["tokenizer.json"] = byte_tokenizer_json(tokenizer);
     files["tokenizer_config.json"] = Json{{"bos_token", "<bos>"},
                                           {"eos_token", "<eos>"},
                                           {"clean_up_tokenization_spaces", false},

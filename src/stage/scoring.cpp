@@ -116,14 +116,15 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
                       .tokens = static_cast<std::int32_t>(row.tokens.size()),
                       .truncated = row.finish == FinishReason::length}});
         submitted.push_back(index);
-        run.watchdog.alive();
         if (submitted.size() % 32 == 0) {
             const auto done = static_cast<double>(submitted.size()), of = static_cast<double>(rows.size());
             run.log.progress(fmt::format("sampled {} of {}, {} left", submitted.size(), rows.size(),
                                          format_duration((now_seconds() - began) * (of / done - 1))));
         }
     };
-    stack.engine->generate(*stack.policy, requests, work.options, finished);
+    GenerationOptions options = work.options;
+    options.on_pass = [&] { run.watchdog.alive(); };
+    stack.engine->generate(*stack.policy, requests, options, finished);
     if (const std::int64_t all = run.grid.data().sum(padding); all > 0)
         run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
                      "and stand for no text", all, run.tokenizer->vocab_size());

@@ -103,21 +103,6 @@ void check_coverage(const std::vector<ShardRecord>& shards, const std::string& w
     for (auto& [name, pieces] : tensors) check_tensor(pieces, where);
 }
 
-Shape make_shape(int rank, const std::int64_t* d) {
-    switch (rank) {
-        case 0:
-            return {};
-        case 1:
-            return {d[0]};
-        case 2:
-            return {d[0], d[1]};
-        case 3:
-            return {d[0], d[1], d[2]};
-        default:
-            return {d[0], d[1], d[2], d[3]};
-    }
-}
-
 namespace {
 
 /// One list of fields for both directions.

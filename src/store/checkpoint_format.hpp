@@ -48,9 +48,6 @@ struct CheckpointIndex {
     std::string deck;
 };
 
-/// The shape of `rank` (0 .. 4) dimensions.
-Shape make_shape(int rank, const std::int64_t* dims);
-
 /// "shard_00003.h5"
 std::string shard_name(int rank);
 /// "chk0000200"

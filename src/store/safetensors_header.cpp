@@ -100,7 +100,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
     bool end_array() override {
         key_.clear();
         if (place_ == Place::shape) {
-            current_.shape = shape_of(numbers_, count_);
+            current_.shape = make_shape(static_cast<int>(count_), numbers_.data());
         } else {
             if (count_ != 2) return fail("data_offsets are not two numbers");
             current_.begin = numbers_[0];
@@ -151,21 +151,6 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
         }
         return fail("there is " + what + " where the description of a tensor belongs");
     }
-    static Shape shape_of(const std::array<std::int64_t, 4>& d, std::size_t rank) {
-        switch (rank) {
-            case 0:
-                return {};
-            case 1:
-                return {d[0]};
-            case 2:
-                return {d[0], d[1]};
-            case 3:
-                return {d[0], d[1], d[2]};
-            default:
-                return {d[0], d[1], d[2], d[3]};
-        }
-    }
-
     SafetensorsHeader& header_;
     Place place_ = Place::start;
     SafetensorsEntry current_;

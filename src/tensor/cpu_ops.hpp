@@ -55,8 +55,8 @@ class CpuOps final : public Ops {
                const RouterShape& shape) override;
     void route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, Tensor scores,
                         Tensor chosen, const RouterShape& shape) override;
-    void route_balance(Tensor loss, Tensor d_scores, Tensor scores, Tensor chosen,
-                       const Packing& packing, const RouterShape& shape, float coef) override;
+    void route_balance(Tensor loss, Tensor d_scores, Tensor scores, const Packing& packing,
+                       const RouterShape& shape, float coef) override;
     void sort_by_expert(Tensor order, Tensor source, Tensor place, Tensor rows,
                         Tensor chosen) override;
 

@@ -118,21 +118,24 @@ void CpuOps::route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, 
     }
 }
 
-/// With n tokens in the sequence: f_i = E / (K n) (times that i was chosen), P_i = mean over tokens
+/// With n tokens in the sequence: f_i = E / (K n) (tokens of which i is among the K best), P_i = mean over tokens
 /// of p_i = s_i / sum s; dp_i = coef f_i / n, and ds_i = (dp_i - sum_j dp_j p_j) / sum s.
-void CpuOps::route_balance(Tensor loss, Tensor d_scores, Tensor scores, Tensor chosen,
-                           const Packing& packing, const RouterShape& shape, float coef) {
+void CpuOps::route_balance(Tensor loss, Tensor d_scores, Tensor scores, const Packing& packing,
+                           const RouterShape& shape, float coef) {
     const std::int64_t e = shape.experts, k = shape.per_token;
     std::vector<double> f(static_cast<std::size_t>(e)), p(f.size());
+    std::vector<std::int32_t> best(static_cast<std::size_t>(k)), order;
     double total = 0;
     for (std::int64_t q = 0; q < packing.sequences; ++q) {
         const std::int64_t begin = packing.starts.i32()[q], end = packing.starts.i32()[q + 1];
         const double n = static_cast<double>(end - begin);
         std::fill(f.begin(), f.end(), 0.0);
         std::fill(p.begin(), p.end(), 0.0);
-        for (std::int64_t i = begin * k; i < end * k; ++i)
-            f[static_cast<std::size_t>(chosen.i32()[i])] +=
-                static_cast<double>(e) / (static_cast<double>(k) * n);
+        for (std::int64_t t = begin; t < end; ++t) {
+            best_of(scores.f32() + t * e, e, k, best.data(), order);
+            for (const std::int32_t i : best)
+                f[static_cast<std::size_t>(i)] += static_cast<double>(e) / (static_cast<double>(k) * n);
+        }
         for (std::int64_t t = begin; t < end; ++t) {
             const float* s = scores.f32() + t * e;
             const double sum = std::accumulate(s, s + e, 0.0);

@@ -54,18 +54,24 @@ std::string Shape::text() const {
     return out + "]";
 }
 
+Shape make_shape(int rank, const std::int64_t* d) {
+    switch (rank) {
+        case 0: return {};
+        case 1: return {d[0]};
+        case 2: return {d[0], d[1]};
+        case 3: return {d[0], d[1], d[2]};
+        default: return {d[0], d[1], d[2], d[3]};
+    }
+}
+
 namespace {
 
 /// `shape` with dimension i set to `value`.
 Shape with_dim(const Shape& shape, int i, std::int64_t value) {
-    auto at = [&](int j) { return j == i ? value : shape[j]; };
-    switch (shape.rank()) {
-        case 1: return {at(0)};
-        case 2: return {at(0), at(1)};
-        case 3: return {at(0), at(1), at(2)};
-        case 4: return {at(0), at(1), at(2), at(3)};
-        default: return {};
-    }
+    std::array<std::int64_t, 4> dims{};
+    for (int j = 0; j < shape.rank(); ++j)
+        dims[static_cast<std::size_t>(j)] = j == i ? value : shape[j];
+    return make_shape(shape.rank(), dims.data());
 }
 
 }  // namespace

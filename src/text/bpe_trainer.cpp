@@ -11,8 +11,8 @@
 #include "added_tokens.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/text/script.hpp"
+#include "gradus/text/tokenizer_json.hpp"
 #include "pre_tokenizer.hpp"
-#include "token_decoder.hpp"
 
 namespace gradus {
 namespace {
@@ -37,23 +37,16 @@ const std::array<Named, 3> kPatterns = {{
       R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"}},
 }};
 
-Value byte_level(bool use_regex) {
-    return {{"type", "ByteLevel"},
-            {"add_prefix_space", false},
-            {"trim_offsets", true},
-            {"use_regex", use_regex}};
-}
-
 Value sequence(Value steps) {
     return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};
 }
 
 /// The `pre_tokenizer` of a tokenizer.json for a named pattern.
 Value pre_tokenizer_json(const std::string& name) {
-    if (name == "gpt2") return byte_level(true);
+    if (name == "gpt2") return byte_level_step(true);
     if (name == "digits")
         return sequence(
-            Value::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)}));
+            Value::array({{{"type", "Digits"}, {"individual_digits", true}}, byte_level_step(true)}));
     for (const Named& named : kPatterns) {
         if (name != named.name) continue;
         Value steps = Value::array();
@@ -62,7 +55,7 @@ Value pre_tokenizer_json(const std::string& name) {
                              {"pattern", {{"Regex", regex}}},
                              {"behavior", "Isolated"},
                              {"invert", false}});
-        steps.push_back(byte_level(false));
+        steps.push_back(byte_level_step(false));
         return sequence(std::move(steps));
     }
     throw DataError(fmt::format(
@@ -309,56 +302,13 @@ std::int32_t BpeTrainer::vocab_size() const {
 
 std::string BpeTrainer::json() const {
     const Impl& t = *impl_;
-    Value vocab = Value::object(), merges = Value::array(), added = Value::array();
-    for (std::size_t i = 0; i < t.pieces.size(); ++i) vocab[alphabet_of_bytes(t.pieces[i])] = i;
+    ByteLevelVocabulary vocabulary{.pieces = t.pieces,
+                                   .special = t.options.special,
+                                   .bos = t.options.bos,
+                                   .pre_tokenizer = t.cut};
     for (const PairKey pair : t.merges)
-        merges.push_back(alphabet_of_bytes(t.pieces[static_cast<std::size_t>(left_of(pair))]) +
-                         " " +
-                         alphabet_of_bytes(t.pieces[static_cast<std::size_t>(right_of(pair))]));
-    Value post_processor;
-    for (std::size_t i = 0; i < t.options.special.size(); ++i) {
-        const std::string& name = t.options.special[i];
-        const std::size_t id = t.pieces.size() + i;
-        added.push_back({{"id", id},
-                         {"content", name},
-                         {"single_word", false},
-                         {"lstrip", false},
-                         {"rstrip", false},
-                         {"normalized", false},
-                         {"special", true}});
-        if (name != t.options.bos) continue;
-        const auto part = [](const char* kind, const std::string& what, int type) {
-            return Value{{kind, {{"id", what}, {"type_id", type}}}};
-        };
-        post_processor = {
-            {"type", "TemplateProcessing"},
-            {"single", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0)})},
-            {"pair", Value::array({part("SpecialToken", name, 0), part("Sequence", "A", 0),
-                                   part("SpecialToken", name, 1), part("Sequence", "B", 1)})},
-            {"special_tokens",
-             {{name,
-               {{"id", name}, {"ids", Value::array({id})}, {"tokens", Value::array({name})}}}}}};
-    }
-    const Value file = {{"version", "1.0"},
-                        {"truncation", nullptr},
-                        {"padding", nullptr},
-                        {"added_tokens", added},
-                        {"normalizer", nullptr},
-                        {"pre_tokenizer", t.cut},
-                        {"post_processor", post_processor},
-                        {"decoder", byte_level(true)},
-                        {"model",
-                         {{"type", "BPE"},
-                          {"dropout", nullptr},
-                          {"unk_token", nullptr},
-                          {"continuing_subword_prefix", nullptr},
-                          {"end_of_word_suffix", nullptr},
-                          {"fuse_unk", false},
-                          {"byte_fallback", false},
-                          {"ignore_merges", false},
-                          {"vocab", vocab},
-                          {"merges", merges}}}};
-    return file.dump(1) + "\n";
+        vocabulary.merges.emplace_back(left_of(pair), right_of(pair));
+    return write_tokenizer_json(vocabulary);
 }
 
 }  // namespace gradus

@@ -140,7 +140,7 @@ inline double reference_balance(const MixtureOfExperts& m, const std::vector<Rou
         double sum = 0;
         for (const double s : r.scores) sum += s;
         for (std::size_t i = 0; i < experts; ++i) p[i] += r.scores[i] / sum / n;
-        for (const std::size_t e : r.chosen)
+        for (const std::size_t e : largest(r.scores, m.per_token))  // not the biased choice
             f[e] += static_cast<double>(m.experts) / (static_cast<double>(m.per_token) * n);
     }
     double loss = 0;

@@ -166,6 +166,31 @@ BOOST_AUTO_TEST_CASE(all_tensor_ranks_refuse) {
     BOOST_TEST(same_on_all(grid.tensor(), generate(on, usual_requests(), kUsual, results)));
 }
 
+// One expert rank's refusal is everyone's; a rank without requests says that it is alive.
+BOOST_AUTO_TEST_CASE(expert_ranks_refuse_together_and_stay_alive) {
+    int world = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    if (world != 2 && world != 4) return;
+    SmallEngine::Setup setup;
+    setup.config = test::tiny_experts();
+    const Grid grid(MPI_COMM_WORLD, 1, world);
+    SmallEngine on(setup, grid);
+    std::vector<Request> requests;
+    if (grid.expert_rank() == 1) {
+        requests = usual_requests();
+        requests[0].tokens.clear();
+    }
+    BOOST_CHECK_EXCEPTION(on.generate(requests, kUsual), DataError, [](const DataError& e) {
+        return std::string(e.what()).find("is empty") != std::string::npos;
+    });
+    if (grid.expert_rank() == 1) requests = usual_requests();
+    int passes = 0;
+    GenerationOptions options = kUsual;
+    options.on_pass = [&] { ++passes; };
+    on.generate(requests, options);
+    BOOST_TEST(passes > 1);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
 
 }  // namespace gradus

@@ -149,18 +149,10 @@ OpCase route_case(std::int64_t tokens, RouterShape shape, bool biased, bool of_s
     return c;
 }
 
-/// coef sum over sequences of sum_i f_i P_i, f_i = E / (K T) (how often i was chosen), P_i the mean of
+/// coef sum over sequences of sum_i f_i P_i, f_i = E / (K T) (how often i is among the K best), P_i the mean of
 /// s_i / sum s (eq. 17 to 20), added to a loss of 0.75; `in` are scores.
 OpCase balance_case(const Packed& packed, std::int64_t experts, std::int64_t per_token, bool sigmoid) {
     constexpr float kCoef = 0.3F, kBefore = 0.75F;
-    std::vector<std::int32_t> all;
-    Lcg random(10);
-    for (std::int64_t t = 0; t < packed.tokens; ++t) {  // distinct experts, uneven
-        const auto first = random.below(experts) * random.below(2);
-        for (std::int64_t j = 0; j < per_token; ++j)
-            all.push_back(static_cast<std::int32_t>((first + j) % experts));
-    }
-    const Ints chosen(all, Shape{packed.tokens, per_token});
     OpCase c;
     c.name = fmt::format("route_balance S {} T {} {} of {}", packed.lengths.size(), packed.tokens,
                          per_token, experts);
@@ -175,7 +167,10 @@ OpCase balance_case(const Packed& packed, std::int64_t experts, std::int64_t per
             for (std::int64_t i = 0; i < experts && length > 0; ++i) {
                 double f = 0, p = 0;
                 for (std::int64_t t = first; t < first + length; ++t) {
-                    for (std::int64_t j = 0; j < per_token; ++j) f += chosen[t * per_token + j] == i;
+                    std::int64_t better = 0;
+                    for (std::int64_t e = 0; e < experts; ++e)
+                        better += at(x[0], t * experts + e) > at(x[0], t * experts + i);
+                    f += better < per_token;
                     double sum = 0;
                     for (std::int64_t e = 0; e < experts; ++e) sum += at(x[0], t * experts + e);
                     p += at(x[0], t * experts + i) / sum / n;
@@ -192,7 +187,7 @@ OpCase balance_case(const Packed& packed, std::int64_t experts, std::int64_t per
     c.forward = [=, in = c.in[0]](Ops& ops, Data& d) {
         ops.fill(d.out[0], kBefore);
         ops.route_balance(d.out[0], Tensor(d_scores->data(), DType::f32, in), d.in[0],
-                          chosen.tensor(), packed.packing(), shape, kCoef);
+                          packed.packing(), shape, kCoef);
     };
     c.backward = [=, in = c.in[0]](Ops& ops, Data& d) {
         ops.copy(d.d_in[0], Tensor(d_scores->data(), DType::f32, in));

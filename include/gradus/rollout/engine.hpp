@@ -40,6 +40,8 @@ struct GenerationOptions {
     std::uint64_t seed = 1;
     Stream stream = Stream::sample_token;
     std::uint64_t step = 0;         ///< enters the random address
+    /// Called before each pass of the model, also of a rank that only keeps others company.
+    std::function<void()> on_pass = {};
 };
 
 /// Batched generation with a paged key/value cache: the prompt of a group is computed once and its
@@ -66,7 +68,7 @@ class Engine {
 
     /// Results in the order of (request, sample). `finished(result, index)` is called as each
     /// sequence ends, with its place in the results (rewards start there while others are still
-    /// being generated). Throws DataError where a request cannot be met (an empty prompt, one too
+    /// being generated). Where one of several expert ranks refuses its requests all throw. Throws DataError where a request cannot be met (an empty prompt, one too
     /// long for max_length, prefill_tokens or the pages, a token outside the vocabulary, no
     /// samples), NumericError where a logit is not finite.
     std::vector<Generated> generate(const ParameterSet& parameters,

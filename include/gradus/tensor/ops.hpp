@@ -154,9 +154,10 @@ class Ops {
     virtual void route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, Tensor scores,
                                 Tensor chosen, const RouterShape& shape) = 0;
     /// Sequence-wise balance loss (eq. 17 to 20 there): loss [1] += coef sum_s sum_i f_i P_i,
-    /// d_scores [T, E] is written.
-    virtual void route_balance(Tensor loss, Tensor d_scores, Tensor scores, Tensor chosen,
-                               const Packing& packing, const RouterShape& shape, float coef) = 0;
+    /// d_scores [T, E] is written. f counts the K best of the bare scores, whatever bias and groups
+    /// made of them.
+    virtual void route_balance(Tensor loss, Tensor d_scores, Tensor scores, const Packing& packing,
+                               const RouterShape& shape, float coef) = 0;
     /// Places (t, j) in order of expert, stable: order i32 [T K] holds t K + j, source i32 [T K] the
     /// token t, place i32 [T, K] is order's inverse, rows i32 [E] the places an expert.
     virtual void sort_by_expert(Tensor order, Tensor source, Tensor place, Tensor rows,

@@ -37,6 +37,9 @@ class Shape {
     int rank_ = 0;
 };
 
+/// The shape of `rank` (0 .. 4) dimensions.
+Shape make_shape(int rank, const std::int64_t* dims);
+
 /// A view of contiguous row-major memory; does not own. Copying copies the view.
 class Tensor {
   public:
