@@ -33,6 +33,28 @@ void write_all(int descriptor, const std::string& text, const std::string& path)
 
 }  // namespace
 
+bool nests_too_deep(std::string_view json) {
+    constexpr int kDeepest = 100;
+    int depth = 0;
+    bool in_text = false;
+    for (std::size_t i = 0; i < json.size(); ++i) {
+        const char c = json[i];
+        if (in_text) {
+            if (c == '\\')
+                ++i;  // what is escaped ends nothing
+            else if (c == '"')
+                in_text = false;
+        } else if (c == '"') {
+            in_text = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > kDeepest) return true;
+        } else if (c == ']' || c == '}') {
+            --depth;
+        }
+    }
+    return false;
+}
+
 JsonLinesReader::JsonLinesReader(std::string path) : path_(std::move(path)), in_(path_) {
     require<DataError>(!std::filesystem::is_directory(path_), "cannot read {}: it is a folder", path_);
     require<DataError>(in_.good(), "cannot read {}: {}", path_, std::strerror(errno));
@@ -49,6 +71,11 @@ bool JsonLinesReader::next() {
         if (!text_.empty() && text_.back() == '\r') text_.pop_back();
     } while (text_.find_first_not_of(" \t") == std::string::npos);
     problem_.clear();
+    if (nests_too_deep(text_)) {
+        row_ = Json();
+        problem_ = "not a row: brackets nest too deep";
+        return true;
+    }
     try {
         row_ = Json::parse(text_);
         if (!row_.is_object())

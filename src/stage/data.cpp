@@ -135,8 +135,10 @@ class SequenceMaker {
         std::vector<Sequence> sequences;
         for (RenderedChat& chat : chat_.render(row.messages, train_on_)) {
             const auto length = static_cast<std::int64_t>(chat.tokens.size());
-            require<DataError>(length <= max_length_, "{} tokens, more than train.max_length = {}", length,
-                               max_length_);
+            require<DataError>(length <= max_length_,
+                               "{} tokens, more than {}, the least of train.max_length, "
+                               "train.micro_tokens and the model's max_positions",
+                               length, max_length_);
             std::vector<float> weight(chat.tokens.size());
             for (std::size_t i = 0; i < weight.size(); ++i)
                 weight[i] = everything_ || chat.trained[i] ? 1.0f : 0.0f;
@@ -204,6 +206,8 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
         }
         return form;
     });
+    require<DataError>(!sequences.empty(), "no text in {} has two tokens, of which one predicts the other",
+                       fmt::join(deck.list("data.path"), ", "));
     return sequences;
 }
 

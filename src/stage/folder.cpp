@@ -4,6 +4,7 @@
 #include <set>
 
 #include "gradus/base/error.hpp"
+#include "gradus/base/json_lines.hpp"
 #include "gradus/base/log.hpp"
 
 namespace gradus {
@@ -23,6 +24,7 @@ HuggingFaceConfig read_config_file(const std::string& path,
     constexpr std::size_t kMost = 16'000'000;
     const std::string text = read_file(path);
     require<DataError>(text.size() <= kMost, "{}: it has more than {} bytes", path, kMost);
+    require<DataError>(!nests_too_deep(text), "{}: brackets nest too deep", path);
     Json json;
     try {
         json = Json::parse(text);

@@ -93,6 +93,23 @@ std::vector<Slab> slabs_of(const Run& run, const Folder& folder) {
     return slabs;
 }
 
+/// Throws DataError where the model has no rows for all tokens.
+void check_vocabulary(const Folder& folder, const Tokenizer& tokenizer) {
+    require<DataError>(tokenizer.vocab_size() <= folder.model.vocab_size,
+                       "{}/config.json: vocab_size = {}, but the tokenizer {} has {} tokens: this "
+                       "tokenizer is not the model's; policy.tokenizer names another",
+                       folder.path, folder.model.vocab_size, tokenizer.identity(),
+                       tokenizer.vocab_size());
+}
+
+/// What a user should know who imports a folder without its tokenizer; "" where there is one.
+std::string no_tokenizer(const Deck& deck, const TokenizerFiles& files) {
+    if (!files.path.empty() || deck.text("policy.tokenizer") != "auto") return "";
+    return fmt::format("{} holds no tokenizer.json: the model is imported with the tokenizer of bytes; "
+                       "policy.tokenizer names the model's own",
+                       deck.text("import.path"));
+}
+
 void tell(Run& run, const Folder& folder) {
     run.log.info("{}", folder.summary());
     for (const std::string& line : folder.notes()) run.log.info("{}", line);
@@ -100,9 +117,13 @@ void tell(Run& run, const Folder& folder) {
 
 }  // namespace
 
-void plan_import(const Deck& deck, Plan& plan) {
+void plan_import(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer,
+                 Plan& plan) {
     try {
         const Folder folder(deck.text("import.path"), deck.list("import.ignore_keys"));
+        check_vocabulary(folder, tokenizer);
+        if (const std::string told = no_tokenizer(deck, files); !told.empty())
+            plan.text += "warning: " + told + "\n";
         plan.text += folder.summary() + "\n";
         for (const std::string& line : folder.notes()) plan.text += line + "\n";
         for (const FolderWeight& weight : folder.map.weights)
@@ -120,7 +141,10 @@ ExitCode run_import(Run& run) {
     if (imported_before(run)) return ExitCode::done;
     run.begin();
     const Folder folder(run.deck.text("import.path"), run.deck.list("import.ignore_keys"));
+    check_vocabulary(folder, *run.tokenizer);
     tell(run, folder);
+    if (const std::string told = no_tokenizer(run.deck, run.tokenizer_files); !told.empty())
+        run.log.warn("{}", told);
     std::vector<std::string> unused;
     for (const FolderWeight& weight : folder.map.weights) {
         if (weight.use == FolderWeight::Use::copy) check_copy(run, folder, weight);

@@ -20,7 +20,9 @@ constexpr std::array<const char*, 3> kBeside = {"tokenizer_config.json", "genera
 /// The JSON object in a file of the folder; an empty one where there is no such file.
 Json read_object(const fs::path& file) {
     if (!fs::exists(file)) return Json::object();
-    Json json = Json::parse(read_file(file.string()), nullptr, false);
+    const std::string text = read_file(file.string());
+    require<DataError>(!nests_too_deep(text), "{}: brackets nest too deep", file.string());
+    Json json = Json::parse(text, nullptr, false);
     require<DataError>(json.is_object(), "{}: not a JSON object", file.string());
     return json;
 }

@@ -22,7 +22,7 @@ std::string field(const Json& row, const std::string& name) {
     require<DataError>(has(row, name), "there is no field \"{}\"", name);
     const Json& value = row[name];
     if (value.is_string()) return value.get<std::string>();
-    require<DataError>(value.is_number(), "field \"{}\" is neither text nor a number but an {}", name,
+    require<DataError>(value.is_number(), "field \"{}\" is neither text nor a number but of type {}", name,
                        value.type_name());
     return value.dump();
 }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "gradus/base/error.hpp"
+#include "gradus/base/json_lines.hpp"
 #include "gradus/deck/parameters.hpp"
 #include "gradus/model/hugging_face.hpp"
 
@@ -78,9 +79,12 @@ void require_room(std::int64_t vocab_size, const Tokenizer& tokenizer, const std
 /// may be given beside it.
 ModelConfig model_from_file(const Deck& deck, const Tokenizer& tokenizer) {
     const std::string& file = deck.text("model.config");
+    const std::string text = read_file(file);
+    require<DataError>(!nests_too_deep(text), "model.config = {} ({}): brackets nest too deep", file,
+                       deck.origin("model.config"));
     Json json;
     try {
-        json = Json::parse(read_file(file));
+        json = Json::parse(text);
     } catch (const Json::exception& e) {
         throw DataError(fmt::format("model.config = {} ({}): not JSON: {}", file,
                                     deck.origin("model.config"), e.what()));
@@ -203,10 +207,13 @@ void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const Mode
 void require_same_tokenizer(const Json& state, const Tokenizer& tokenizer,
                             const std::string& directory) {
     const std::string trained = state.value("tokenizer", ""), here = tokenizer.identity();
+    const bool imported = state.value("stage", "") == "import";
     require<CheckpointError>(
         trained == here,
-        "{} was trained with tokenizer {}, this run has {}; {}", directory, trained, here,
-        trained == "bytes-v1" ? std::string("set policy.tokenizer = bytes")
+        "{} was {} with tokenizer {}, this run has {}; {}", directory,
+        imported ? "imported" : "trained", trained, here,
+        imported ? std::string("import it again with the policy.tokenizer that it is to have")
+        : trained == "bytes-v1" ? std::string("set policy.tokenizer = bytes")
                               : "set policy.tokenizer to the tokenizer.json that it was trained with");
     const std::int64_t rows = state["model"].value("vocab_size", std::int64_t{0});
     require<CheckpointError>(tokenizer.vocab_size() <= rows,

@@ -200,7 +200,7 @@ Plan plan_stage(const Deck& deck, int ranks) {
         plan.text += line + "\n";
     if (stage == "import" || stage == "export") {
         if (stage == "import")
-            plan_import(deck, plan);
+            plan_import(deck, files, *tokenizer, plan);
         else
             plan_export(deck, plan);
         return plan;

@@ -23,7 +23,8 @@ ExitCode run_export(Run& run);
 void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
 
 /// What --check says of them: the folder or checkpoint, its sizes, and that every tensor has its place.
-void plan_import(const Deck& deck, Plan& plan);
+void plan_import(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer,
+                 Plan& plan);
 void plan_export(const Deck& deck, Plan& plan);
 
 }  // namespace gradus

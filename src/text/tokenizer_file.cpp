@@ -8,6 +8,7 @@
 #include <map>
 #include <unordered_map>
 
+#include "gradus/base/json_lines.hpp"
 #include "json_fields.hpp"
 #include "utf8.hpp"
 
@@ -25,6 +26,7 @@ const Value& or_null(const Value* value) {
 }
 
 Value parsed(std::string_view json, const std::string& name) {
+    require<DataError>(!nests_too_deep(json), "{}: brackets nest too deep", name);
     try {
         return Value::parse(json);
     } catch (const nlohmann::json::exception& error) {

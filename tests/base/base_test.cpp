@@ -75,6 +75,24 @@ BOOST_AUTO_TEST_CASE(json_lines_tell_file_and_line) {
     BOOST_CHECK_THROW(for_each_json_line(folder.path, nothing), DataError);
 }
 
+BOOST_AUTO_TEST_CASE(brackets_that_nest_too_deep_are_no_row) {
+    const std::string deep(100, '['), end(100, ']');
+    BOOST_TEST(!nests_too_deep(deep + end));
+    BOOST_TEST(nests_too_deep("{\"a\": " + deep + end + "}"));
+    BOOST_TEST(!nests_too_deep("{\"[[\\\"" + deep + "\": " + end + "}"));  // brackets of a text
+    std::string many;
+    for (int i = 0; i < 200; ++i) many += "[]{}";
+    BOOST_TEST(!nests_too_deep(many));
+    const Folder folder;
+    const std::string path = folder.path + "/deep.jsonl", far(500000, '[');
+    put(path, "{\"a\": " + far + std::string(far.size(), ']') + "}\n{\"a\": 1}\n");
+    JsonLinesReader lines(path);
+    BOOST_REQUIRE(lines.next());
+    BOOST_TEST(lines.problem().find("too deep") != std::string::npos);
+    BOOST_REQUIRE(lines.next());
+    BOOST_TEST(lines.problem() == "");
+}
+
 BOOST_AUTO_TEST_CASE(json_lines_are_cut_back) {
     const Folder folder;
     const std::string path = folder.path + "/m.jsonl";

@@ -120,8 +120,6 @@ has "--check of an export" "$out" "written as BF16, without quantization_config"
 holds "--check makes nothing" test ! -e none -a ! -e x
 
 # Training: from an import, in float32; exported in the folder's types.
-sft=("$decks/pretrain.in" stage=sft "data.path=$ROOT/problems/train.jsonl" train.steps=2 train.tokens_per_step=2048
-    data.answer_field=reference data.response_field=reference)
 jq -c '{prompt, response: .reference}' problems/train.jsonl >sft.jsonl
 sft=(sft.in "data.path=$ROOT/sft.jsonl" train.steps=2)
 cat >sft.in <<X
@@ -224,6 +222,17 @@ rm broken/config.json
 refused "no config.json" "config.json"
 mkdir broken
 refused "an empty folder" "config.json"
+cp -r made/mixed broken
+jq '.added_tokens += [{"id": 264, "content": "<more>", "special": true}]' made/mixed/tokenizer.json >broken/tokenizer.json
+refused "a tokenizer of another model" "vocab_size = 264, but the tokenizer"
+cp -r made/mixed broken
+{ printf '{"a": ' && head -c 300000 /dev/zero | tr '\0' '[' && echo '}'; } >broken/config.json
+refused "a config.json of brackets" "nest too deep"
+cp -r made/mixed bare
+rm bare/tokenizer.json
+import 1 bare in/bare
+is "a folder without a tokenizer" "$rc" 0
+has "a folder without a tokenizer: says so" "$out" "bare holds no tokenizer.json"
 
 # Full disks.
 mkdir -p small

@@ -200,6 +200,11 @@ BOOST_AUTO_TEST_CASE(bad_lines_are_told_skipped_and_counted) {
     BOOST_CHECK_EXCEPTION(
         read_sequences(deck_of("sft", "train.steps = 1\n", array), chat, *tokenizer, false, 100, report), DataError,
         [](const DataError& e) { return std::string(e.what()).find("jq -c '.[]'") != std::string::npos; });
+    // A step of no sequences would have nothing to take a row from.
+    const std::string short_text = files.write("c.jsonl", "{\"text\": \"abc\"}\n");
+    BOOST_CHECK_EXCEPTION(
+        read_sequences(deck_of("pretrain", "train.steps = 1\n", short_text), chat, *tokenizer, true, 1, report), DataError,
+        [](const DataError& e) { return std::string(e.what()).find("has two tokens") != std::string::npos; });
 }
 
 BOOST_AUTO_TEST_CASE(sft_trains_all_responses_or_the_last) {

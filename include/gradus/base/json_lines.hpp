@@ -6,10 +6,15 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 namespace gradus {
 
 using Json = nlohmann::ordered_json;
+
+/// Whether brackets nest deeper than in any file that is read here (100). Asked before a file of
+/// strangers is parsed: the library copies and writes trees by recursion, on a stack that ends.
+bool nests_too_deep(std::string_view json);
 
 /// Reads a JSONL file line by line; one line is in memory at a time. Blank lines are passed over.
 class JsonLinesReader {
