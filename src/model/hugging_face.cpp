@@ -237,6 +237,11 @@ void read_deepseek_moe(Keys& keys, bool v3, ModelConfig& c) {
     keys.optional_size("n_shared_experts", m.shared, 0);
     keys.size("num_experts_per_tok", m.per_token);
     keys.size("moe_intermediate_size", m.intermediate);
+    // transformers has other defaults for V3 than V2's code: a V3 file must say what it means.
+    if (v3)
+        for (const char* key : {"norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group",
+                                "first_k_dense_replace"})
+            if (!keys.has(key)) keys.problem(fmt::format("{} is missing", key));
     keys.optional("norm_topk_prob", m.normalize);
     keys.optional("routed_scaling_factor", m.scale);
     std::string score = v3 ? "sigmoid" : "softmax", method = v3 ? "noaux_tc" : "greedy";

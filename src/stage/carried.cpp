@@ -176,7 +176,7 @@ std::set<std::string> carried_names(const std::string& carried) {
     std::error_code problem;
     for (const auto& entry : fs::directory_iterator(carried, problem))
         if (const std::string name = entry.path().filename().string();
-            name != kTensors && name != kUnused)
+            name != kTensors && name != kUnused && name != kNamedTokenizer)
             names.insert(name);
     require<DataError>(!problem, "cannot read {}: {}", carried, problem.message());
     return names;

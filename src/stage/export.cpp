@@ -226,20 +226,35 @@ std::map<std::string, std::string> other_files(const Output& out, const ModelCon
     return made;
 }
 
+/// Files of the run directory: what was exported, and (between the renaming of the folder and that
+/// file) what is about to be.
+constexpr const char *kDone = "export.json", *kBegun = "exporting.json";
+
+/// A text that such a file tells; "" where it does not.
+std::string told(const Run& run, const char* file, const char* key) {
+    std::error_code none;
+    if (!fs::exists(run.path(file), none)) return "";
+    const Json json = Json::parse(read_file(run.path(file)), nullptr, false);
+    return json.is_object() && json.contains(key) && json[key].is_string() ? json[key].get<std::string>()
+                                                                            : "";
+}
+
 /// Throws unless `path` is free, an empty folder, or what this run has exported before.
 void check_place(const Run& run, const std::string& path) {
     std::error_code none;
     if (!fs::exists(path, none) || (fs::is_directory(path, none) && fs::is_empty(path, none)))
         return;
-    Json before;
-    if (fs::exists(run.path("export.json"), none))
-        before = Json::parse(read_file(run.path("export.json")), nullptr, false);
-    require<DataError>(before.is_object() && before.value("path", "") ==
-                                                 fs::absolute(path).lexically_normal().string(),
+    const std::string place = fs::absolute(path).lexically_normal().string();
+    const bool own = told(run, kDone, "path") == place || told(run, kBegun, "path") == place;
+    require<DataError>(own,
                        "export.path = {}: there is something already, which this run has not "
-                       "exported; remove it, or "
-                       "choose another export.path",
+                       "exported; remove it, or choose another export.path",
                        path);
+}
+
+/// What an earlier export of this run was made from, on all ranks; "": there is none.
+std::string exported_from(Run& run) {
+    return run.grid.world().broadcast(run.is_root() ? told(run, kDone, "from") : "");
 }
 
 void sync_folder(const std::string& path) {
@@ -344,15 +359,20 @@ ExitCode run_export(Run& run) {
     while (path.size() > 1 && path.back() == '/') path.pop_back();
     const std::string there =
         run.grid.world().broadcast(run.is_root() && fs::exists(path) ? "yes" : "no");
-    if (there == "yes" && run.finished_before("export.json")) return ExitCode::done;
-    on_root(run, [&] { check_place(run, path); });
-    run.begin();
     const std::string& from = run.deck.text("model.from");
     std::string checkpoint;
     if (run.is_root())
         checkpoint =
             find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
     checkpoint = run.grid.world().broadcast(checkpoint);
+    // An export of weights that have been trained on since is made again.
+    const std::string before = exported_from(run);
+    const bool newer = !before.empty() && !checkpoint.empty() && before != checkpoint;
+    if (newer && run.deck.text("restart") != "none")
+        run.log.info("{} was made from {}; exporting {}", path, before, checkpoint);
+    if (there == "yes" && !newer && run.finished_before(kDone)) return ExitCode::done;
+    on_root(run, [&] { check_place(run, path); });
+    run.begin();
     require<CheckpointError>(
         !checkpoint.empty(),
         "model.from = {} ({}): there is no checkpoint; has that stage finished?", from,
@@ -375,6 +395,9 @@ ExitCode run_export(Run& run) {
     }
     on_root(run, [&] {
         write_unused(out, carried, temporary);
+        write_file_atomically(
+            run.path(kBegun),
+            Json{{"path", fs::absolute(path).lexically_normal().string()}}.dump(2) + "\n");
         fs::remove(temporary + "/" + kMark);
         publish(temporary, path);
     });
@@ -386,14 +409,16 @@ ExitCode run_export(Run& run) {
     run.log.info("{} tensors, {} in {} files: {}", tensors,
                  format_bytes(static_cast<double>(bytes)), out.files.size(), path);
     run.finish(0, 0, {});
-    if (run.is_root())
-        write_file_atomically(run.path("export.json"),
+    if (run.is_root()) {
+        write_file_atomically(run.path(kDone),
                               Json{{"path", fs::absolute(path).lexically_normal().string()},
                                    {"from", checkpoint},
                                    {"tensors", tensors},
                                    {"bytes", bytes}}
                                       .dump(2) +
                                   "\n");
+        fs::remove(run.path(kBegun));
+    }
     return ExitCode::done;
 }
 

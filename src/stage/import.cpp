@@ -154,7 +154,7 @@ ExitCode run_import(Run& run) {
         remove_unfinished(run.dir);
         carry_from_folder(folder.path, folder.weights, unused, run.dir,
                           [&](const std::string& text) { run.log.info("{}", text); });
-        keep_tokenizer(run.deck, run.tokenizer_files);
+        keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);
     }
     {
         const Profile::Region region(run.profile, "checkpoint.write");

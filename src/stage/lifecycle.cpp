@@ -87,7 +87,7 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
-        keep_tokenizer(run.deck, run.tokenizer_files);
+        keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);
         if (!start.from && !run.deck.text("model.config").empty())
             carry_config(run.deck.text("model.config"), run.dir);
     }

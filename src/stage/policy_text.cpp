@@ -3,7 +3,6 @@
 
 #include <fmt/ranges.h>
 
-#include <array>
 #include <filesystem>
 
 #include "gradus/base/error.hpp"
@@ -14,8 +13,8 @@ namespace gradus {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr std::array<const char*, 3> kBeside = {"tokenizer_config.json", "generation_config.json",
-                                                "config.json"};
+constexpr const char *kTokenizerConfig = "tokenizer_config.json",
+                     *kGenerationConfig = "generation_config.json";
 
 /// The JSON object in a file of the folder; an empty one where there is no such file.
 Json read_object(const fs::path& file) {
@@ -132,9 +131,10 @@ TokenizerFiles find_tokenizer(const Deck& deck) {
     files.path = path.string();
     files.text = read_file(files.path);
     read_options(files, path.parent_path());
-    // A tokenizer named by its path leaves its files with the run, but not the config.json beside it:
-    // `auto` must choose the same template in the next stage.
-    if (deck.text("policy.tokenizer") != "auto") files.model_type.clear();
+    // A tokenizer that was named by its path is not that of the config.json beside it: `auto` chooses
+    // the template by its tokens alone, in this stage and in those that carry it on.
+    if (deck.text("policy.tokenizer") != "auto" || fs::exists(path.parent_path() / kNamedTokenizer))
+        files.model_type.clear();
     return files;
 }
 
@@ -193,7 +193,7 @@ std::vector<std::string> describe_policy_text(const Deck& deck, const TokenizerF
     return lines;
 }
 
-void keep_tokenizer(const Deck& deck, const TokenizerFiles& files) {
+void keep_tokenizer(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer) {
     const std::string& asked = deck.text("policy.tokenizer");
     if (asked == "auto" || files.path.empty()) return;
     const fs::path from = fs::path(files.path).parent_path();
@@ -201,15 +201,18 @@ void keep_tokenizer(const Deck& deck, const TokenizerFiles& files) {
     std::error_code problem;
     if (fs::equivalent(from, to, problem)) return;
     fs::create_directories(to, problem);
-    write_file_atomically((to / "tokenizer.json").string(), files.text);
-    for (const char* name : kBeside)
-        // The shape of the model is not the tokenizer's to tell.
-        if (std::string_view(name) != "config.json" && fs::exists(from / name))
-            write_file_atomically((to / name).string(), read_file((from / name).string()));
-    // The end tokens may have stood in config.json alone.
-    const fs::path generation = to / "generation_config.json";
-    if (!fs::exists(generation) && !files.options.eos.empty())
-        write_file_atomically(generation.string(), Json{{"eos_token_id", files.options.eos}}.dump(2) + "\n");
+    const auto write = [&](const char* name, const std::string& text) {
+        write_file_atomically((to / name).string(), text);
+    };
+    write("tokenizer.json", files.text);
+    if (fs::exists(from / kTokenizerConfig))
+        write(kTokenizerConfig, read_file((from / kTokenizerConfig).string()));
+    // The model's own generation_config.json, carried along, speaks of its old tokenizer's ids.
+    Json generation = read_object(fs::exists(from / kGenerationConfig) ? from / kGenerationConfig
+                                                                       : to / kGenerationConfig);
+    if (!tokenizer.eos_ids().empty()) generation["eos_token_id"] = tokenizer.eos_ids();
+    write(kGenerationConfig, generation.dump(2) + "\n");
+    write(kNamedTokenizer, Json{{"tokenizer", files.path}}.dump(2) + "\n");
 }
 
 }  // namespace gradus

@@ -13,6 +13,7 @@
 #include "gradus/text/script.hpp"
 #include "gradus/text/tokenizer_json.hpp"
 #include "pre_tokenizer.hpp"
+#include "token_decoder.hpp"
 
 namespace gradus {
 namespace {

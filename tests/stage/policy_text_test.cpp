@@ -115,12 +115,15 @@ BOOST_AUTO_TEST_CASE(a_tokenizer_named_by_its_path_stays_with_the_run) {
     f.beside("config.json", R"({"model_type": "qwen2", "hidden_size": 7})");
     const Deck deck = f.deck("policy.tokenizer = " + (f.root / "run/huggingface").string() + "\n");
     const TokenizerFiles files = find_tokenizer(deck);
-    fs::create_directories(f.root / "own");
-    keep_tokenizer(deck, files);
+    // The run's model has carried its own files along, of another tokenizer.
+    f.write("own/huggingface/config.json", R"({"model_type": "qwen2", "eos_token_id": 1})");
+    f.write("own/huggingface/generation_config.json", R"({"eos_token_id": 1})");
+    keep_tokenizer(deck, files, *make_tokenizer(files));
     const TokenizerFiles kept = find_tokenizer(f.deck(""));
     BOOST_TEST(kept.text == files.text);
-    BOOST_TEST(kept.options.eos == files.options.eos);
-    BOOST_TEST(!fs::exists(f.root / "own/huggingface/config.json"));
+    BOOST_TEST(kept.options.eos == std::vector<TokenId>{258});
+    BOOST_TEST(kept.model_type == files.model_type);
+    BOOST_TEST(kept.model_type == "");
 }
 
 BOOST_AUTO_TEST_CASE(template_of_the_family_or_by_name) {

@@ -14,6 +14,10 @@
 
 namespace gradus {
 
+/// A file of ours among the carried ones: says that the tokenizer was named by policy.tokenizer, and
+/// thus is not the one that config.json was made for.
+inline constexpr const char* kNamedTokenizer = "named_tokenizer.json";
+
 /// The folder with the files of the model that `model_from` names: `huggingface` of a run
 /// directory, also where `model_from` is a checkpoint folder inside one. "" where there is none:
 /// the model was never a Hugging Face folder.

@@ -45,6 +45,6 @@ std::vector<std::string> describe_policy_text(const Deck& deck, const TokenizerF
 
 /// Writes the tokenizer's files, where the deck names them by a path, into RUN/huggingface, so that
 /// later stages and the export find them there. Throws DataError.
-void keep_tokenizer(const Deck& deck, const TokenizerFiles& files);
+void keep_tokenizer(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer);
 
 }  // namespace gradus
