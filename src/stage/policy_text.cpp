@@ -131,10 +131,10 @@ TokenizerFiles find_tokenizer(const Deck& deck) {
     files.path = path.string();
     files.text = read_file(files.path);
     read_options(files, path.parent_path());
-    // A tokenizer that was named by its path is not that of the config.json beside it: `auto` chooses
-    // the template by its tokens alone, in this stage and in those that carry it on.
-    if (deck.text("policy.tokenizer") != "auto" || fs::exists(path.parent_path() / kNamedTokenizer))
-        files.model_type.clear();
+    // The config.json beside a tokenizer that was named by its path may be of another model: `auto`
+    // must choose the same template in this stage and in those that carry the tokenizer on.
+    if (const fs::path named = path.parent_path() / kNamedTokenizer; fs::exists(named))
+        files.model_type = read_object(named).value("model_type", "");
     return files;
 }
 
@@ -212,7 +212,7 @@ void keep_tokenizer(const Deck& deck, const TokenizerFiles& files, const Tokeniz
                                                                        : to / kGenerationConfig);
     if (!tokenizer.eos_ids().empty()) generation["eos_token_id"] = tokenizer.eos_ids();
     write(kGenerationConfig, generation.dump(2) + "\n");
-    write(kNamedTokenizer, Json{{"tokenizer", files.path}}.dump(2) + "\n");
+    write(kNamedTokenizer, Json{{"tokenizer", files.path}, {"model_type", files.model_type}}.dump(2) + "\n");
 }
 
 }  // namespace gradus

@@ -134,7 +134,7 @@ BOOST_AUTO_TEST_CASE(messages_as_openai_writes_them) {
     BOOST_TEST(refuses(R"({"messages": {"role": "user"}})", "no list"));
     BOOST_TEST(refuses(R"({"nums": [1], "target": 2})", "the row has nums, target"));
     BOOST_TEST(refuses(R"({})", "the row has none"));
-    BOOST_TEST(refuses(R"({"prompt": {"content": ["x"]}, "response": "a"})", "but an object"));
+    BOOST_TEST(refuses(R"({"prompt": {"content": ["x"]}, "response": "a"})", "of type object"));
 }
 
 BOOST_AUTO_TEST_CASE(answers_at_the_end_of_a_prompt_are_its_reference) {

@@ -14,8 +14,8 @@
 
 namespace gradus {
 
-/// A file of ours among the carried ones: says that the tokenizer was named by policy.tokenizer, and
-/// thus is not the one that config.json was made for.
+/// A file of ours among the carried ones: says that the tokenizer was named by policy.tokenizer, thus
+/// is not the one that config.json was made for, and of which model_type it is.
 inline constexpr const char* kNamedTokenizer = "named_tokenizer.json";
 
 /// The folder with the files of the model that `model_from` names: `huggingface` of a run
