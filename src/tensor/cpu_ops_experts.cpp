@@ -118,8 +118,8 @@ void CpuOps::route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, 
     }
 }
 
-/// With n tokens in the sequence: f_i = E / (K n) (tokens of which i is among the K best), P_i = mean over tokens
-/// of p_i = s_i / sum s; dp_i = coef f_i / n, and ds_i = (dp_i - sum_j dp_j p_j) / sum s.
+/// With p_i = s_i / sum s of a token and n tokens in the sequence: dp_i = coef f_i / n, and
+/// ds_i = (dp_i - sum_j dp_j p_j) / sum s.
 void CpuOps::route_balance(Tensor loss, Tensor d_scores, Tensor scores, const Packing& packing,
                            const RouterShape& shape, float coef) {
     const std::int64_t e = shape.experts, k = shape.per_token;

@@ -57,6 +57,9 @@ class ReferenceModel {
         run(tokens, mtp);
         return loads_;
     }
+    /// Choices so far of experts that are not of a token's best by the bare scores: the work of
+    /// correction biases and groups.
+    std::int64_t moved() const { return moved_; }
 
     Row logits(const Row& hidden) const {
         return product(c_.tied ? "model.embed_tokens.weight" : "lm_head.weight", hidden);
@@ -210,8 +213,13 @@ class ReferenceModel {
         if (routed.empty()) return 0;
         auto& loads = loads_[prefix];
         loads.resize(static_cast<std::size_t>(c_.moe.experts));
-        for (const Routed& r : routed)
-            for (const std::size_t e : r.chosen) loads[e] += 1;
+        for (const Routed& r : routed) {
+            const auto best = largest(r.scores, c_.moe.per_token);
+            for (const std::size_t e : r.chosen) {
+                loads[e] += 1;
+                moved_ += std::find(best.begin(), best.end(), e) == best.end();
+            }
+        }
         return reference_balance(c_.moe, routed);
     }
 
@@ -264,6 +272,7 @@ class ReferenceModel {
     double rotary_scale_, scale_;  ///< of cos and sin, of scores
     Row frequencies_;
     mutable Loads loads_;  ///< of the passes since they were last cleared
+    mutable std::int64_t moved_ = 0;
 };
 
 }  // namespace gradus::test

@@ -14,6 +14,7 @@ namespace {
 using test::distance;
 using test::kRounding;
 using test::kUsual;
+using test::make_requests;
 using test::one_rank;
 using test::SmallEngine;
 using test::usual_requests;
@@ -44,6 +45,12 @@ std::vector<float> generate(SmallEngine& on, const std::vector<Request>& request
     }
     numbers.insert(numbers.end(), order.begin(), order.end());
     return numbers;
+}
+
+SmallEngine::Setup experts_setup() {
+    SmallEngine::Setup setup;
+    setup.config = test::tiny_experts();
+    return setup;
 }
 
 bool same_on_all(Communicator& group, const std::vector<float>& values) {
@@ -166,29 +173,48 @@ BOOST_AUTO_TEST_CASE(all_tensor_ranks_refuse) {
     BOOST_TEST(same_on_all(grid.tensor(), generate(on, usual_requests(), kUsual, results)));
 }
 
-// One expert rank's refusal is everyone's; a rank without requests says that it is alive.
-BOOST_AUTO_TEST_CASE(expert_ranks_refuse_together_and_stay_alive) {
+// One expert rank's refusal is everyone's, with the first one's reason.
+BOOST_AUTO_TEST_CASE(expert_ranks_refuse_together) {
     int world = 0;
     MPI_Comm_size(MPI_COMM_WORLD, &world);
-    if (world != 2 && world != 4) return;
-    SmallEngine::Setup setup;
-    setup.config = test::tiny_experts();
     const Grid grid(MPI_COMM_WORLD, 1, world);
-    SmallEngine on(setup, grid);
-    std::vector<Request> requests;
-    if (grid.expert_rank() == 1) {
-        requests = usual_requests();
-        requests[0].tokens.clear();
+    SmallEngine on(experts_setup(), grid);
+    const auto refuse = [&](const std::vector<Request>& requests, const std::string& reason) {
+        BOOST_CHECK_EXCEPTION(on.generate(requests, kUsual), DataError, [&](const DataError& e) {
+            return std::string(e.what()).find(reason) != std::string::npos;
+        });
+    };
+    const auto good = make_requests({5, 8});
+    auto empty = good, none = good;
+    empty[1].tokens.clear();
+    none[0].samples = 0;
+    for (int culprit = 0; culprit < world; ++culprit) {
+        refuse(grid.rank() == culprit ? empty : good, "prompt 103 is empty");
+        // The ranks behind it refuse for another reason.
+        refuse(grid.rank() < culprit ? good : grid.rank() == culprit ? none : empty,
+               "prompt 100: 0 samples");
     }
-    BOOST_CHECK_EXCEPTION(on.generate(requests, kUsual), DataError, [](const DataError& e) {
-        return std::string(e.what()).find("is empty") != std::string::npos;
-    });
-    if (grid.expert_rank() == 1) requests = usual_requests();
-    int passes = 0;
+    BOOST_TEST(distance(on.generate(good, kUsual),
+                        SmallEngine(experts_setup()).generate(good, kUsual)) < 1e-4);
+}
+
+// on_pass, which tells the watchdog, comes before each pass: prefills, decode steps, and those that a
+// rank makes for the sake of others.
+BOOST_AUTO_TEST_CASE(expert_ranks_report_each_pass) {
+    int world = 0;
+    MPI_Comm_size(MPI_COMM_WORLD, &world);
+    const Grid grid(MPI_COMM_WORLD, 1, world);
+    SmallEngine on(experts_setup(), grid);
+    const bool works = grid.rank() == world - 1;  // the others idle
+    std::int64_t passes = 0;
     GenerationOptions options = kUsual;
     options.on_pass = [&] { ++passes; };
-    on.generate(requests, options);
-    BOOST_TEST(passes > 1);
+    on.generate(works ? usual_requests() : std::vector<Request>{}, options);
+    const std::int64_t prefills = on.calls("rollout.prefill"), steps = on.calls("rollout.decode");
+    BOOST_TEST((prefills > 1) == works);
+    BOOST_TEST((steps > 1) == works);
+    // And once more, to find that none is left.
+    BOOST_TEST(passes == grid.expert().sum(prefills + steps) + 1);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -149,8 +149,8 @@ OpCase route_case(std::int64_t tokens, RouterShape shape, bool biased, bool of_s
     return c;
 }
 
-/// coef sum over sequences of sum_i f_i P_i, f_i = E / (K T) (how often i is among the K best), P_i the mean of
-/// s_i / sum s (eq. 17 to 20), added to a loss of 0.75; `in` are scores.
+/// coef sum over sequences of sum_i f_i P_i, f_i = E / (K T) (how often i is among the K best), P_i the
+/// mean of s_i / sum s (eq. 17 to 20), added to a loss of 0.75; `in` are scores.
 OpCase balance_case(const Packed& packed, std::int64_t experts, std::int64_t per_token, bool sigmoid) {
     constexpr float kCoef = 0.3F, kBefore = 0.75F;
     OpCase c;

@@ -119,6 +119,27 @@ BOOST_AUTO_TEST_CASE(nan_logits_choose_experts_that_exist) {
     }
 }
 
+// DeepSeek-V3 (arXiv 2412.19437) eq. 18 counts the K best of the bare scores; groups, as the bias, limit
+// the choice alone. One sequence of two tokens; the second has equal scores.
+BOOST_AUTO_TEST_CASE(the_balance_loss_counts_the_best_scores) {
+    std::vector<float> scores{0.5F, 0.125F, 0.25F, 0.125F, /**/ 0.25F, 0.25F, 0.25F, 0.25F};
+    const RouterShape shape{.experts = 4, .per_token = 2, .sigmoid = true, .groups = 2,
+                            .top_groups = 1, .group_best = 2};
+    const auto logit = [](float p) { return std::log(p / (1 - p)); };
+    BOOST_TEST(route({logit(0.5F), logit(0.125F), logit(0.25F), logit(0.125F)}, {}, shape).chosen ==
+                   (Numbers{0, 1}),
+               boost::test_tools::per_element());
+    float loss = 1;
+    std::vector<float> d_scores(8, NAN);
+    ops->route_balance({&loss, DType::f32, {1}}, {d_scores.data(), DType::f32, {2, 4}},
+                       {scores.data(), DType::f32, {2, 4}}, Packed({2}).packing(), shape, 2);
+    // Best are {0, 2} and {0, 1}: f = (2, 1, 1, 0); P = (3/8, 3/16, 1/4, 3/16); sum f P = 19/16.
+    BOOST_TEST(loss == 1 + 2 * 1.1875F);
+    // dp = f, all scores sum to 1: ds_i = f_i - sum_j f_j s_j, that is less 11/8 and less 1.
+    BOOST_TEST(d_scores == (std::vector<float>{0.625F, -0.375F, -0.375F, -1.375F, 1, 0, 0, -1}),
+               boost::test_tools::per_element());
+}
+
 BOOST_AUTO_TEST_CASE(tokens_in_order_of_expert) {
     // Token 0: experts 3, 0; token 1: 0, 2; token 2: 3, 0. Expert 1 has none.
     const Ints chosen({3, 0, 0, 2, 3, 0}, {3, 2});

@@ -74,9 +74,15 @@ void check_step(const ModelConfig& c) {
     if (!mtp) more.mtp_coef = 0;
     // Without decay and clipping the first moment is half the gradient.
     Tiny tiny(one_rank(), 40, {.beta1 = 0.5, .weight_decay = 0, .clip = 0}, false, c, more);
+    for (const Parameter& p : tiny.parameters.all())
+        if (p.name.ends_with("e_score_correction_bias"))
+            for (std::int64_t i = 0; i < p.value.elements(); ++i)
+                p.value.f32()[i] = 0.05f * static_cast<float>(i * 5 % 8);
     ReferenceModel model(c, tiny.parameters);
     const auto sequences = batch();
     const Losses wanted = reference(model, sequences, mtp);
+    // The balance counts the best scores (eq. 18) and not the choice; here they differ.
+    BOOST_TEST((model.moved() > 0) == c.moe.bias);
     const auto got = tiny.trainer.next_token_step(sequences, 0);
     const auto near = boost::test_tools::tolerance(1e-5);
     BOOST_TEST(got.loss == wanted.next, near);

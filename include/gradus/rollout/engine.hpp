@@ -68,9 +68,10 @@ class Engine {
 
     /// Results in the order of (request, sample). `finished(result, index)` is called as each
     /// sequence ends, with its place in the results (rewards start there while others are still
-    /// being generated). Where one of several expert ranks refuses its requests all throw. Throws DataError where a request cannot be met (an empty prompt, one too
+    /// being generated). Throws DataError where a request cannot be met (an empty prompt, one too
     /// long for max_length, prefill_tokens or the pages, a token outside the vocabulary, no
-    /// samples), NumericError where a logit is not finite.
+    /// samples), on all ranks that share experts where one refuses, with the first one's reason;
+    /// NumericError where a logit is not finite.
     std::vector<Generated> generate(const ParameterSet& parameters,
                                     const std::vector<Request>& requests,
                                     const GenerationOptions& options,

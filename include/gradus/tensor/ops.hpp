@@ -153,9 +153,11 @@ class Ops {
     /// d_logits [T, E] from d_weights [T, K] and, where not null, d_scores [T, E].
     virtual void route_backward(Tensor d_logits, Tensor d_weights, Tensor d_scores, Tensor scores,
                                 Tensor chosen, const RouterShape& shape) = 0;
-    /// Sequence-wise balance loss (eq. 17 to 20 there): loss [1] += coef sum_s sum_i f_i P_i,
-    /// d_scores [T, E] is written. f counts the K best of the bare scores, whatever bias and groups
-    /// made of them.
+    /// Sequence-wise balance loss (eq. 17 to 20 there): loss [1] += coef sum_s sum_i f_i P_i over the
+    /// sequences s, d_scores [T, E] is written (f is a constant). With n tokens t in the sequence
+    ///   f_i = E / (K n) sum_t 1[s_{i,t} is among the K best of s_{.,t}; of equals the lower number],
+    ///   P_i = 1 / n sum_t s_{i,t} / sum_j s_{j,t}:
+    /// f counts by the bare scores, whatever the bias and the groups made of the choice.
     virtual void route_balance(Tensor loss, Tensor d_scores, Tensor scores, const Packing& packing,
                                const RouterShape& shape, float coef) = 0;
     /// Places (t, j) in order of expert, stable: order i32 [T K] holds t K + j, source i32 [T K] the
