@@ -40,7 +40,8 @@ std::vector<DeckKey> run_parameters() {
         {"grid.tensor", integer, "ranks", "1", ">0", "*",
          "Ranks over which each tensor is split; all ranks / this are the data ranks."},
         {"grid.expert", integer, "ranks", "1", ">0", "*",
-         "Data ranks over which the experts of a mixture are split; divides the data ranks."},
+         "Data ranks over which the experts of a mixture are split; divides the data ranks. Memory for the "
+         "tokens that travel is planned for the worst routing, so that it grows with this."},
 
         {"ckpt.every", integer, "steps", "0", ">=0", kTraining,
          "Steps between checkpoints; 0: only at the end and on a stop."},
