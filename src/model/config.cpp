@@ -56,49 +56,27 @@ void check_moe(const ModelConfig& c, int tensor_size, int expert_size, Problems&
                   "model.moe.dense_layers is not in ascending order");
 }
 
-Json rope_to_json(const RopeOptions& r) {
-    const auto name = std::find_if(kScalings.begin(), kScalings.end(),
-                                   [&](const auto& s) { return s.first == r.scaling; });
-    return {{"scaling", name->second},
-            {"factor", r.factor},
-            {"original_positions", r.original_positions},
-            {"low_freq_factor", r.low_freq_factor},
-            {"high_freq_factor", r.high_freq_factor},
-            {"beta_fast", r.beta_fast},
-            {"beta_slow", r.beta_slow},
-            {"mscale", r.mscale},
-            {"mscale_all_dim", r.mscale_all_dim},
-            {"attention_factor", r.attention_factor},
-            {"truncate", r.truncate}};
-}
-
-Json latent_to_json(const LatentAttention& a) {
-    return {{"q_rank", a.q_rank},
-            {"kv_rank", a.kv_rank},
-            {"nope_dim", a.nope_dim},
-            {"rope_dim", a.rope_dim},
-            {"value_dim", a.value_dim}};
-}
-
-Json moe_to_json(const MixtureOfExperts& m) {
-    return {{"experts", m.experts},
-            {"per_token", m.per_token},
-            {"intermediate", m.intermediate},
-            {"shared", m.shared},
-            {"dense_layers", m.dense_layers},
-            {"score", m.score == RouterScore::sigmoid ? "sigmoid" : "softmax"},
-            {"bias", m.bias},
-            {"normalize", m.normalize},
-            {"scale", m.scale},
-            {"groups", m.groups},
-            {"top_groups", m.top_groups},
-            {"group_best", m.group_best}};
-}
+/// Writes fields of one object of the description.
+class WriteFields {
+  public:
+    template <class T>
+    void operator()(const char* name, const T& value) {
+        json[name] = value;
+    }
+    template <class Enum, std::size_t N>
+    void operator()(const char* name, Enum value,
+                    const std::array<std::pair<Enum, const char*>, N>& names) {
+        const auto found = std::find_if(names.begin(), names.end(),
+                                        [&](const auto& n) { return n.first == value; });
+        json[name] = found->second;
+    }
+    Json json = Json::object();
+};
 
 /// Reads fields of one object of the description.
-class Fields {
+class ReadFields {
   public:
-    explicit Fields(const Json& json) : json_(json) {}
+    explicit ReadFields(const Json& json) : json_(json) {}
     template <class T>
     void operator()(const char* name, T& value) const {
         require<CheckpointError>(json_.contains(name), "the model's description lacks `{}`", name);
@@ -129,50 +107,63 @@ class Fields {
     const Json& json_;
 };
 
-RopeOptions rope_from_json(const Json& json) {
-    RopeOptions r;
-    const Fields get(json);
-    get("scaling", r.scaling, kScalings);
-    get("factor", r.factor);
-    get("original_positions", r.original_positions);
-    get("low_freq_factor", r.low_freq_factor);
-    get("high_freq_factor", r.high_freq_factor);
-    get("beta_fast", r.beta_fast);
-    get("beta_slow", r.beta_slow);
-    get("mscale", r.mscale);
-    get("mscale_all_dim", r.mscale_all_dim);
-    get("attention_factor", r.attention_factor);
-    get("truncate", r.truncate);
-    return r;
+// One list of fields for both directions.
+
+template <class Archive, class Rope>
+void rope_fields(Archive& field, Rope& r) {
+    field("scaling", r.scaling, kScalings);
+    field("factor", r.factor);
+    field("original_positions", r.original_positions);
+    field("low_freq_factor", r.low_freq_factor);
+    field("high_freq_factor", r.high_freq_factor);
+    field("beta_fast", r.beta_fast);
+    field("beta_slow", r.beta_slow);
+    field("mscale", r.mscale);
+    field("mscale_all_dim", r.mscale_all_dim);
+    field("attention_factor", r.attention_factor);
+    field("truncate", r.truncate);
 }
 
-LatentAttention latent_from_json(const Json& json) {
-    LatentAttention a;
-    const Fields get(json);
-    get("q_rank", a.q_rank);
-    get("kv_rank", a.kv_rank);
-    get("nope_dim", a.nope_dim);
-    get("rope_dim", a.rope_dim);
-    get("value_dim", a.value_dim);
-    return a;
+template <class Archive, class Latent>
+void latent_fields(Archive& field, Latent& a) {
+    field("q_rank", a.q_rank);
+    field("kv_rank", a.kv_rank);
+    field("nope_dim", a.nope_dim);
+    field("rope_dim", a.rope_dim);
+    field("value_dim", a.value_dim);
 }
 
-MixtureOfExperts moe_from_json(const Json& json) {
-    MixtureOfExperts m;
-    const Fields get(json);
-    get("experts", m.experts);
-    get("per_token", m.per_token);
-    get("intermediate", m.intermediate);
-    get("shared", m.shared);
-    get("dense_layers", m.dense_layers);
-    get("score", m.score, kScores);
-    get("bias", m.bias);
-    get("normalize", m.normalize);
-    get("scale", m.scale);
-    get("groups", m.groups);
-    get("top_groups", m.top_groups);
-    get("group_best", m.group_best);
-    return m;
+template <class Archive, class Moe>
+void moe_fields(Archive& field, Moe& m) {
+    field("experts", m.experts);
+    field("per_token", m.per_token);
+    field("intermediate", m.intermediate);
+    field("shared", m.shared);
+    field("dense_layers", m.dense_layers);
+    field("score", m.score, kScores);
+    field("bias", m.bias);
+    field("normalize", m.normalize);
+    field("scale", m.scale);
+    field("groups", m.groups);
+    field("top_groups", m.top_groups);
+    field("group_best", m.group_best);
+}
+
+template <class Archive, class Config>
+void plain_fields(Archive& field, Config& c) {
+    field("vocab_size", c.vocab_size);
+    field("hidden", c.hidden);
+    field("layers", c.layers);
+    field("heads", c.heads);
+    field("kv_heads", c.kv_heads);
+    field("head_dim", c.head_dim);
+    field("intermediate", c.intermediate);
+    field("max_positions", c.max_positions);
+    field("rope_theta", c.rope_theta);
+    field("norm_eps", c.norm_eps);
+    field("qkv_bias", c.qkv_bias);
+    field("qk_norm", c.qk_norm);
+    field("tied", c.tied);
 }
 
 }  // namespace
@@ -236,43 +227,36 @@ double ModelConfig::forward_flops(double context) const {
 }
 
 Json ModelConfig::to_json() const {
-    Json json = {{"vocab_size", vocab_size}, {"hidden", hidden},
-                 {"layers", layers},         {"heads", heads},
-                 {"kv_heads", kv_heads},     {"head_dim", head_dim},
-                 {"intermediate", intermediate}, {"max_positions", max_positions},
-                 {"rope_theta", rope_theta}, {"norm_eps", norm_eps},
-                 {"qkv_bias", qkv_bias},     {"qk_norm", qk_norm},
-                 {"tied", tied}};
+    WriteFields out;
+    plain_fields(out, *this);
     // What plain models do not have is left out, so that their descriptions stay short.
-    if (rope_interleaved) json["rope_interleaved"] = true;
-    if (rope != RopeOptions{}) json["rope"] = rope_to_json(rope);
-    if (is_latent()) json["latent"] = latent_to_json(latent);
-    if (moe.experts > 0) json["moe"] = moe_to_json(moe);
-    if (mtp_layers > 0) json["mtp_layers"] = mtp_layers;
-    return json;
+    const auto object = [&](const char* name, auto fields, const auto& value) {
+        WriteFields inner;
+        fields(inner, value);
+        out.json[name] = inner.json;
+    };
+    if (rope_interleaved) out("rope_interleaved", true);
+    if (rope != RopeOptions{}) object("rope", [](auto& f, auto& v) { rope_fields(f, v); }, rope);
+    if (is_latent()) object("latent", [](auto& f, auto& v) { latent_fields(f, v); }, latent);
+    if (moe.experts > 0) object("moe", [](auto& f, auto& v) { moe_fields(f, v); }, moe);
+    if (mtp_layers > 0) out("mtp_layers", mtp_layers);
+    return out.json;
 }
 
 ModelConfig ModelConfig::from_json(const Json& json) {
     ModelConfig c;
-    const Fields get(json);
-    get("vocab_size", c.vocab_size);
-    get("hidden", c.hidden);
-    get("layers", c.layers);
-    get("heads", c.heads);
-    get("kv_heads", c.kv_heads);
-    get("head_dim", c.head_dim);
-    get("intermediate", c.intermediate);
-    get("max_positions", c.max_positions);
-    get("rope_theta", c.rope_theta);
-    get("norm_eps", c.norm_eps);
-    get("qkv_bias", c.qkv_bias);
-    get("qk_norm", c.qk_norm);
-    get("tied", c.tied);
-    if (json.contains("rope_interleaved")) get("rope_interleaved", c.rope_interleaved);
-    if (json.contains("rope")) c.rope = rope_from_json(json["rope"]);
-    if (json.contains("latent")) c.latent = latent_from_json(json["latent"]);
-    if (json.contains("moe")) c.moe = moe_from_json(json["moe"]);
-    if (json.contains("mtp_layers")) get("mtp_layers", c.mtp_layers);
+    const ReadFields in(json);
+    plain_fields(in, c);
+    const auto object = [&](const char* name, auto fields, auto& value) {
+        if (!json.contains(name)) return;
+        const ReadFields inner(json[name]);
+        fields(inner, value);
+    };
+    if (json.contains("rope_interleaved")) in("rope_interleaved", c.rope_interleaved);
+    object("rope", [](auto& f, auto& v) { rope_fields(f, v); }, c.rope);
+    object("latent", [](auto& f, auto& v) { latent_fields(f, v); }, c.latent);
+    object("moe", [](auto& f, auto& v) { moe_fields(f, v); }, c.moe);
+    if (json.contains("mtp_layers")) in("mtp_layers", c.mtp_layers);
     return c;
 }
 

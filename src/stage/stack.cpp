@@ -4,10 +4,9 @@
 #include <algorithm>
 #include <numeric>
 
+#include "folder.hpp"
 #include "gradus/base/error.hpp"
-#include "gradus/base/json_lines.hpp"
 #include "gradus/deck/parameters.hpp"
-#include "gradus/model/hugging_face.hpp"
 
 namespace gradus {
 namespace {
@@ -63,10 +62,6 @@ std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {
     return (tokens + multiple - 1) / multiple * multiple;
 }
 
-}  // namespace
-
-namespace {
-
 void require_room(std::int64_t vocab_size, const Tokenizer& tokenizer, const std::string& origin,
                   const char* what) {
     require<DeckError>(vocab_size >= tokenizer.vocab_size(),
@@ -79,17 +74,7 @@ void require_room(std::int64_t vocab_size, const Tokenizer& tokenizer, const std
 /// may be given beside it.
 ModelConfig model_from_file(const Deck& deck, const Tokenizer& tokenizer) {
     const std::string& file = deck.text("model.config");
-    const std::string text = read_file(file);
-    require<DataError>(!nests_too_deep(text), "model.config = {} ({}): brackets nest too deep", file,
-                       deck.origin("model.config"));
-    Json json;
-    try {
-        json = Json::parse(text);
-    } catch (const Json::exception& e) {
-        throw DataError(fmt::format("model.config = {} ({}): not JSON: {}", file,
-                                    deck.origin("model.config"), e.what()));
-    }
-    const HuggingFaceConfig read = read_hugging_face_config(json, file);
+    const HuggingFaceConfig read = read_config_file(file, {});
     ModelConfig c = read.model;
     c.mtp_layers = read.announced_mtp_layers;
     const Json fields = c.to_json();
