@@ -5,15 +5,10 @@
 #include <span>
 
 #include "gradus/base/philox.hpp"
+#include "gradus/tensor/ops.hpp"
 #include "gradus/text/tokenizer.hpp"
 
 namespace gradus {
-
-struct SamplingOptions {
-    double temperature = 1;  ///< 0: greedy, the lowest id among equals; log-probs at temperature 1
-    double top_p = 1;        ///< 1: off
-    int top_k = 0;           ///< 0: off
-};
 
 struct SampledToken {
     TokenId token = 0;

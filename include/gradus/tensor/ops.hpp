@@ -2,14 +2,19 @@
 // The seam between model and machine. Shapes: T tokens of a packed batch, S sequences, H hidden,
 // I intermediate, V vocabulary, nh query heads, nkv key/value heads, D head dimension, B decode
 // rows. Every operation writes into the caller's outputs, on the Ops' stream, takes scratch memory
-// only from the workspace asked for at construction, and never waits for the device.
+// only from the workspace asked for at construction, and never waits for the device unless it says so.
 // `+=` marks outputs that are accumulated into.
+// Types: weights and activations are all float32 or all bfloat16; sums are accumulated in float32.
+// What a comment calls f32 (statistics, log-probs, gradients of weights, optimiser state, logits and
+// scores of routers) is float32 in both.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
+#include "gradus/ranks/communicator.hpp"
 #include "gradus/tensor/arena.hpp"
 #include "gradus/tensor/tensor.hpp"
 
@@ -66,6 +71,31 @@ struct RouterShape {
     std::int64_t groups = 1, top_groups = 1, group_best = 1;
 };
 
+/// How a token is drawn from logits.
+struct SamplingOptions {
+    double temperature = 1;  ///< 0: greedy, the lowest id among equals; log-probs at temperature 1
+    double top_p = 1;        ///< 1: off
+    int top_k = 0;           ///< 0: off
+};
+
+/// Normal numbers addressed by their place in a whole tensor: row r, column c of x is element
+/// (matrix(r) * global_rows + row_begin + r % rows) * global_columns + column_begin + c of it, where
+/// matrix(r) = matrix_begin + r / rows. Pair i of elements is random_normal() of (seed, init, step =
+/// tensor, prompt = i), times std.
+struct NormalFill {
+    std::uint64_t seed = 0, tensor = 0;
+    double std = 1;
+    std::int64_t rows = 0, global_rows = 0, global_columns = 0;
+    std::int64_t matrix_begin = 0, row_begin = 0, column_begin = 0;
+};
+
+/// Work that was recorded once and can be done again, with the memory that it was recorded with.
+class Recording {
+  public:
+    virtual ~Recording() = default;
+    virtual void replay() = 0;
+};
+
 struct AdamWStep {
     float lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0;
     float grad_scale = 1;         ///< multiplies the gradient (clipping)
@@ -77,13 +107,30 @@ class Ops {
     virtual ~Ops() = default;
     virtual const char* name() const = 0;
 
+    // Between host and device, and between ranks
+    /// Host memory -> device; `from` may be changed on return.
+    virtual void upload(Tensor to, const void* from) = 0;
+    /// Device -> host memory, after all earlier work; waits.
+    virtual void download(void* to, Tensor from) = 0;
+    /// Runs `work`, which calls operations that neither wait nor depend on the host, and keeps it for
+    /// replay (a CUDA graph; on a CPU the function itself).
+    virtual std::unique_ptr<Recording> record(std::function<void()> work) = 0;
+    /// Collectives of device memory over `group`; as the functions of Communicator. f32 or bf16.
+    virtual void all_reduce(Communicator& group, Tensor x, Reduce op) = 0;
+    virtual void all_gather_blocks(Communicator& group, Tensor x,
+                                   std::span<const std::int64_t> offsets) = 0;
+    virtual void all_to_all(Communicator& group, Tensor send,
+                            std::span<const std::int64_t> send_offsets, Tensor recv,
+                            std::span<const std::int64_t> recv_offsets) = 0;
+
     // Dense algebra
-    /// C[M,N] = alpha op(A) op(B) + beta C; op(A) is [M,K], op(B) is [K,N].
+    /// C[M,N] = alpha op(A) op(B) + beta C; op(A) is [M,K], op(B) is [K,N]. A and B are of one type, C
+    /// of theirs or f32.
     virtual void gemm(Tensor c, Tensor a, Transpose ta, Tensor b, Transpose tb, float alpha,
                       float beta) = 0;
     /// x[T,N] += bias[N]
     virtual void add_bias(Tensor x, Tensor bias) = 0;
-    /// d_bias[N] += column sums of d_out[T,N]
+    /// d_bias f32 [N] += column sums of d_out[T,N]
     virtual void add_bias_backward(Tensor d_bias, Tensor d_out) = 0;
     /// A product a head: in [T, nh, Di], weight [nh, R, C], out [T, nh, Do].
     virtual void head_gemm(Tensor out, Tensor in, Tensor weight, const HeadProduct& product) = 0;
@@ -91,13 +138,16 @@ class Ops {
     /// out [R, N] = in op(weight[e])^T beta-added: weight [E, N, K], or with Transpose::yes [E, K, N].
     virtual void expert_gemm(Tensor out, Tensor in, Tensor weight, Transpose transpose,
                              std::span<const std::int64_t> rows, float beta) = 0;
-    /// d_weight [E, N, K] += d_out[rows of e]^T in[rows of e]
+    /// d_weight f32 [E, N, K] += d_out[rows of e]^T in[rows of e]
     virtual void expert_gemm_backward(Tensor d_weight, Tensor d_out, Tensor in,
                                       std::span<const std::int64_t> rows) = 0;
 
     // Element-wise
     virtual void fill(Tensor x, float value) = 0;
+    /// Types may differ: f32 -> bf16 rounds to nearest even.
     virtual void copy(Tensor out, Tensor in) = 0;
+    /// Written in x's type.
+    virtual void fill_normal(Tensor x, const NormalFill& fill) = 0;
     virtual void add(Tensor x, Tensor y) = 0;                  ///< x += y
     virtual void scale(Tensor x, float factor) = 0;            ///< x *= factor
     /// out[R,N] = in[index[r], :]; out rows with index < 0 become zero
@@ -112,9 +162,9 @@ class Ops {
     /// The sum over those rows: out[r, out_begin ..] = sum of in's Ri / Ro rows from r Ri / Ro on.
     virtual void sum_columns(Tensor out, std::int64_t out_begin, Tensor in, std::int64_t in_begin,
                              std::int64_t width) = 0;
-    /// x[r, :] *= factor[r]
+    /// x[r, :] *= factor[r], f32
     virtual void scale_rows(Tensor x, Tensor factor) = 0;
-    /// out[r] = sum_i a[r, i] b[r, i]
+    /// out[r] = sum_i a[r, i] b[r, i], f32
     virtual void row_dots(Tensor out, Tensor a, Tensor b) = 0;
     /// out[t, :] (+)= sum_j in[place[t, j], :] in order of j; place i32 [T, K]
     virtual void sum_rows(Tensor out, Tensor in, Tensor place, bool accumulate) = 0;
@@ -123,25 +173,39 @@ class Ops {
     /// out[T,H] = table[token - offset], zero where the token is not in the slice
     virtual void embedding(Tensor out, Tensor table, Tensor tokens, std::int64_t offset) = 0;
     virtual void embedding_backward(Tensor d_table, Tensor d_out, Tensor tokens,
-                                    std::int64_t offset) = 0;  ///< d_table +=
+                                    std::int64_t offset) = 0;  ///< d_table f32 +=
 
     // RMSNorm (Zhang and Sennrich 2019): y = x / sqrt(mean(x^2) + eps) * weight, over the last dim
     /// x, out [R,N]; weight [N]; inv_rms f32 [R]. out may be x.
     virtual void rms_norm(Tensor out, Tensor inv_rms, Tensor x, Tensor weight, float eps) = 0;
-    /// d_x = (not +=) gradient; d_weight [N] +=. d_x may be d_out.
+    /// sum = x + delta, rounded to its type; out = its norm. sum may be x.
+    virtual void add_rms_norm(Tensor out, Tensor inv_rms, Tensor sum, Tensor x, Tensor delta,
+                              Tensor weight, float eps) = 0;
+    /// d_x = the gradient, or += it where `accumulate`; d_weight f32 [N] +=. d_x may be d_out where it
+    /// is not accumulated into.
     virtual void rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x,
-                                   Tensor weight, Tensor inv_rms) = 0;
+                                   Tensor weight, Tensor inv_rms, bool accumulate) = 0;
 
     // Rotary embedding (Su et al. 2021), in place on x [T, heads, D]; inv_freq f32 [turned / 2];
     // sign -1 turns back (that is its backward: form.scale multiplies both ways).
     virtual void rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm& form,
                       float sign) = 0;
 
-    // SwiGLU (Shazeer 2020): out = silu(gate) * up, all [T,I]
+    /// packed [T, (nq + 2 nkv) D] + bias (may be null) -> q [T, nq, D], k and v [T, nkv, D]; q and k are
+    /// turned by rope() where inv_freq is not null.
+    virtual void split_heads(Tensor q, Tensor k, Tensor v, Tensor packed, Tensor bias,
+                             Tensor positions, Tensor inv_freq, const RotaryForm& form) = 0;
+    /// Its backward: packed = [d_q, d_k, d_v], d_q and d_k turned back where inv_freq is not null.
+    virtual void merge_heads(Tensor packed, Tensor d_q, Tensor d_k, Tensor d_v, Tensor positions,
+                             Tensor inv_freq, const RotaryForm& form) = 0;
+
+    // SwiGLU (Shazeer 2020): out = silu(gate) * up, all [T,I]; or, with up null, gate is [T, 2 I]: the
+    // gates of a row, then its ups.
     virtual void swiglu(Tensor out, Tensor gate, Tensor up) = 0;
-    /// d_gate, d_up may be gate, up themselves.
-    virtual void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate,
-                                 Tensor up) = 0;
+    /// d_gate, d_up (null with up) may be gate, up themselves. `product`, where not null, receives
+    /// swiglu()'s out again.
+    virtual void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor product, Tensor d_out,
+                                 Tensor gate, Tensor up) = 0;
 
     // Routing of tokens to experts
     /// logits [T, E] -> scores [T, E]; chosen i32 [T, K], best first, of equals the lower number;
@@ -185,7 +249,7 @@ class Ops {
     virtual void attention_decode(Tensor out, Tensor q, const PagedCache& cache, Tensor page_table,
                                   Tensor lengths, const AttentionShape& shape) = 0;
 
-    // Head: per-row statistics of logits over a slice [offset, offset + Vl) of the vocabulary.
+    // Head: per-row statistics of f32 logits over a slice [offset, offset + Vl) of the vocabulary.
     // All logits are first multiplied by inv_temperature. target i32 [R]; < 0: no target.
     /// row_max f32 [R] = max_j z_j
     virtual void head_max(Tensor row_max, Tensor logits, float inv_temperature) = 0;
@@ -193,20 +257,35 @@ class Ops {
     /// slice, m = row_max (already reduced over the slices)
     virtual void head_sums(Tensor sums, Tensor logits, Tensor row_max, Tensor targets,
                            std::int64_t offset, float inv_temperature) = 0;
+    /// Both at once where this rank has the whole vocabulary.
+    virtual void head_statistics(Tensor row_max, Tensor sums, Tensor logits, Tensor targets,
+                                 float inv_temperature) = 0;
     /// From reduced sums: log_prob f32 [R] = z_target - m - log s0; entropy f32 [R] (nats)
     /// = log s0 - s1 / s0.
     virtual void head_finish(Tensor log_prob, Tensor entropy, Tensor sums) = 0;
-    /// logits [R, Vl] are overwritten by d_logits, given dL/dlog_prob and dL/dentropy f32 [R]:
+    /// d_logits [R, Vl], f32 or bf16 (may be logits where f32), given dL/dlog_prob and dL/dentropy f32 [R]:
     /// dz_j = d_lp (1[j = target] - p_j) - d_H p_j (log p_j + H), times inv_temperature.
-    virtual void head_backward(Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
-                               Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
-                               float inv_temperature) = 0;
+    virtual void head_backward(Tensor d_logits, Tensor logits, Tensor row_max, Tensor sums,
+                               Tensor targets, Tensor d_log_prob, Tensor d_entropy,
+                               std::int64_t offset, float inv_temperature) = 0;
+    /// Draws a token a row: tokens i32 [R] and log_probs f32 [R] (after division by the temperature,
+    /// before top-k and top-p) from f32 logits [R, V] with the random bits [R] (i32, read as unsigned; u
+    /// = bits / 2^32). token is -1 where a logit is not finite. Exact on every device given the same
+    /// logits, because masses are whole numbers: with z' = (z - max) * inv_temperature in f32, mass =
+    /// floor(2^44 e^z') computed in f64, total = sum of masses. Order as in the field: top-k (k most
+    /// massive, lower ids first among equals), then top-p (fewest most massive tokens, same order, whose
+    /// mass reaches ceil(top_p * what top-k left)); then the lowest id at which the running sum of the
+    /// kept masses exceeds floor(u * kept). log_prob = z' - log(total / 2^44).
+    virtual void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
+                        const SamplingOptions& options) = 0;
 
     // Optimiser
     /// result f64-accurate sum of squares, returned through a device scalar f32 [1] (+=)
     virtual void sum_squares(Tensor result, Tensor x) = 0;
-    /// AdamW (Loshchilov and Hutter 2019) on equally shaped f32 tensors.
-    virtual void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWStep& step) = 0;
+    /// AdamW (Loshchilov and Hutter 2019) on equally shaped f32 tensors. `weight`, where not null and
+    /// not param, receives param in bf16; grad is set to zero.
+    virtual void adamw(Tensor param, Tensor weight, Tensor grad, Tensor m, Tensor v,
+                       const AdamWStep& step) = 0;
 
     /// Waits until all work is done (a CPU has nothing to wait for).
     virtual void synchronize() = 0;
@@ -216,7 +295,10 @@ class Ops {
 struct OpsLimits {
     std::int64_t max_tokens = 0;    ///< T of a micro-batch or prefill
     std::int64_t max_length = 0;    ///< longest sequence
-    std::int64_t max_head_dim = 0;  ///< D
+    std::int64_t max_head_dim = 0;  ///< D of queries and keys
+    std::int64_t max_heads = 0;     ///< nh on this rank
+    std::int64_t max_width = 0;     ///< widest row of rms_norm and embedding (hidden size)
+    std::int64_t max_decode = 0;    ///< B of a decode step
 };
 /// float32, single-threaded, CBLAS. `arena` pays for the workspace ("workspace").
 std::unique_ptr<Ops> make_cpu_ops(const OpsLimits& limits, Arena& arena);
