@@ -37,8 +37,12 @@ std::vector<DeckKey> model_parameters() {
         {"model.tied", flag, "", "true", "", kModel, "The head uses the embedding's weights."},
         {"model.init_std", number, "", "0.02", ">0", kModel,
          "Standard deviation of fresh weights; o_proj and down_proj: divided by sqrt(2 layers)."},
-        {"model.recompute", choice, "", "none", "none | block", kModel,
-         "Activations kept for the backward pass: all, or each block's input only."},
+        {"model.dtype", choice, "", "auto", "auto | f32 | bf16", kModel,
+         "Type of weights and activations; `auto`: bf16 on GPUs (with float32 sums, masters and optimiser "
+         "state), f32 on CPUs."},
+        {"model.recompute", choice, "", "none", "none | attention | block", kModel,
+         "What the backward pass computes again instead of keeping it: nothing, the attention of each block "
+         "with its projections, or all of a block but its input."},
 
         {"policy.tokenizer", path, "", "auto", "auto | bytes", "*",
          "A tokenizer.json or a folder with one, `bytes` (256 bytes and 8 special tokens), or `auto`: the "

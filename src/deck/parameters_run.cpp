@@ -31,9 +31,13 @@ std::vector<DeckKey> run_parameters() {
         {"run.timeout", duration, "", "600", ">0", "*",
          "A rank that makes no progress for so long ends the job and names itself."},
         {"run.deterministic", flag, "", "true", "", "*",
-         "Same deck, seed and grid give the same bits. The CPU program always keeps this."},
+         "Same deck, seed and grid give the same bits; what a GPU can only do without is refused. The CPU "
+         "program always keeps this."},
         {"run.log_every", integer, "steps", "1", ">=0", "*", "Steps a line of the log; 0: none."},
-        {"run.device", choice, "", "cpu", "cpu", "*", "What the ranks compute on."},
+        {"run.device", choice, "", "cpu", "cpu | cuda", "*",
+         "What the ranks compute on: a core each, or a GPU each."},
+        {"run.share_gpus", flag, "", "false", "", "*",
+         "Ranks may share a GPU (for tests): their device data then goes over MPI through the host."},
         {"run.restart_verify", choice, "", "touched", "touched | full | none", "pretrain sft rl",
          "Which hashes a restart checks: of the blocks that it reads, of the whole checkpoint, none."},
 

@@ -33,6 +33,7 @@ class GroupedQueryAttention final : public Attention {
     void project(const BlockWeights& w, Kept& a, Tensor h, Tensor positions);
     /// Backward of y = norm(x W^T + b) for q or k: d_y -> gradient by x W^T + b, in place.
     void norm_backward(Parameter& weight, Tensor d_y, Tensor raw, Tensor inv_rms, std::int64_t heads);
+    std::int64_t columns() const { return (shape_.heads + 2 * shape_.kv_heads) * shape_.head_dim; }
     Shape of_q(std::int64_t t) const { return {t, shape_.heads, shape_.head_dim}; }
     Shape of_k(std::int64_t t) const { return {t, shape_.kv_heads, shape_.head_dim}; }
 
@@ -42,7 +43,7 @@ class GroupedQueryAttention final : public Attention {
     float eps_;
     AttentionShape shape_;
     RotaryForm form_;
-    Tensor inv_freq_;
+    Tensor inv_freq_, packed_;
     std::vector<Kept> kept_;
     Tensor d_q_, d_k_, d_v_, d_attention_, d_qk_weight_;
 };
@@ -60,17 +61,14 @@ GroupedQueryAttention::GroupedQueryAttention(const PartContext& context, std::si
     const std::int64_t d = shape_.head_dim, tokens = context.tokens;
     for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept());
     const auto take = [&](Shape shape) { return context.take(kScratchMemory, shape); };
-    inv_freq_ = take({d / 2});
-    if (inv_freq_) {
-        const std::vector<float> frequencies = rotary_frequencies(context.config);
-        std::copy(frequencies.begin(), frequencies.end(), inv_freq_.f32());
-    }
+    packed_ = take({tokens, columns()});
+    inv_freq_ = context.take_rotary_frequencies();
     if (!context.train) return;
     d_q_ = take({tokens, shape_.heads * d});
     d_k_ = take({tokens, shape_.kv_heads * d});
     d_v_ = take({tokens, shape_.kv_heads * d});
     d_attention_ = take({tokens, shape_.heads * d});
-    d_qk_weight_ = take({d});
+    d_qk_weight_ = context.take_f32(kScratchMemory, {d});
 }
 
 Kept GroupedQueryAttention::make_kept() const {
@@ -82,35 +80,35 @@ Kept GroupedQueryAttention::make_kept() const {
     if (normalized_) {
         a.q_raw = take(nh * d);
         a.k_raw = take(nkv * d);
-        a.q_inv_rms = take(nh);
-        a.k_inv_rms = take(nkv);
+        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nh});
+        a.k_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nkv});
     }
     a.q = take(nh * d);
     a.k = take(nkv * d);
     a.v = take(nkv * d);
     a.attention = take(nh * d);
-    a.lse = take(nh);
+    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, nh});
     return a;
 }
 
 void GroupedQueryAttention::project(const BlockWeights& w, Kept& a, Tensor h, Tensor positions) {
     const std::int64_t t = h.dim(0), d = shape_.head_dim;
-    const auto product = [&](Tensor out, const Parameter& weight, const Parameter* bias) {
-        ops_.gemm(out, h, kNo, weight.value, kYes, 1, 0);
-        if (bias != nullptr) ops_.add_bias(out, bias->value);
-    };
+    const Tensor packed = packed_.rows(0, t);
     const Tensor q = a.q.rows(0, t), k = a.k.rows(0, t), v = a.v.rows(0, t);
-    product(normalized_ ? a.q_raw.rows(0, t) : q, *w.q, w.q_bias);
-    product(normalized_ ? a.k_raw.rows(0, t) : k, *w.k, w.k_bias);
-    product(v, *w.v, w.v_bias);
+    ops_.gemm(packed, h, kNo, w.qkv.value, kYes, 1, 0);
+    if (!normalized_) {
+        ops_.split_heads(q.as(of_q(t)), k.as(of_k(t)), v.as(of_k(t)), packed, w.qkv_bias.value,
+                         positions, inv_freq_, form_);
+        return;
+    }
+    ops_.split_heads(a.q_raw.as(of_q(t)), a.k_raw.as(of_k(t)), v.as(of_k(t)), packed,
+                     w.qkv_bias.value, positions, {}, form_);
     const auto normalize = [&](Tensor out, Tensor raw, Tensor inv, const Parameter& weight,
                                std::int64_t n) {
         ops_.rms_norm(out.as({t * n, d}), inv.as({t * n}), raw.as({t * n, d}), weight.value, eps_);
     };
-    if (normalized_) {
-        normalize(q, a.q_raw, a.q_inv_rms, *w.q_norm, shape_.heads);
-        normalize(k, a.k_raw, a.k_inv_rms, *w.k_norm, shape_.kv_heads);
-    }
+    normalize(q, a.q_raw, a.q_inv_rms, *w.q_norm, shape_.heads);
+    normalize(k, a.k_raw, a.k_inv_rms, *w.k_norm, shape_.kv_heads);
     ops_.rope(q.as(of_q(t)), positions, inv_freq_, form_, 1);
     ops_.rope(k.as(of_k(t)), positions, inv_freq_, form_, 1);
 }
@@ -145,7 +143,7 @@ void GroupedQueryAttention::norm_backward(Parameter& weight, Tensor d_y, Tensor 
     ops_.fill(d_qk_weight_, 0);
     const Tensor flat = d_y.as({t * heads, d});
     ops_.rms_norm_backward(flat, d_qk_weight_, flat, raw.as({t * heads, d}), weight.value,
-                           inv_rms.as({t * heads}));
+                           inv_rms.as({t * heads}), false);
     context_.sum_over_tensor_ranks(d_qk_weight_);
     ops_.add(weight.grad, d_qk_weight_);
 }
@@ -161,20 +159,18 @@ void GroupedQueryAttention::backward(const BlockWeights& w, std::size_t slot, Te
     ops_.attention_backward(d_q.as(of_q(t)), d_k.as(of_k(t)), d_v.as(of_k(t)), d_heads.as(of_q(t)),
                             a.q.as(of_q(t)), a.k.as(of_k(t)), a.v.as(of_k(t)), heads.as(of_q(t)),
                             a.lse.rows(0, t), packing, shape_);
-    ops_.rope(d_q.as(of_q(t)), packing.positions, inv_freq_, form_, -1);
-    ops_.rope(d_k.as(of_k(t)), packing.positions, inv_freq_, form_, -1);
     if (normalized_) {
+        ops_.rope(d_q.as(of_q(t)), packing.positions, inv_freq_, form_, -1);
+        ops_.rope(d_k.as(of_k(t)), packing.positions, inv_freq_, form_, -1);
         norm_backward(*w.q_norm, d_q, a.q_raw, a.q_inv_rms, shape_.heads);
         norm_backward(*w.k_norm, d_k, a.k_raw, a.k_inv_rms, shape_.kv_heads);
     }
-    const auto through = [&](Tensor d_y, Parameter& weight, Parameter* bias, float beta) {
-        if (bias != nullptr) ops_.add_bias_backward(bias->grad, d_y);
-        ops_.gemm(weight.grad, d_y, kYes, h, kNo, 1, 1);
-        ops_.gemm(d_h, d_y, kNo, weight.value, kNo, 1, beta);
-    };
-    through(d_q, *w.q, w.q_bias, 0);
-    through(d_k, *w.k, w.k_bias, 1);
-    through(d_v, *w.v, w.v_bias, 1);
+    const Tensor d_packed = packed_.rows(0, t);
+    ops_.merge_heads(d_packed, d_q.as(of_q(t)), d_k.as(of_k(t)), d_v.as(of_k(t)), packing.positions,
+                     normalized_ ? Tensor{} : inv_freq_, form_);
+    if (w.qkv_bias.grad) ops_.add_bias_backward(w.qkv_bias.grad, d_packed);
+    ops_.gemm(w.qkv.grad, d_packed, kYes, h, kNo, 1, 1);
+    ops_.gemm(d_h, d_packed, kNo, w.qkv.value, kNo, 1, 0);
 }
 
 }  // namespace

@@ -24,11 +24,20 @@ struct Kept {
     Tensor order, source, place, rows; ///< i32 [P], [P], [T, K], [E] (Ops::sort_by_expert)
     Tensor row_weights;                ///< [R], of the rows that this rank's experts work on
     Tensor gate, up;                   ///< [R, I]
+    std::vector<std::int32_t> host_rows;    ///< rows, on the host
     std::vector<std::int64_t> expert_rows;  ///< of each local expert
     // Between expert ranks only.
     Offsets sent, received;            ///< rows to and from each rank
     Tensor by_expert, by_rank;         ///< i32 [R]: received rows in order of expert, and its inverse
 };
+
+/// Memory of the exchange as rows of another type: activations or their f32 weights.
+Tensor scratch(const Tensor& memory, DType dtype, Shape shape) {
+    const Tensor view(memory.data(), dtype, shape);
+    require(view.bytes() <= memory.bytes(), "an exchange of {} {} rows does not fit {} {}",
+            shape.text(), name_of(dtype), memory.shape().text(), name_of(memory.dtype()));
+    return view;
+}
 
 class RoutedExperts final : public Experts {
   public:
@@ -40,7 +49,7 @@ class RoutedExperts final : public Experts {
     void set_balance(double coef) override { balance_ = coef; }
     double take_balance_loss() override;
     std::span<const std::int32_t> loads(std::size_t slot) const override {
-        return {kept_[slot].rows.i32(), static_cast<std::size_t>(shape_.experts)};
+        return kept_[slot].host_rows;
     }
 
   private:
@@ -68,7 +77,7 @@ class RoutedExperts final : public Experts {
     double balance_ = 0;
     std::vector<Kept> kept_;
     std::unique_ptr<FeedForward> shared_;
-    Tensor logits_, rows_, product_, shared_out_;
+    Tensor logits_, d_logits_, rows_, product_, shared_out_;
     Tensor staging_, raw_;                 ///< both ends of an exchange
     Tensor d_rows_, d_product_, d_row_weights_, d_weights_, d_scores_, balance_loss_;
 };
@@ -100,7 +109,8 @@ RoutedExperts::RoutedExperts(const PartContext& context, std::size_t slots)
                            [](const BlockWeights& w) -> const MlpWeights& { return w.shared; });
         shared_out_ = take({context.tokens, hidden_});
     }
-    logits_ = take({context.tokens, m.experts});
+    const auto take_f32 = [&](Shape shape) { return context.take_f32(kScratchMemory, shape); };
+    logits_ = take_f32({context.tokens, m.experts});
     rows_ = take({most_rows_, hidden_});
     product_ = take({most_rows_, width_});
     if (travels()) {
@@ -110,27 +120,30 @@ RoutedExperts::RoutedExperts(const PartContext& context, std::size_t slots)
     if (!context.train) return;
     d_rows_ = take({most_rows_, hidden_});
     d_product_ = take({most_rows_, width_});
-    d_row_weights_ = take({most_rows_});
-    d_weights_ = take({context.tokens, m.per_token});
-    d_scores_ = take({context.tokens, m.experts});
-    balance_loss_ = take({1});
+    d_logits_ = take({context.tokens, m.experts});
+    d_row_weights_ = take_f32({most_rows_});
+    d_weights_ = take_f32({context.tokens, m.per_token});
+    d_scores_ = take_f32({context.tokens, m.experts});
+    balance_loss_ = take_f32({1});
 }
 
 Kept RoutedExperts::make_kept() const {
     const std::int64_t tokens = context_.tokens;
     const auto take = [&](Shape shape) { return context_.take(kKeptMemory, shape); };
-    const auto ints = [&](Shape shape) { return context_.take(kKeptMemory, shape, DType::i32); };
+    const auto take_f32 = [&](Shape shape) { return context_.take_f32(kKeptMemory, shape); };
+    const auto ints = [&](Shape shape) { return context_.take_i32(kKeptMemory, shape); };
     Kept a;
-    a.scores = take({tokens, shape_.experts});
+    a.scores = take_f32({tokens, shape_.experts});
     a.chosen = ints({tokens, shape_.per_token});
-    a.weights = take({tokens, shape_.per_token});
+    a.weights = take_f32({tokens, shape_.per_token});
     a.order = ints({places_});
     a.source = ints({places_});
     a.place = ints({tokens, shape_.per_token});
     a.rows = ints({shape_.experts});
-    a.row_weights = take({most_rows_});
+    a.row_weights = take_f32({most_rows_});
     a.gate = take({most_rows_, width_});
     a.up = take({most_rows_, width_});
+    a.host_rows.resize(static_cast<std::size_t>(shape_.experts));
     a.expert_rows.resize(static_cast<std::size_t>(local_));
     if (travels()) {
         a.sent.resize(static_cast<std::size_t>(ranks_) + 1);
@@ -143,9 +156,8 @@ Kept RoutedExperts::make_kept() const {
 
 /// Tells every rank how many rows come to each of its experts.
 void RoutedExperts::plan_exchange(Kept& a) {
-    const std::int32_t* rows = a.rows.i32();
     const auto n = static_cast<std::size_t>(shape_.experts), local = static_cast<std::size_t>(local_);
-    std::vector<std::int64_t> mine(rows, rows + n), theirs(n), bytes;
+    std::vector<std::int64_t> mine(a.host_rows.begin(), a.host_rows.end()), theirs(n), bytes;
     for (std::int64_t r = 0; r <= ranks_; ++r) bytes.push_back(r * local_ * 8);
     context_.grid.expert().all_to_all(std::as_bytes(std::span(mine)), bytes,
                                       std::as_writable_bytes(std::span(theirs)), bytes);
@@ -163,12 +175,16 @@ void RoutedExperts::plan_exchange(Kept& a) {
     std::vector<std::int64_t> next(local, 0);
     for (std::size_t e = 1; e < local; ++e) next[e] = next[e - 1] + a.expert_rows[e - 1];
     std::int32_t at = 0;
+    const std::int64_t received = a.received.back();
+    std::vector<std::int32_t> by_rank(static_cast<std::size_t>(received)), by_expert(by_rank);
     for (std::size_t i = 0; i < n; ++i)
         for (std::int64_t j = 0; j < theirs[i]; ++j, ++at) {
             const std::int64_t to = next[i % local]++;
-            a.by_rank.i32()[at] = static_cast<std::int32_t>(to);
-            a.by_expert.i32()[to] = at;
+            by_rank[static_cast<std::size_t>(at)] = static_cast<std::int32_t>(to);
+            by_expert[static_cast<std::size_t>(to)] = at;
         }
+    ops_.upload(a.by_rank.as({received}), by_rank.data());
+    ops_.upload(a.by_expert.as({received}), by_expert.data());
 }
 
 void RoutedExperts::exchange(const Offsets& from, Tensor in, const Offsets& to, Tensor out) {
@@ -176,9 +192,7 @@ void RoutedExperts::exchange(const Offsets& from, Tensor in, const Offsets& to, 
     Offsets send(from), receive(to);
     for (std::int64_t& x : send) x *= row;
     for (std::int64_t& x : receive) x *= row;
-    ops_.synchronize();
-    context_.grid.expert().all_to_all(std::as_bytes(in.floats()), send,
-                                      std::as_writable_bytes(out.floats()), receive);
+    ops_.all_to_all(context_.grid.expert(), in, send, out, receive);
 }
 
 Tensor RoutedExperts::dispatch(const Kept& a, Tensor in, Tensor index, Tensor out) {
@@ -188,7 +202,8 @@ Tensor RoutedExperts::dispatch(const Kept& a, Tensor in, Tensor index, Tensor ou
         ops_.gather_rows(rows, in, index);
         return rows;
     }
-    const Tensor staging = staging_.as({places, n}), raw = raw_.as({row_count(a), n});
+    const Tensor staging = scratch(staging_, in.dtype(), {places, n});
+    const Tensor raw = scratch(raw_, in.dtype(), {row_count(a), n});
     ops_.gather_rows(staging, in, index);
     exchange(a.sent, staging, a.received, raw);
     ops_.gather_rows(rows, raw, a.by_expert.as({row_count(a)}));
@@ -198,7 +213,8 @@ Tensor RoutedExperts::dispatch(const Kept& a, Tensor in, Tensor index, Tensor ou
 Tensor RoutedExperts::collect(const Kept& a, Tensor rows) {
     if (!travels()) return rows;
     const std::int64_t n = rows.shape().row_elements();
-    const Tensor raw = raw_.as({row_count(a), n}), back = staging_.as({a.sent.back(), n});
+    const Tensor raw = scratch(raw_, rows.dtype(), {row_count(a), n});
+    const Tensor back = scratch(staging_, rows.dtype(), {a.sent.back(), n});
     ops_.gather_rows(raw, rows, a.by_rank.as({row_count(a)}));
     exchange(a.received, raw, a.sent, back);
     return back;
@@ -212,11 +228,11 @@ void RoutedExperts::route(const BlockWeights& w, Kept& a, Tensor h) {
     ops_.route(a.scores.rows(0, t), chosen, weights, logits,
                w.router_bias != nullptr ? w.router_bias->value : Tensor{}, shape_);
     ops_.sort_by_expert(order, a.source.as({places}), a.place.rows(0, t), a.rows, chosen);
-    ops_.synchronize();
+    ops_.download(a.host_rows.data(), a.rows);
     if (travels())
         plan_exchange(a);
     else
-        std::copy_n(a.rows.i32(), local_, a.expert_rows.begin());
+        std::copy(a.host_rows.begin(), a.host_rows.end(), a.expert_rows.begin());
     dispatch(a, weights.as({places, 1}), order, a.row_weights);
 }
 
@@ -246,7 +262,8 @@ void RoutedExperts::finish(const BlockWeights& w, std::size_t slot, Tensor out) 
 void RoutedExperts::router_backward(const BlockWeights& w, const Kept& a, Tensor h, Tensor d_h,
                                     const Packing& packing) {
     const std::int64_t t = h.dim(0);
-    const Tensor d_weights = d_weights_.rows(0, t), d_logits = logits_.rows(0, t);
+    const Tensor d_weights = d_weights_.rows(0, t), d_logits = d_logits_.rows(0, t);
+    const Tensor exact = logits_.rows(0, t);
     // Each tensor rank holds some columns of an expert, thus a part of this sum.
     context_.sum_over_tensor_ranks(d_weights);
     Tensor d_scores;
@@ -255,8 +272,8 @@ void RoutedExperts::router_backward(const BlockWeights& w, const Kept& a, Tensor
         ops_.route_balance(balance_loss_, d_scores, a.scores.rows(0, t), packing, shape_,
                            static_cast<float>(balance_));
     }
-    ops_.route_backward(d_logits, d_weights, d_scores, a.scores.rows(0, t), a.chosen.rows(0, t),
-                        shape_);
+    ops_.route_backward(exact, d_weights, d_scores, a.scores.rows(0, t), a.chosen.rows(0, t), shape_);
+    ops_.copy(d_logits, exact);
     ops_.gemm(w.router->grad, d_logits, kYes, h, kNo, 1, 1);
     // Every tensor rank has the whole of this product: one of them adds it.
     if (context_.grid.tensor_rank() == 0) ops_.gemm(d_h, d_logits, kNo, w.router->value, kNo, 1, 1);
@@ -276,7 +293,7 @@ void RoutedExperts::backward(const BlockWeights& w, std::size_t slot, Tensor h, 
     ops_.scale_rows(product, row_weights);
     ops_.expert_gemm_backward(w.experts.down->grad, d_y, product, a.expert_rows);
     ops_.scale_rows(d_product, row_weights);
-    ops_.swiglu_backward(gate, up, d_product, gate, up);  // now gradients
+    ops_.swiglu_backward(gate, up, {}, d_product, gate, up);  // now gradients
     const Tensor x = dispatch(a, h, a.source.as({places}), rows_);
     ops_.expert_gemm_backward(w.experts.gate->grad, gate, x, a.expert_rows);
     ops_.expert_gemm_backward(w.experts.up->grad, up, x, a.expert_rows);
@@ -295,10 +312,10 @@ void RoutedExperts::backward(const BlockWeights& w, std::size_t slot, Tensor h, 
 }
 
 double RoutedExperts::take_balance_loss() {
-    ops_.synchronize();
-    const double loss = balance_loss_.f32()[0];
+    float loss = 0;
+    ops_.download(&loss, balance_loss_);
     ops_.fill(balance_loss_, 0);
-    return loss;
+    return static_cast<double>(loss);
 }
 
 }  // namespace

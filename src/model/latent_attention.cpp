@@ -88,11 +88,7 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(const PartContext& context, s
     const auto take = [&](std::int64_t rows, std::int64_t columns) {
         return context.take(kScratchMemory, {rows, columns});
     };
-    inv_freq_ = context.take(kScratchMemory, {latent_.rope_dim / 2});
-    if (inv_freq_) {
-        const std::vector<float> frequencies = rotary_frequencies(c);
-        std::copy(frequencies.begin(), frequencies.end(), inv_freq_.f32());
-    }
+    inv_freq_ = context.take_rotary_frequencies();
     if (latent_.q_rank > 0) q_norm_ = take(tokens, latent_.q_rank);
     latent_raw_ = take(tokens, latent_.kv_rank);
     latent_values_ = take(tokens, latent_.kv_rank);
@@ -119,15 +115,15 @@ Kept MultiHeadLatentAttention::make_kept() const {
     Kept a;
     if (latent_.q_rank > 0) {
         a.q_a = take(latent_.q_rank);
-        a.q_inv_rms = take(1);
+        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens});
     }
     a.kv_a = take(cache_dim());
-    a.kv_inv_rms = take(1);
+    a.kv_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens});
     a.q = take(of_q(1).elements());
     a.k = take(of_q(1).elements());
     a.v = take(of_v(1).elements());
     a.heads = take(of_v(1).elements());
-    a.lse = take(shape_.heads);
+    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, shape_.heads});
     return a;
 }
 
@@ -224,7 +220,7 @@ void MultiHeadLatentAttention::queries_backward(const BlockWeights& w, Kept& a, 
     ops_.gemm(w.q_b->grad, d_q, kYes, normed, kNo, 1, 1);
     ops_.gemm(d, d_q, kNo, w.q_b->value, kNo, 1, 0);
     context_.sum_over_tensor_ranks(d);
-    ops_.rms_norm_backward(d, w.q_a_norm->grad, d, raw, w.q_a_norm->value, inv_rms);
+    ops_.rms_norm_backward(d, w.q_a_norm->grad, d, raw, w.q_a_norm->value, inv_rms, false);
     ops_.gemm(w.q_a->grad, d, kYes, h, kNo, 1, 1);
     if (adds_whole())
         ops_.gemm(d_h, d, kNo, w.q_a->value, kNo, 1, 0);
@@ -248,7 +244,7 @@ void MultiHeadLatentAttention::keys_backward(const BlockWeights& w, Kept& a, Ten
     context_.sum_over_tensor_ranks(d_key);
     ops_.rope(d_key.as({t, 1, latent_.rope_dim}), positions, inv_freq_, key_form_, -1);
     ops_.rms_norm_backward(d_latent, w.kv_a_norm->grad, d_latent, latent_raw_.rows(0, t),
-                           w.kv_a_norm->value, a.kv_inv_rms.as({t}));
+                           w.kv_a_norm->value, a.kv_inv_rms.as({t}), false);
     const Tensor d_kv_a = d_kv_a_.rows(0, t);
     ops_.copy_columns(d_kv_a, 0, d_latent, 0, latent_.kv_rank);
     ops_.copy_columns(d_kv_a, latent_.kv_rank, d_key, 0, latent_.rope_dim);

@@ -12,23 +12,20 @@ class Mlp final : public FeedForward {
   public:
     Mlp(const PartContext& context, std::size_t slots, std::int64_t width, PickMlp pick)
         : ops_(context.ops), pick_(pick) {
-        const Shape shape{context.tokens, width};
         for (std::size_t i = 0; i < slots; ++i)
-            kept_.push_back({context.take(kKeptMemory, shape), context.take(kKeptMemory, shape)});
-        product_ = context.take(kScratchMemory, shape);
-        if (context.train) d_product_ = context.take(kScratchMemory, shape);
+            kept_.push_back(context.take(kKeptMemory, {context.tokens, 2 * width}));
+        product_ = context.take(kScratchMemory, {context.tokens, width});
+        if (context.train) d_product_ = context.take(kScratchMemory, {context.tokens, width});
     }
 
     void prepare(const BlockWeights& weights, std::size_t slot, Tensor h) override {
-        const MlpWeights& w = pick_(weights);
-        ops_.gemm(kept_[slot].gate.rows(0, h.dim(0)), h, kNo, w.gate->value, kYes, 1, 0);
-        ops_.gemm(kept_[slot].up.rows(0, h.dim(0)), h, kNo, w.up->value, kYes, 1, 0);
+        ops_.gemm(kept_[slot].rows(0, h.dim(0)), h, kNo, pick_(weights).gate_up.value, kYes, 1, 0);
     }
 
     void finish(const BlockWeights& weights, std::size_t slot, Tensor out) override {
         const std::int64_t t = out.dim(0);
         const Tensor product = product_.rows(0, t);
-        ops_.swiglu(product, kept_[slot].gate.rows(0, t), kept_[slot].up.rows(0, t));
+        ops_.swiglu(product, kept_[slot].rows(0, t), {});
         ops_.gemm(out, product, kNo, pick_(weights).down->value, kYes, 1, 0);
     }
 
@@ -36,25 +33,19 @@ class Mlp final : public FeedForward {
                   const Packing&) override {
         const MlpWeights& w = pick_(weights);
         const std::int64_t t = h.dim(0);
-        const Tensor gate = kept_[slot].gate.rows(0, t), up = kept_[slot].up.rows(0, t);
+        const Tensor gate_up = kept_[slot].rows(0, t);
         const Tensor product = product_.rows(0, t), d_product = d_product_.rows(0, t);
-        ops_.swiglu(product, gate, up);
-        ops_.gemm(w.down->grad, d_out, kYes, product, kNo, 1, 1);
         ops_.gemm(d_product, d_out, kNo, w.down->value, kNo, 1, 0);
-        ops_.swiglu_backward(gate, up, d_product, gate, up);  // now gradients
-        ops_.gemm(w.gate->grad, gate, kYes, h, kNo, 1, 1);
-        ops_.gemm(w.up->grad, up, kYes, h, kNo, 1, 1);
-        ops_.gemm(d_h, gate, kNo, w.gate->value, kNo, 1, 0);
-        ops_.gemm(d_h, up, kNo, w.up->value, kNo, 1, 1);
+        ops_.swiglu_backward(gate_up, {}, product, d_product, gate_up, {});  // now its gradient
+        ops_.gemm(w.down->grad, d_out, kYes, product, kNo, 1, 1);
+        ops_.gemm(w.gate_up.grad, gate_up, kYes, h, kNo, 1, 1);
+        ops_.gemm(d_h, gate_up, kNo, w.gate_up.value, kNo, 1, 0);
     }
 
   private:
-    struct Kept {
-        Tensor gate, up;  ///< [T, width]
-    };
     Ops& ops_;
     PickMlp pick_;
-    std::vector<Kept> kept_;
+    std::vector<Tensor> kept_;  ///< gate and up, [T, 2 width]
     Tensor product_, d_product_;
 };
 

@@ -29,7 +29,8 @@ MtpModule::MtpModule(const PartContext& context)
     const std::int64_t tokens = context.tokens;
     for (Tensor* t : {&embedding_, &half_, &in_, &out_, &normed_}) *t = take({tokens, width_});
     joined_ = take({tokens, 2 * width_});
-    for (Tensor* t : {&embedding_inv_rms_, &hidden_inv_rms_, &inv_rms_}) *t = take({tokens});
+    for (Tensor* t : {&embedding_inv_rms_, &hidden_inv_rms_, &inv_rms_})
+        *t = context.take_f32("activations.mtp", {tokens});
     if (!context.train) return;
     d_in_ = take({tokens, width_});
     d_joined_ = take({tokens, 2 * width_});
@@ -45,30 +46,31 @@ Tensor MtpModule::forward(const MtpWeights& w, const BlockWeights& block, Blocks
     ops_.copy_columns(joined, width_, half, 0, width_);
     const Tensor in = in_.rows(0, t), out = out_.rows(0, t), normed = normed_.rows(0, t);
     ops_.gemm(in, joined, kNo, w.projection->value, kYes, 1, 0);
-    blocks.forward(block, layer_, in, out, packing, nullptr, {});
-    ops_.rms_norm(normed, inv_rms_.rows(0, t), out, w.norm->value, eps_);
+    blocks.begin(block, in);
+    blocks.forward(block, layer_, in, out, {.weight = w.norm, .out = normed_, .inv_rms = inv_rms_},
+                   packing, nullptr, {});
     return normed;
 }
 
 Tensor MtpModule::backward(const MtpWeights& w, const BlockWeights& block, Blocks& blocks,
-                           Tensor hidden, const Packing& packing, bool again, Tensor d_out,
+                           Tensor hidden, const Packing& packing, Recompute again, Tensor d_out,
                            Tensor d_hidden) {
     const std::int64_t t = hidden.dim(0);
     const Tensor in = in_.rows(0, t), d_in = d_in_.rows(0, t), half = half_.rows(0, t);
     const Tensor joined = joined_.rows(0, t), d_joined = d_joined_.rows(0, t);
     ops_.rms_norm_backward(d_in, w.norm->grad, d_out, out_.rows(0, t), w.norm->value,
-                           inv_rms_.rows(0, t));
-    if (again) blocks.recompute(block, layer_, in, packing);
+                           inv_rms_.rows(0, t), false);
+    blocks.recompute(block, layer_, in, packing, again);
     blocks.backward(block, layer_, in, d_in, packing);
     ops_.gemm(w.projection->grad, d_in, kYes, joined, kNo, 1, 1);
     ops_.gemm(d_joined, d_in, kNo, w.projection->value, kNo, 1, 0);
     ops_.copy_columns(half, 0, d_joined, width_, width_);
     ops_.rms_norm_backward(half, w.hidden_norm->grad, half, hidden, w.hidden_norm->value,
-                           hidden_inv_rms_.rows(0, t));
+                           hidden_inv_rms_.rows(0, t), false);
     ops_.add(d_hidden, half);
     ops_.copy_columns(half, 0, d_joined, 0, width_);
     ops_.rms_norm_backward(half, w.embedding_norm->grad, half, embedding(t),
-                           w.embedding_norm->value, embedding_inv_rms_.rows(0, t));
+                           w.embedding_norm->value, embedding_inv_rms_.rows(0, t), false);
     return half;
 }
 

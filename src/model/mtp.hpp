@@ -24,9 +24,9 @@ class MtpModule {
     Tensor forward(const MtpWeights& w, const BlockWeights& block, Blocks& blocks, Tensor hidden,
                    const Packing& packing);
     /// d_out is overwritten, the gradient by `hidden` is added to d_hidden; returns that by the
-    /// embeddings. `again`: the block's activations are computed again.
+    /// embeddings. `again`: what of the block's activations is computed again.
     Tensor backward(const MtpWeights& w, const BlockWeights& block, Blocks& blocks, Tensor hidden,
-                    const Packing& packing, bool again, Tensor d_out, Tensor d_hidden);
+                    const Packing& packing, Recompute again, Tensor d_out, Tensor d_hidden);
 
   private:
     Ops& ops_;

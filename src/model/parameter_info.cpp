@@ -51,12 +51,12 @@ class Describer {
     void attention(const std::string& name) {
         const std::int64_t q = c_.heads * c_.head_dim, kv = c_.kv_heads * c_.head_dim;
         add(name + "q_proj.weight", {q, c_.hidden}, 0);
-        add(name + "k_proj.weight", {kv, c_.hidden}, 0);
-        add(name + "v_proj.weight", {kv, c_.hidden}, 0);
+        add(name + "k_proj.weight", {kv, c_.hidden}, 0).joined = true;
+        add(name + "v_proj.weight", {kv, c_.hidden}, 0).joined = true;
         if (c_.qkv_bias) {
             add(name + "q_proj.bias", {q}, 0);
-            add(name + "k_proj.bias", {kv}, 0);
-            add(name + "v_proj.bias", {kv}, 0);
+            add(name + "k_proj.bias", {kv}, 0).joined = true;
+            add(name + "v_proj.bias", {kv}, 0).joined = true;
         }
         if (c_.qk_norm) {
             add(name + "q_norm.weight", {c_.head_dim}, -1);
@@ -84,7 +84,7 @@ class Describer {
 
     void mlp(const std::string& name, std::int64_t width) {
         add(name + "gate_proj.weight", {width, c_.hidden}, 0);
-        add(name + "up_proj.weight", {width, c_.hidden}, 0);
+        add(name + "up_proj.weight", {width, c_.hidden}, 0).joined = true;
         add(name + "down_proj.weight", {c_.hidden, width}, 1);
     }
 

@@ -5,12 +5,11 @@
 #include <cmath>
 
 #include "gradus/base/error.hpp"
-#include "gradus/base/philox.hpp"
 
 namespace gradus {
 namespace {
 
-constexpr std::int64_t kAlign = 16;  // floats: 64 bytes
+constexpr std::int64_t kAlign = 32;  // elements: 64 bytes of bfloat16
 
 /// This rank's part of a tensor that is cut over tensor ranks and, where it is of experts, over
 /// expert ranks.
@@ -29,44 +28,33 @@ Box local_box(const ParameterInfo& p, const Grid& grid) {
 }
 
 Tensor piece(Tensor flat, std::int64_t offset, Shape shape) {
-    return {flat ? flat.f32() + offset : nullptr, DType::f32, shape};
+    char* data = static_cast<char*>(flat.data());
+    return {data != nullptr ? data + offset * size_of(flat.dtype()) : nullptr, flat.dtype(), shape};
 }
 
 bool ends_with(const std::string& text, std::string_view end) {
     return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
 }
 
-/// Normal numbers for the elements of this rank's box, addressed by their place in the whole tensor.
-void fill_normal(const Parameter& p, std::uint64_t seed, std::uint64_t tensor, double std) {
-    // A stack of matrices is a matrix for each number of the first dimension.
+/// The place of this rank's box in the whole tensor, for normal numbers addressed by it. A stack of
+/// matrices is a matrix for each number of the first dimension.
+NormalFill address_of(const Parameter& p, std::uint64_t seed, std::uint64_t tensor, double std) {
     const int last = p.global.rank() - 1;
-    const std::int64_t columns = p.box.count[last], width = p.global[last];
-    const std::int64_t rows = p.box.elements() / columns, per = p.box.count[last - 1];
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const std::int64_t matrix = last == 2 ? p.box.offset[0] + r / per : 0;
-        const std::int64_t row_number = matrix * p.global[last - 1] + p.box.offset[last - 1] + r % per;
-        const std::int64_t first = row_number * width + p.box.offset[last];
-        float* row = p.value.f32() + r * columns;
-        std::int64_t pair = -1;
-        std::array<double, 2> draws{};
-        for (std::int64_t i = 0; i < columns; ++i) {
-            const std::int64_t at = first + i;
-            if (at / 2 != pair) {
-                pair = at / 2;
-                draws = random_normal({.seed = seed,
-                                       .stream = Stream::init,
-                                       .step = tensor,
-                                       .prompt = static_cast<std::uint64_t>(pair)});
-            }
-            row[i] = static_cast<float>(std * draws[static_cast<std::size_t>(at % 2)]);
-        }
-    }
+    return {.seed = seed,
+            .tensor = tensor,
+            .std = std,
+            .rows = p.box.count[last - 1],
+            .global_rows = p.global[last - 1],
+            .global_columns = p.global[last],
+            .matrix_begin = last == 2 ? p.box.offset[0] : 0,
+            .row_begin = p.box.offset[last - 1],
+            .column_begin = p.box.offset[last]};
 }
 
 }  // namespace
 
 ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
-                           const std::string& label, bool train_mtp) {
+                           const std::string& label, bool train_mtp, DType dtype) {
     for (ParameterInfo& info : describe_parameters(config)) {
         index_.emplace(info.name, parameters_.size());
         Parameter& p = parameters_.emplace_back();
@@ -76,25 +64,54 @@ ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& a
     }
     std::vector<std::int64_t> offsets(parameters_.size());
     std::int64_t total = 0;
+    const auto align = [&] { total = (total + kAlign - 1) / kAlign * kAlign; };
     const auto place = [&](auto belongs) {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             if (!belongs(parameters_[i])) continue;
+            if (!parameters_[i].joined) align();
             offsets[i] = total;
-            total += (parameters_[i].box.elements() + kAlign - 1) / kAlign * kAlign;
+            total += parameters_[i].box.elements();
         }
+        align();
     };
+    const auto has_gradient = [](const Parameter& p) { return p.trained || p.mtp; };
     place([](const Parameter& p) { return p.trained && !p.expert; });
     dense_ = total;
     place([](const Parameter& p) { return p.trained && p.expert; });
     const std::int64_t with_gradient = total;
-    place([](const Parameter& p) { return !p.trained; });
-    values_ = arena.take(label + ".weights", DType::f32, {total});
+    // A module that is not trained this time.
+    place([&](const Parameter& p) { return !p.trained && has_gradient(p); });
+    const std::int64_t values = total;
+    total = 0;
+    place([&](const Parameter& p) { return !has_gradient(p); });
+    values_ = arena.take(label + ".weights", dtype, {values});
+    untrained_ = arena.take(label + ".weights", DType::f32, {total});
     if (trained) grads_ = arena.take(label + ".gradients", DType::f32, {with_gradient});
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         Parameter& p = parameters_[i];
-        p.value = piece(values_, offsets[i], p.box.count);
+        p.value = piece(has_gradient(p) ? values_ : untrained_, offsets[i], p.box.count);
         if (trained && p.trained) p.grad = piece(grads_, offsets[i], p.box.count);
     }
+}
+
+JoinedParameters join(std::initializer_list<const Parameter*> parts) {
+    const Parameter& first = **parts.begin();
+    std::int64_t rows = 0;
+    for (const Parameter* p : parts) {
+        const std::int64_t at = rows * first.box.count.row_elements() * size_of(first.value.dtype());
+        require(static_cast<char*>(first.value.data()) + at == p->value.data(),
+                "{} does not lie behind {}", p->name, first.name);
+        rows += p->box.count[0];
+    }
+    Shape shape{rows};
+    if (first.box.count.rank() == 2) shape = {rows, first.box.count[1]};
+    return {Tensor(first.value.data(), first.value.dtype(), shape),
+            first.grad ? Tensor(first.grad.data(), DType::f32, shape) : Tensor()};
+}
+
+void ParameterSet::copy_from(const ParameterSet& other, Ops& ops) {
+    ops.copy(values_, other.values_);
+    ops.copy(untrained_, other.untrained_);
 }
 
 const Parameter& ParameterSet::at(const std::string& name) const {
@@ -107,21 +124,22 @@ Parameter& ParameterSet::at(const std::string& name) {
     return const_cast<Parameter&>(std::as_const(*this).at(name));
 }
 
-void ParameterSet::initialize(std::uint64_t seed, double std) {
+void ParameterSet::initialize(Ops& ops, std::uint64_t seed, double std) {
     std::int64_t blocks = 0;
     for (const Parameter& p : parameters_) blocks += ends_with(p.name, "input_layernorm.weight");
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const Parameter& p = parameters_[i];
         if (p.global.rank() == 1) {
             const bool bias = ends_with(p.name, ".bias") || ends_with(p.name, "_bias");
-            for (float& x : p.value.floats()) x = bias ? 0.0f : 1.0f;
+            ops.fill(p.value, bias ? 0.0f : 1.0f);
             continue;
         }
         const bool residual =
             ends_with(p.name, "o_proj.weight") || ends_with(p.name, "down_proj.weight");
         // Residual branches add up over 2 layers (Radford et al. 2019, section 2.3).
-        fill_normal(p, seed, i,
-                    residual ? std / std::sqrt(2.0 * static_cast<double>(blocks)) : std);
+        ops.fill_normal(p.value, address_of(p, seed, i,
+                                            residual ? std / std::sqrt(2.0 * static_cast<double>(blocks))
+                                                     : std));
     }
 }
 

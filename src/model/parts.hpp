@@ -14,6 +14,7 @@ namespace gradus {
 
 struct MlpWeights {
     Parameter *gate = nullptr, *up = nullptr, *down = nullptr;
+    JoinedParameters gate_up;  ///< of an MLP; experts have theirs apart
 };
 
 /// The parameters of one block, looked up once a set; null where its kind has none.
@@ -23,6 +24,7 @@ struct BlockWeights {
     Parameter *q = nullptr, *k = nullptr, *v = nullptr, *o = nullptr;
     Parameter *q_bias = nullptr, *k_bias = nullptr, *v_bias = nullptr;
     Parameter *q_norm = nullptr, *k_norm = nullptr;
+    JoinedParameters qkv, qkv_bias;
     // Latent attention (q, where queries are projected directly, and o as above).
     Parameter *q_a = nullptr, *q_a_norm = nullptr, *q_b = nullptr;
     Parameter *kv_a = nullptr, *kv_a_norm = nullptr, *kv_b = nullptr;
@@ -42,12 +44,21 @@ struct PartContext {
     std::int64_t tokens = 0;      ///< of a pass, at most
     std::int64_t decode_rows = 0; ///< of a decode step, at most
     bool train = true;
+    DType dtype = DType::f32;     ///< of weights and activations
     void sum_over_tensor_ranks(Tensor x) const {
-        if (grid.tensor_size() > 1) grid.tensor().all_reduce(x.floats(), Reduce::sum);
+        if (grid.tensor_size() > 1) ops.all_reduce(grid.tensor(), x, Reduce::sum);
     }
-    Tensor take(const char* name, Shape shape, DType dtype = DType::f32) const {
-        return arena.take(name, dtype, shape);
+    /// Memory for activations.
+    Tensor take(const char* name, Shape shape) const { return arena.take(name, dtype, shape); }
+    /// For statistics, whatever the type of the activations.
+    Tensor take_f32(const char* name, Shape shape) const {
+        return arena.take(name, DType::f32, shape);
     }
+    Tensor take_i32(const char* name, Shape shape) const {
+        return arena.take(name, DType::i32, shape);
+    }
+    /// Uploads the angles a position of the rotated pairs: f32 [rope_dim / 2].
+    Tensor take_rotary_frequencies() const;
 };
 inline constexpr const char* kKeptMemory = "activations.blocks";
 inline constexpr const char* kScratchMemory = "activations.scratch";

@@ -5,6 +5,8 @@
 // Hugging Face's transformers, modeling_rope_utils.
 #include "rotary.hpp"
 
+#include "parts.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -77,6 +79,14 @@ float attention_scale(const ModelConfig& c) {
     if (c.is_latent() && c.rope.scaling == RopeScaling::yarn && c.rope.mscale_all_dim != 0)
         scale *= std::pow(yarn_magnitude(c.rope.factor, c.rope.mscale_all_dim), 2);
     return static_cast<float>(scale);
+}
+
+Tensor PartContext::take_rotary_frequencies() const {
+    const std::vector<float> frequencies = rotary_frequencies(config);
+    const Tensor memory =
+        take_f32(kScratchMemory, {static_cast<std::int64_t>(frequencies.size())});
+    if (memory) ops.upload(memory, frequencies.data());
+    return memory;
 }
 
 }  // namespace gradus

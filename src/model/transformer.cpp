@@ -47,7 +47,11 @@ struct Transformer::Impl {
     void embed(const ModelWeights& w, Tensor tokens, Tensor out);
     Tensor run(const ParameterSet& parameters, const PackedTokens& batch,
                std::span<const PagedCache> caches, Tensor slot, bool keep);
-    Tensor final_norm(const ModelWeights& w, Tensor x);
+    /// The norm of the output of block `layer`.
+    NextNorm norm_after(const ModelWeights& w, std::int64_t layer) const;
+    void sum_over_tensor_ranks(Tensor x, Reduce op = Reduce::sum) {
+        if (grid.tensor_size() > 1) ops.all_reduce(grid.tensor(), x, op);
+    }
     /// Logits of this rank's slice of the vocabulary for rows of `hidden`, and their statistics.
     Tensor chunk_logits(const ModelWeights& w, Tensor hidden);
     void chunk_statistics(Tensor logits, Tensor targets, float inv_temperature);
@@ -63,8 +67,7 @@ struct Transformer::Impl {
     std::optional<MtpModule> mtp;
     std::vector<Tensor> streams;         ///< one a layer and one more, or one for all
     Tensor hidden, final_inv_rms, d_stream;
-    Tensor logits, gathered, row_max, sums;
-    std::vector<float> host_logits;
+    Tensor logits, d_logits, slices, gathered, row_max, sums;
     /// By the set's list, whose entries the pointers are: a set may be moved or made anew.
     std::map<const Parameter*, ModelWeights> looked_up;
     std::int64_t kept_tokens = -1;  ///< of the pass that backward() may follow, -1: none
@@ -79,20 +82,29 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
       rows(std::max(l.max_tokens, l.max_decode)),
       vocabulary(c.vocab_size / g.tensor_size()),
       blocks(parts(arena), c.layers + (l.mtp ? c.mtp_layers : 0),
-             l.train && l.recompute == Recompute::none) {
+             l.recompute) {
     limits.head_chunk = std::min(limits.head_chunk, rows);
     if (limits.mtp && config.mtp_layers > 0) mtp.emplace(parts(arena));
     loads.resize(static_cast<std::size_t>((config.layers + config.mtp_layers) * config.moe.experts));
-    auto take = [&](const char* name, Shape shape) { return arena.take(name, DType::f32, shape); };
+    const auto take = [&](const char* name, Shape shape) { return arena.take(name, l.dtype, shape); };
+    const auto take_f32 = [&](const char* name, Shape shape) {
+        return arena.take(name, DType::f32, shape);
+    };
     for (std::int64_t i = 0; i < (limits.train ? config.layers + 1 : 1); ++i)
         streams.push_back(take("activations.residual", {rows, config.hidden}));
     hidden = take("activations.residual", {rows, config.hidden});
-    final_inv_rms = take("activations.scratch", {rows});
+    final_inv_rms = take_f32("activations.scratch", {rows});
     if (limits.train) d_stream = take("activations.scratch", {rows, config.hidden});
-    logits = take("head", {limits.head_chunk, vocabulary});
-    if (grid.tensor_size() > 1) gathered = take("head", {limits.head_chunk, config.vocab_size});
-    row_max = take("head", {limits.head_chunk});
-    sums = take("head", {limits.head_chunk, 3});
+    logits = take_f32("head", {limits.head_chunk, vocabulary});
+    d_logits = logits;
+    if (limits.train && limits.dtype != DType::f32)
+        d_logits = take("head", {limits.head_chunk, vocabulary});
+    if (grid.tensor_size() > 1) {
+        slices = take_f32("head", {grid.tensor_size(), limits.head_chunk, vocabulary});
+        gathered = take_f32("head", {limits.head_chunk, config.vocab_size});
+    }
+    row_max = take_f32("head", {limits.head_chunk});
+    sums = take_f32("head", {limits.head_chunk, 3});
 }
 
 PartContext Transformer::Impl::parts(Arena& arena) {
@@ -102,7 +114,8 @@ PartContext Transformer::Impl::parts(Arena& arena) {
             .arena = arena,
             .tokens = rows,
             .decode_rows = limits.max_decode,
-            .train = limits.train};
+            .train = limits.train,
+            .dtype = limits.dtype};
 }
 
 void Transformer::Impl::count_loads(std::int64_t layer) {
@@ -125,14 +138,12 @@ Tensor Transformer::Impl::stream(std::int64_t layer, std::int64_t tokens) const 
 
 void Transformer::Impl::embed(const ModelWeights& w, Tensor tokens, Tensor out) {
     ops.embedding(out, w.embedding->value, tokens, vocabulary_offset());
-    if (grid.tensor_size() > 1) grid.tensor().all_reduce(out.floats(), Reduce::sum);
+    sum_over_tensor_ranks(out);
 }
 
-Tensor Transformer::Impl::final_norm(const ModelWeights& w, Tensor x) {
-    const Tensor out = hidden.rows(0, x.dim(0));
-    ops.rms_norm(out, final_inv_rms.rows(0, x.dim(0)), x, w.norm->value,
-                 static_cast<float>(config.norm_eps));
-    return out;
+NextNorm Transformer::Impl::norm_after(const ModelWeights& w, std::int64_t layer) const {
+    if (layer + 1 < config.layers) return {.weight = w.blocks[static_cast<std::size_t>(layer) + 1].norm1};
+    return {.weight = w.norm, .out = hidden, .inv_rms = final_inv_rms};
 }
 
 Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens& batch,
@@ -142,13 +153,14 @@ Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens
     kept_tokens = -1;
     const ModelWeights& w = weights(parameters);
     embed(w, batch.tokens, stream(0, tokens));
+    blocks.begin(w.blocks[0], stream(0, tokens));
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         const auto i = static_cast<std::size_t>(layer);
         blocks.forward(w.blocks[i], layer, stream(layer, tokens), stream(layer + 1, tokens),
-                       batch.packing, caches.empty() ? nullptr : &caches[i], slot);
+                       norm_after(w, layer), batch.packing, caches.empty() ? nullptr : &caches[i], slot);
         if (keep) count_loads(layer);
     }
-    return final_norm(w, stream(config.layers, tokens));
+    return hidden.rows(0, tokens);
 }
 
 Tensor Transformer::Impl::chunk_logits(const ModelWeights& w, Tensor x) {
@@ -159,10 +171,14 @@ Tensor Transformer::Impl::chunk_logits(const ModelWeights& w, Tensor x) {
 
 void Transformer::Impl::chunk_statistics(Tensor z, Tensor targets, float inv_temperature) {
     const Tensor max = row_max.rows(0, z.dim(0)), sum = sums.rows(0, z.dim(0));
+    if (grid.tensor_size() == 1) {
+        ops.head_statistics(max, sum, z, targets, inv_temperature);
+        return;
+    }
     ops.head_max(max, z, inv_temperature);
-    if (grid.tensor_size() > 1) grid.tensor().all_reduce(max.floats(), Reduce::max);
+    sum_over_tensor_ranks(max, Reduce::max);
     ops.head_sums(sum, z, max, targets, vocabulary_offset(), inv_temperature);
-    if (grid.tensor_size() > 1) grid.tensor().all_reduce(sum.floats(), Reduce::sum);
+    sum_over_tensor_ranks(sum);
 }
 
 Transformer::Transformer(const ModelConfig& config, const Grid& grid, Ops& ops, Arena& arena,
@@ -171,6 +187,7 @@ Transformer::Transformer(const ModelConfig& config, const Grid& grid, Ops& ops, 
 Transformer::~Transformer() = default;
 
 const ModelConfig& Transformer::config() const { return impl_->config; }
+DType Transformer::dtype() const { return impl_->limits.dtype; }
 std::int64_t Transformer::logit_rows() const { return impl_->limits.head_chunk; }
 
 Tensor Transformer::forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep) {
@@ -197,12 +214,11 @@ void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, 
     const ModelWeights& w = m.weights(parameters);
     const Tensor d_x = m.d_stream.rows(0, tokens);
     m.ops.rms_norm_backward(d_x, w.norm->grad, d_hidden, m.stream(m.config.layers, tokens),
-                            w.norm->value, m.final_inv_rms.rows(0, tokens));
+                            w.norm->value, m.final_inv_rms.rows(0, tokens), false);
     for (std::int64_t layer = m.config.layers - 1; layer >= 0; --layer) {
         const BlockWeights& b = w.blocks[static_cast<std::size_t>(layer)];
         const Tensor x = m.stream(layer, tokens);
-        if (m.limits.recompute == Recompute::block)
-            m.blocks.recompute(b, layer, x, batch.packing);
+        m.blocks.recompute(b, layer, x, batch.packing, m.limits.recompute);
         m.blocks.backward(b, layer, x, d_x, batch.packing);
     }
     m.ops.embedding_backward(w.embedding->grad, d_x, batch.tokens, m.vocabulary_offset());
@@ -228,10 +244,13 @@ double Transformer::balance_experts(ParameterSet& parameters, double rate) {
         worst = std::max(worst, *std::max_element(loads.begin(), loads.end()) / mean);
         const Parameter* bias = w.blocks[layer].router_bias;
         if (bias == nullptr || rate == 0) continue;
+        std::vector<float> values(loads.size());
+        m.ops.download(values.data(), bias->value);
         for (std::size_t e = 0; e < loads.size(); ++e) {
             if (loads[e] == mean) continue;
-            bias->value.f32()[e] += static_cast<float>(loads[e] < mean ? rate : -rate);
+            values[e] += static_cast<float>(loads[e] < mean ? rate : -rate);
         }
+        m.ops.upload(bias->value, values.data());
     }
     std::fill(m.loads.begin(), m.loads.end(), 0.0);
     return worst;
@@ -258,9 +277,9 @@ void Transformer::mtp_backward(ParameterSet& parameters, const PackedTokens& bat
     Impl& m = *impl_;
     if (m.blocks.experts() != nullptr) m.blocks.experts()->set_balance(balance);
     const ModelWeights& w = m.weights(parameters);
-    const bool again = m.limits.recompute == Recompute::block;
     const Tensor d_embedding = m.mtp->backward(w.mtp, w.blocks.back(), m.blocks,
-                                               m.hidden.rows(0, d_hidden.dim(0)), batch.packing, again,
+                                               m.hidden.rows(0, d_hidden.dim(0)), batch.packing,
+                                               m.limits.recompute,
                                                d_mtp_hidden, d_hidden);
     m.ops.embedding_backward(w.embedding->grad, d_embedding, next, m.vocabulary_offset());
 }
@@ -284,21 +303,23 @@ void Transformer::head_log_probs(const ParameterSet& parameters, Tensor hidden, 
 
 void Transformer::head_backward(ParameterSet& parameters, Tensor hidden, Tensor targets,
                                 float inv_temperature, Tensor d_log_prob, Tensor d_entropy,
-                                Tensor d_hidden) {
+                                Tensor d_hidden, Tensor log_prob, Tensor entropy) {
     Impl& m = *impl_;
     const ModelWeights& w = m.weights(parameters);
     for (std::int64_t at = 0; at < hidden.dim(0); at += m.limits.head_chunk) {
         const std::int64_t n = std::min(m.limits.head_chunk, hidden.dim(0) - at);
         const Tensor x = hidden.rows(at, n), d_x = d_hidden.rows(at, n);
-        const Tensor z = m.chunk_logits(w, x);
+        const Tensor z = m.chunk_logits(w, x), d_z = m.d_logits.rows(0, n);
         m.chunk_statistics(z, targets.rows(at, n), inv_temperature);
-        m.ops.head_backward(z, m.row_max.rows(0, n), m.sums.rows(0, n), targets.rows(at, n),
+        if (log_prob)
+            m.ops.head_finish(log_prob.rows(at, n), entropy.rows(at, n), m.sums.rows(0, n));
+        m.ops.head_backward(d_z, z, m.row_max.rows(0, n), m.sums.rows(0, n), targets.rows(at, n),
                             d_log_prob.rows(at, n), d_entropy.rows(at, n), m.vocabulary_offset(),
                             inv_temperature);
-        m.ops.gemm(w.head->grad, z, kYes, x, kNo, 1, 1);
-        m.ops.gemm(d_x, z, kNo, w.head->value, kNo, 1, 0);
+        m.ops.gemm(w.head->grad, d_z, kYes, x, kNo, 1, 1);
+        m.ops.gemm(d_x, d_z, kNo, w.head->value, kNo, 1, 0);
     }
-    if (m.grid.tensor_size() > 1) m.grid.tensor().all_reduce(d_hidden.floats(), Reduce::sum);
+    m.sum_over_tensor_ranks(d_hidden);
 }
 
 Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor positions,
@@ -313,36 +334,34 @@ Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor
     // A decode step keeps nothing: one stream, changed in place.
     const Tensor x = m.stream(0, rows);
     m.embed(w, tokens, x);
+    m.blocks.begin(w.blocks[0], x);
     const DecodeRows decode_rows{positions, slot, page_table, lengths};
     for (std::int64_t layer = 0; layer < m.config.layers; ++layer) {
         const auto i = static_cast<std::size_t>(layer);
-        m.blocks.decode(w.blocks[i], layer, x, decode_rows, caches[i]);
+        m.blocks.decode(w.blocks[i], layer, x, m.norm_after(w, layer), decode_rows, caches[i]);
     }
-    return m.final_norm(w, x);
+    return m.hidden.rows(0, rows);
 }
 
-std::span<const float> Transformer::logits(const ParameterSet& parameters, Tensor hidden) {
+Tensor Transformer::logits(const ParameterSet& parameters, Tensor hidden) {
     Impl& m = *impl_;
     const std::int64_t n = hidden.dim(0);
     require(n <= m.limits.head_chunk, "{} rows of logits; memory was planned for {}", n,
             m.limits.head_chunk);
     const Tensor z = m.chunk_logits(m.weights(parameters), hidden);
-    m.ops.synchronize();
-    if (m.grid.tensor_size() == 1) return z.floats();
+    if (m.grid.tensor_size() == 1) return z;
     // Slices arrive rank by rank, [parts, n, Vl]; rows of the whole vocabulary leave.
     const int parts = m.grid.tensor_size();
-    const std::int64_t slice = n * m.vocabulary;
-    const Tensor all = m.gathered.as({parts, n, m.vocabulary});
+    const Tensor all = m.slices.as({parts, n, m.vocabulary}), out = m.gathered.rows(0, n);
     m.ops.copy(all.rows(m.grid.tensor_rank(), 1), z);
     std::vector<std::int64_t> offsets;
-    for (int r = 0; r <= parts; ++r) offsets.push_back(r * slice * 4);
-    m.grid.tensor().all_gather_blocks(std::as_writable_bytes(all.floats()), offsets);
-    m.host_logits.resize(static_cast<std::size_t>(n * m.config.vocab_size));
+    for (int r = 0; r <= parts; ++r) offsets.push_back(r * z.bytes());
+    m.ops.all_gather_blocks(m.grid.tensor(), all, offsets);
     for (int r = 0; r < parts; ++r)
-        for (std::int64_t row = 0; row < n; ++row)
-            std::copy_n(all.f32() + r * slice + row * m.vocabulary, m.vocabulary,
-                        m.host_logits.data() + row * m.config.vocab_size + r * m.vocabulary);
-    return m.host_logits;
+        m.ops.copy_columns(out, r * m.vocabulary, all.rows(r, 1).as({n, m.vocabulary}), 0, m.vocabulary);
+    return out;
 }
+
+bool Transformer::decode_is_recordable() const { return impl_->config.moe.experts == 0; }
 
 }  // namespace gradus

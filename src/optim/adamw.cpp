@@ -8,6 +8,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/store/read_floats.hpp"
+#include "gradus/tensor/convert.hpp"
 
 namespace gradus {
 namespace {
@@ -49,12 +50,13 @@ bool writes(const Parameter& parameter, const Grid& grid) {
 }
 
 Slab slab_of(const Parameter& parameter, OwnedRows rows, const std::string& group,
-             const Tensor& data) {
+             const Tensor& data, const Ops& ops) {
     return {.tensor = group + "/" + parameter.name,
-            .dtype = DType::f32,
+            .dtype = data.dtype(),
             .global = parameter.global,
             .box = global_box(parameter, rows),
-            .data = data.data()};
+            .data = data.data(),
+            .on_device = !ops.on_host()};
 }
 
 /// Checks that the tensor is there and has the parameter's shape.
@@ -68,7 +70,7 @@ void check_stored(const CheckpointReader& reader, const std::string& name,
 }
 
 /// Every rank holds all rows of its local box again.
-void gather_rows(const Parameter& parameter, Communicator& data) {
+void gather_rows(const Parameter& parameter, Communicator& data, Ops& ops) {
     const std::int64_t rows = local_rows(parameter);
     const std::int64_t row_bytes = parameter.value.bytes() / std::max<std::int64_t>(rows, 1);
     std::vector<std::int64_t> offsets;
@@ -76,7 +78,7 @@ void gather_rows(const Parameter& parameter, Communicator& data) {
         offsets.push_back(owned_rows(rows, r, data.size()).begin * row_bytes);
     }
     offsets.push_back(rows * row_bytes);
-    data.all_gather_blocks(std::as_writable_bytes(parameter.value.floats()), offsets);
+    ops.all_gather_blocks(data, parameter.value, offsets);
 }
 
 }  // namespace
@@ -99,15 +101,18 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
         const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
         piece.m = arena.take("adam.m", DType::f32, shape);
         piece.v = arena.take("adam.v", DType::f32, shape);
+        if (parameters_.dtype() != DType::f32)
+            piece.master = arena.take("adam.master", DType::f32, shape);
     }
     norm_scratch_ =
         arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
 }
 
 double AdamW::step(double lr) {
-    const Tensor grads = parameters_.flat_grads();
-    grid_.data().all_reduce(parameters_.dense_grads().floats(), Reduce::sum);
-    grid_.expert_data().all_reduce(parameters_.expert_grads().floats(), Reduce::sum);
+    if (grid_.data_size() > 1)
+        ops_.all_reduce(grid_.data(), parameters_.dense_grads(), Reduce::sum);
+    if (grid_.expert_data().size() > 1)
+        ops_.all_reduce(grid_.expert_data(), parameters_.expert_grads(), Reduce::sum);
     const double norm = gradient_norm();
     const double clip = options_.clip;
     // As torch.nn.utils.clip_grad_norm_.
@@ -116,8 +121,9 @@ double AdamW::step(double lr) {
     for (const Piece& piece : pieces_) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
         if (!parameter.trained) continue;
-        ops_.adamw(piece_of(parameter.value, piece.rows), piece_of(parameter.grad, piece.rows),
-                   piece.m, piece.v,
+        const Tensor value = piece_of(parameter.value, piece.rows);
+        ops_.adamw(piece.master ? piece.master : value, piece.master ? value : Tensor{},
+                   piece_of(parameter.grad, piece.rows), piece.m, piece.v,
                    {.lr = static_cast<float>(lr),
                     .beta1 = static_cast<float>(options_.beta1),
                     .beta2 = static_cast<float>(options_.beta2),
@@ -127,11 +133,11 @@ double AdamW::step(double lr) {
                     .grad_scale = static_cast<float>(scale),
                     .step = steps_});
     }
-    ops_.fill(grads, 0);
-    ops_.synchronize();
+    // Gradients of owned rows are zero now; those of others', which were summed here too, are not.
     if (grid_.data_size() > 1) {
+        ops_.fill(parameters_.flat_grads(), 0);
         for (const Parameter& parameter : parameters_.all())
-            if (parameter.trained) gather_rows(parameter, holders(parameter, grid_));
+            if (parameter.trained) gather_rows(parameter, holders(parameter, grid_), ops_);
     }
     return norm;
 }
@@ -143,8 +149,8 @@ double AdamW::gradient_norm() {
         if (!all[i].trained) continue;
         ops_.sum_squares(norm_scratch_.rows(static_cast<std::int64_t>(i), 1), all[i].grad);
     }
-    ops_.synchronize();
-    const auto found = norm_scratch_.floats();
+    std::vector<float> found(all.size());
+    ops_.download(found.data(), norm_scratch_);
     std::vector<double> squares(found.begin(), found.end());
     // A replicated parameter counts once; a bad copy of it must still be seen by all.
     for (std::size_t i = 0; i < all.size(); ++i) {
@@ -177,10 +183,11 @@ std::vector<Slab> AdamW::slabs() const {
         const Parameter& parameter = parameters_.all()[piece.parameter];
         if (!writes(parameter, grid_)) continue;
         slabs.push_back(slab_of(parameter, piece.rows, "weights",
-                                piece_of(parameter.value, piece.rows)));
+                                piece.master ? piece.master : piece_of(parameter.value, piece.rows),
+                                ops_));
         if (!parameter.trained) continue;
-        slabs.push_back(slab_of(parameter, piece.rows, "adam_m", piece.m));
-        slabs.push_back(slab_of(parameter, piece.rows, "adam_v", piece.v));
+        slabs.push_back(slab_of(parameter, piece.rows, "adam_m", piece.m, ops_));
+        slabs.push_back(slab_of(parameter, piece.rows, "adam_v", piece.v, ops_));
     }
     return slabs;
 }
@@ -196,29 +203,59 @@ void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
         if (!parameter.trained) continue;
         const Box box = global_box(parameter, piece.rows);
-        reader.read("adam_m/" + parameter.name, box, piece.m.data());
-        reader.read("adam_v/" + parameter.name, box, piece.v.data());
+        std::vector<float> values(static_cast<std::size_t>(box.elements()));
+        const auto restore = [&](const char* group, Tensor to) {
+            reader.read(group + parameter.name, box, values.data());
+            ops_.upload(to, values.data());
+        };
+        restore("adam_m/", piece.m);
+        restore("adam_v/", piece.v);
     }
     steps_ = steps;
 }
 
+void AdamW::load_masters(const CheckpointReader& reader) {
+    for (const Piece& piece : pieces_) {
+        if (!piece.master) continue;
+        const Parameter& parameter = parameters_.all()[piece.parameter];
+        std::vector<float> values(static_cast<std::size_t>(piece.master.elements()));
+        read_floats(reader, "weights/" + parameter.name, global_box(parameter, piece.rows),
+                    values.data());
+        ops_.upload(piece.master, values.data());
+    }
+}
+
+void AdamW::masters_from_parameters() {
+    for (const Piece& piece : pieces_)
+        if (piece.master)
+            ops_.copy(piece.master, piece_of(parameters_.all()[piece.parameter].value, piece.rows));
+}
+
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
-                     const std::string& group) {
+                     const std::string& group, Ops& ops) {
     for (const Parameter& parameter : parameters.all()) {
         check_floats(reader, group + "/" + parameter.name, parameter.global);
     }
     for (const Parameter& parameter : parameters.all()) {
-        read_floats(reader, group + "/" + parameter.name, parameter.box, parameter.value.f32());
+        std::vector<float> values(static_cast<std::size_t>(parameter.box.elements()));
+        read_floats(reader, group + "/" + parameter.name, parameter.box, values.data());
+        if (parameter.value.dtype() == DType::bf16) {
+            std::vector<std::uint16_t> rounded(values.size());
+            from_f32(DType::bf16, values.data(), rounded.data(), parameter.box.elements());
+            ops.upload(parameter.value, rounded.data());
+        } else {
+            ops.upload(parameter.value, values.data());
+        }
     }
 }
 
 std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& grid,
-                                  const std::string& group) {
+                                  const std::string& group, const Ops& ops) {
     std::vector<Slab> slabs;
     for (const Parameter& parameter : parameters.all()) {
         const OwnedRows rows = my_rows(parameter, grid);
         if (rows.begin == rows.end || !writes(parameter, grid)) continue;
-        slabs.push_back(slab_of(parameter, rows, group, piece_of(parameter.value, rows)));
+        slabs.push_back(slab_of(parameter, rows, group, piece_of(parameter.value, rows), ops));
     }
     return slabs;
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <deque>
+#include <map>
 #include <optional>
 
 #include "gradus/base/error.hpp"
@@ -19,8 +20,8 @@ std::int64_t pages_for(std::int64_t tokens, std::int64_t page_size) {
 struct Prompt {
     std::size_t request = 0;
     std::vector<std::int32_t> pages;
-    std::vector<float> logits;  ///< after the last prompt token, [V]
-    std::int32_t started = 0;   ///< samples that have a slot or are done
+    std::vector<SampledToken> first;  ///< of each sample
+    std::int32_t started = 0;         ///< samples that have a slot or are done
 };
 
 /// A sequence being decoded.
@@ -32,6 +33,17 @@ struct Slot {
     std::vector<std::int32_t> pages;
 };
 
+/// Decode steps of one number of rows, recorded for one set of parameters and way of sampling.
+struct RecordedStep {
+    const Parameter* parameters = nullptr;
+    SamplingOptions sampling;
+    std::unique_ptr<Recording> recording;
+};
+
+bool same(const SamplingOptions& a, const SamplingOptions& b) {
+    return a.temperature == b.temperature && a.top_p == b.top_p && a.top_k == b.top_k;
+}
+
 }  // namespace
 
 struct Engine::Impl {
@@ -41,11 +53,36 @@ struct Engine::Impl {
     Ops& ops;
     Profile& profile;
     Limits limits;
+    std::int64_t max_pages = 0, draw_rows = 0;
     std::vector<PagedCache> caches;
-    // Inputs of one pass, on the device.
-    Tensor tokens, positions, starts, slots, lengths, page_table, rows, copy_from, copy_to, last;
-    std::int64_t max_pages = 0;
+    // Inputs of a prefill, i32; `last`: hidden states to draw first tokens from.
+    Tensor tokens, positions, starts, slots, copy_from, copy_to, last_rows, first_bits, last;
+    /// Inputs of a decode step in one piece, so that one copy brings them.
+    struct StepInputs {
+        Tensor all, tokens, positions, slots, lengths, bits, page_table;
+        std::vector<std::int32_t> host;
+        std::int32_t* at(const Tensor& part) {
+            return host.data() + (part.i32() - all.i32());
+        }
+    } step;
+    Tensor drawn;  ///< i32 [2, draw_rows]: tokens, then the bits of their log-probs
+    std::map<std::int64_t, RecordedStep> steps;  ///< by rows
     std::function<void()> on_pass;
+
+    Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o, Arena& arena, Profile& p,
+         Limits l);
+    Tensor drawn_tokens(std::int64_t n) const { return drawn.rows(0, 1).as({n}); }
+    Tensor drawn_log_probs(std::int64_t n) const {
+        return {drawn.rows(1, 1).data(), DType::f32, {n}};
+    }
+    /// What was drawn for n rows; waits.
+    std::vector<SampledToken> take_drawn(std::int64_t n);
+    void fill(const Tensor& to, const std::vector<std::int32_t>& values) {
+        ops.upload(to.as({static_cast<std::int64_t>(values.size())}), values.data());
+    }
+    /// Model and sampling of a decode step of `rows` rows, with the inputs that `step` holds.
+    void decode(const ParameterSet& parameters, std::int64_t rows, const SamplingOptions& sampling);
+    void run_step(const ParameterSet& parameters, std::int64_t rows, const SamplingOptions& sampling);
 
     /// Before each pass, where passes are made together: whether any rank still has one to make.
     bool pass_is_due(bool mine) {
@@ -54,13 +91,11 @@ struct Engine::Impl {
     }
     /// A pass without tokens, for the sake of other ranks.
     void idle_pass(const ParameterSet& parameters) {
-        starts.i32()[0] = 0;
+        fill(starts, {0});
         const PackedTokens nothing{.tokens = tokens.as({0}),
                                    .packing = {.starts = starts.as({1}), .positions = positions.as({0})}};
         model.prefill(parameters, nothing, caches, slots.as({0}));
     }
-    Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o, Arena& arena, Profile& p,
-         Limits l);
 };
 
 Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops& o, Arena& arena,
@@ -72,7 +107,7 @@ Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops&
     if (limits.pages == 0) limits.pages = limits.slots * (max_pages + 1);
     const CacheShape shape = cache_shape(config, grid.tensor_size());
     const auto pages = [&](const char* name, std::int64_t width) {
-        return arena.take(name, DType::f32, {limits.pages, limits.page_size, shape.heads, width});
+        return arena.take(name, model.dtype(), {limits.pages, limits.page_size, shape.heads, width});
     };
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         PagedCache& cache = caches.emplace_back();
@@ -80,18 +115,61 @@ Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops&
         cache.keys = pages("cache.keys", shape.key_dim);
         if (shape.value_dim > 0) cache.values = pages("cache.values", shape.value_dim);
     }
+    draw_rows = model.logit_rows();
     const std::int64_t most = std::max(limits.prefill_tokens, limits.slots);
-    auto ints = [&](Shape s) { return arena.take("decode.inputs", DType::i32, s); };
-    tokens = ints({most});
-    positions = ints({most});
-    slots = ints({most});
+    const auto ints = [&](Shape s) { return arena.take("decode.inputs", DType::i32, s); };
+    for (Tensor* x : {&tokens, &positions, &slots}) *x = ints({most});
     starts = ints({most + 1});
-    lengths = ints({limits.slots});
-    page_table = ints({limits.slots, max_pages});
-    rows = ints({limits.slots});
     copy_from = ints({limits.slots});
     copy_to = ints({limits.slots});
-    last = arena.take("decode.inputs", DType::f32, {limits.slots, config.hidden});
+    last_rows = ints({draw_rows});
+    first_bits = ints({draw_rows});
+    last = arena.take("decode.inputs", model.dtype(), {draw_rows, config.hidden});
+    drawn = ints({2, std::max(draw_rows, limits.slots)});
+    const std::int64_t n = limits.slots;
+    step.all = ints({n * (5 + max_pages)});
+    if (!step.all) return;  // planned
+    std::int64_t at = 0;
+    for (Tensor* x : {&step.tokens, &step.positions, &step.slots, &step.lengths, &step.bits}) {
+        *x = step.all.rows(at, n);
+        at += n;
+    }
+    step.page_table = step.all.rows(at, n * max_pages).as({n, max_pages});
+    step.host.resize(static_cast<std::size_t>(step.all.elements()));
+}
+
+std::vector<SampledToken> Engine::Impl::take_drawn(std::int64_t n) {
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(n));
+    std::vector<float> log_probs(ids.size());
+    ops.download(ids.data(), drawn_tokens(n));
+    ops.download(log_probs.data(), drawn_log_probs(n));
+    std::vector<SampledToken> result;
+    for (std::size_t i = 0; i < ids.size(); ++i) result.push_back({ids[i], log_probs[i]});
+    return result;
+}
+
+void Engine::Impl::decode(const ParameterSet& parameters, std::int64_t rows,
+                          const SamplingOptions& sampling) {
+    const Tensor hidden = model.decode(
+        parameters, step.tokens.as({rows}), step.positions.as({rows}), step.slots.as({rows}),
+        step.page_table.as({rows, max_pages}), step.lengths.as({rows}), caches);
+    for (std::int64_t at = 0; at < rows; at += draw_rows) {
+        const std::int64_t n = std::min(draw_rows, rows - at);
+        ops.sample(drawn_tokens(rows).rows(at, n), drawn_log_probs(rows).rows(at, n),
+                   model.logits(parameters, hidden.rows(at, n)), step.bits.rows(at, n), sampling);
+    }
+}
+
+void Engine::Impl::run_step(const ParameterSet& parameters, std::int64_t rows,
+                            const SamplingOptions& sampling) {
+    if (!model.decode_is_recordable()) return decode(parameters, rows, sampling);
+    RecordedStep& recorded = steps[rows];
+    const Parameter* set = parameters.all().data();
+    if (recorded.recording && recorded.parameters == set && same(recorded.sampling, sampling))
+        return recorded.recording->replay();
+    recorded = {set, sampling, ops.record([this, &parameters, rows, sampling] {
+                    decode(parameters, rows, sampling);
+                })};
 }
 
 Engine::Engine(Transformer& model, const Tokenizer& tokenizer, const Grid& grid, Ops& ops,
@@ -118,10 +196,15 @@ class Generation {
     void prefill_waiting(std::int64_t free_slots);
     void prefill(std::size_t first, std::size_t count);
     bool start_sample(Prompt& prompt);
+    void fill_step(std::int64_t n);
     void flush_copies();
-    /// Samples the next token of a sequence; true if the sequence is complete.
-    bool sample(std::size_t result, std::size_t request, std::span<const float> logits,
-                TokenId& next);
+    void draw_first_tokens(Tensor hidden, std::span<Prompt* const> prompts,
+                           std::span<const std::int32_t> ends);
+    /// The random bits that the next token of a result is drawn with.
+    std::int32_t bits_for(std::size_t result, std::size_t request) const;
+    /// Takes the next token of a sequence; true if the sequence is complete. Throws NumericError where
+    /// its logits were not finite.
+    bool accept(std::size_t result, std::size_t request, const SampledToken& drawn);
     bool hits_stop(const std::vector<TokenId>& tokens) const;
 
     Engine::Impl& e_;
@@ -211,8 +294,8 @@ void Generation::admit() {
 void Generation::flush_copies() {
     if (copies_from_.empty()) return;
     const auto n = static_cast<std::int64_t>(copies_from_.size());
-    std::copy(copies_from_.begin(), copies_from_.end(), e_.copy_from.i32());
-    std::copy(copies_to_.begin(), copies_to_.end(), e_.copy_to.i32());
+    e_.fill(e_.copy_from, copies_from_);
+    e_.fill(e_.copy_to, copies_to_);
     for (const PagedCache& cache : e_.caches)
         e_.ops.kv_copy_pages(cache, e_.copy_from.as({n}), e_.copy_to.as({n}));
     copies_from_.clear();
@@ -246,28 +329,31 @@ void Generation::prefill_waiting(std::int64_t free_slots) {
 
 void Generation::prefill(std::size_t first, std::size_t count) {
     Profile::Region region(e_.profile, "rollout.prefill");
-    std::int64_t t = 0, longest = 0;
-    std::int32_t* starts = e_.starts.i32();
-    starts[0] = 0;
+    std::int64_t longest = 0;
+    std::vector<std::int32_t> tokens, positions, slots, starts(1, 0), ends;
     for (std::size_t i = 0; i < count; ++i) {
         const Request& request = requests_[first + i];
         Prompt prompt{.request = first + i};
         const auto length = static_cast<std::int64_t>(request.tokens.size());
         for (std::int64_t p = 0; p < pages_for(length, e_.limits.page_size); ++p)
             prompt.pages.push_back(pool_.take());
-        for (std::int64_t p = 0; p < length; ++p, ++t) {
+        for (std::int64_t p = 0; p < length; ++p) {
             const std::int64_t page = prompt.pages[static_cast<std::size_t>(p / e_.limits.page_size)];
-            e_.tokens.i32()[t] = request.tokens[static_cast<std::size_t>(p)];
-            e_.positions.i32()[t] = static_cast<std::int32_t>(p);
-            e_.slots.i32()[t] =
-                static_cast<std::int32_t>(page * e_.limits.page_size + p % e_.limits.page_size);
+            tokens.push_back(request.tokens[static_cast<std::size_t>(p)]);
+            positions.push_back(static_cast<std::int32_t>(p));
+            slots.push_back(
+                static_cast<std::int32_t>(page * e_.limits.page_size + p % e_.limits.page_size));
         }
-        starts[i + 1] = static_cast<std::int32_t>(t);
-        e_.rows.i32()[i] = static_cast<std::int32_t>(t - 1);
+        starts.push_back(static_cast<std::int32_t>(tokens.size()));
+        ends.push_back(starts.back() - 1);
         longest = std::max(longest, length);
         prompts_.push_back(std::move(prompt));
     }
-    const auto n = static_cast<std::int64_t>(count);
+    e_.fill(e_.tokens, tokens);
+    e_.fill(e_.positions, positions);
+    e_.fill(e_.slots, slots);
+    e_.fill(e_.starts, starts);
+    const auto n = static_cast<std::int64_t>(count), t = static_cast<std::int64_t>(tokens.size());
     const PackedTokens batch{.tokens = e_.tokens.as({t}),
                              .packing = {.starts = e_.starts.as({n + 1}),
                                          .positions = e_.positions.as({t}),
@@ -275,13 +361,42 @@ void Generation::prefill(std::size_t first, std::size_t count) {
                                          .max_length = longest}};
     e_.pass_is_due(true);
     const Tensor hidden = e_.model.prefill(parameters_, batch, e_.caches, e_.slots.as({t}));
-    const Tensor ends = e_.last.rows(0, n);
-    e_.ops.gather_rows(ends, hidden, e_.rows.as({n}));
-    const auto vocab = static_cast<std::size_t>(e_.model.config().vocab_size);
-    for (std::int64_t i = 0; i < n; ++i) {
-        const auto logits = e_.model.logits(parameters_, ends.rows(i, 1));
-        Prompt& prompt = prompts_[prompts_.size() - count + static_cast<std::size_t>(i)];
-        prompt.logits.assign(logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(vocab));
+    std::vector<Prompt*> fresh;
+    for (std::size_t i = prompts_.size() - count; i < prompts_.size(); ++i)
+        fresh.push_back(&prompts_[i]);
+    draw_first_tokens(hidden, fresh, ends);
+}
+
+/// All samples of a prompt begin from the same hidden state, each with bits of its own.
+void Generation::draw_first_tokens(Tensor hidden, std::span<Prompt* const> prompts,
+                                   std::span<const std::int32_t> ends) {
+    struct Draw {
+        Prompt* prompt;
+        std::int32_t row, bits;
+    };
+    std::vector<Draw> draws;
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+        const std::size_t request = prompts[i]->request;
+        for (std::int32_t s = 0; s < requests_[request].samples; ++s)
+            draws.push_back({prompts[i], ends[i],
+                             bits_for(first_result_[request] + static_cast<std::size_t>(s), request)});
+    }
+    for (std::size_t at = 0; at < draws.size(); at += static_cast<std::size_t>(e_.draw_rows)) {
+        const std::size_t count = std::min(draws.size() - at, static_cast<std::size_t>(e_.draw_rows));
+        std::vector<std::int32_t> rows, bits;
+        for (std::size_t i = at; i < at + count; ++i) {
+            rows.push_back(draws[i].row);
+            bits.push_back(draws[i].bits);
+        }
+        const auto n = static_cast<std::int64_t>(count);
+        e_.fill(e_.last_rows, rows);
+        e_.fill(e_.first_bits, bits);
+        e_.ops.gather_rows(e_.last.rows(0, n), hidden, e_.last_rows.as({n}));
+        e_.ops.sample(e_.drawn_tokens(n), e_.drawn_log_probs(n),
+                      e_.model.logits(parameters_, e_.last.rows(0, n)), e_.first_bits.as({n}),
+                      options_.sampling);
+        const std::vector<SampledToken> drawn = e_.take_drawn(n);
+        for (std::size_t i = 0; i < count; ++i) draws[at + i].prompt->first.push_back(drawn[i]);
     }
 }
 
@@ -291,13 +406,13 @@ bool Generation::start_sample(Prompt& prompt) {
     const Request& request = requests_[prompt.request];
     const std::int64_t needed = private_pages(request);
     if (pool_.free_pages() - reserved_ < needed) return false;
-    const std::size_t result =
-        first_result_[prompt.request] + static_cast<std::size_t>(prompt.started++);
-    TokenId next = 0;
-    if (!sample(result, prompt.request, prompt.logits, next)) {
+    const auto number = static_cast<std::size_t>(prompt.started++);
+    const std::size_t result = first_result_[prompt.request] + number;
+    const SampledToken first = prompt.first[number];
+    if (!accept(result, prompt.request, first)) {
         const auto length = static_cast<std::int64_t>(request.tokens.size());
         const auto full = static_cast<std::size_t>(length / e_.limits.page_size);
-        Slot slot{.result = result, .request = prompt.request, .cached = length, .next = next};
+        Slot slot{.result = result, .request = prompt.request, .cached = length, .next = first.token};
         slot.pages.assign(prompt.pages.begin(),
                           prompt.pages.begin() + static_cast<std::ptrdiff_t>(full));
         for (std::int32_t page : slot.pages) pool_.share(page);
@@ -331,20 +446,26 @@ bool Generation::hits_stop(const std::vector<TokenId>& tokens) const {
     });
 }
 
-bool Generation::sample(std::size_t result, std::size_t request, std::span<const float> logits,
-                        TokenId& next) {
+std::int32_t Generation::bits_for(std::size_t result, std::size_t request) const {
+    const Generated& out = results_[result];
+    const PhiloxBlock block =
+        random_bits({.seed = options_.seed,
+                     .stream = options_.stream,
+                     .step = options_.step,
+                     .prompt = static_cast<std::uint64_t>(requests_[request].prompt),
+                     .sample = static_cast<std::uint32_t>(out.sample),
+                     .position = static_cast<std::uint32_t>(out.tokens.size())});
+    return static_cast<std::int32_t>(block[0]);
+}
+
+bool Generation::accept(std::size_t result, std::size_t request, const SampledToken& drawn) {
     Generated& out = results_[result];
-    const SampledToken drawn = sample_token(
-        logits, options_.sampling,
-        {.seed = options_.seed,
-         .stream = options_.stream,
-         .step = options_.step,
-         .prompt = static_cast<std::uint64_t>(requests_[request].prompt),
-         .sample = static_cast<std::uint32_t>(out.sample),
-         .position = static_cast<std::uint32_t>(out.tokens.size())});
+    require<NumericError>(drawn.token >= 0,
+                          "a logit is not finite while sampling prompt {} sample {} token {}: the weights "
+                          "are damaged or the learning rate was too high; go back to an earlier checkpoint",
+                          requests_[request].prompt, out.sample, out.tokens.size());
     out.tokens.push_back(drawn.token);
     out.log_probs.push_back(drawn.log_prob);
-    next = drawn.token;
     bool complete = true;
     if (std::find(options_.end_tokens.begin(), options_.end_tokens.end(), drawn.token) !=
         options_.end_tokens.end())
@@ -362,14 +483,13 @@ bool Generation::sample(std::size_t result, std::size_t request, std::span<const
     return complete;
 }
 
-void Generation::decode_step() {
-    const auto n = static_cast<std::int64_t>(running_.size());
-    if (n == 0) {
-        require(done(), "no response can start although {} of {} pages are free, {} promised",
-                pool_.free_pages(), pool_.size(), reserved_);
-        return;
-    }
-    Profile::Region region(e_.profile, "rollout.decode");
+/// The inputs of the next step; rows beyond the running sequences stand for nothing.
+void Generation::fill_step(std::int64_t n) {
+    Profile::Region region(e_.profile, "rollout.host");
+    auto& step = e_.step;
+    std::int32_t *tokens = step.at(step.tokens), *positions = step.at(step.positions);
+    std::int32_t *slots = step.at(step.slots), *lengths = step.at(step.lengths);
+    std::int32_t *bits = step.at(step.bits), *table = step.at(step.page_table);
     for (std::int64_t b = 0; b < n; ++b) {
         Slot& slot = running_[static_cast<std::size_t>(b)];
         const std::int64_t at = slot.cached++;
@@ -378,31 +498,43 @@ void Generation::decode_step() {
             --reserved_;
         }
         const std::int64_t page = slot.pages[static_cast<std::size_t>(at / e_.limits.page_size)];
-        e_.tokens.i32()[b] = slot.next;
-        e_.positions.i32()[b] = static_cast<std::int32_t>(at);
-        e_.slots.i32()[b] =
-            static_cast<std::int32_t>(page * e_.limits.page_size + at % e_.limits.page_size);
-        e_.lengths.i32()[b] = static_cast<std::int32_t>(slot.cached);
-        std::copy(slot.pages.begin(), slot.pages.end(), e_.page_table.i32() + b * e_.max_pages);
+        tokens[b] = slot.next;
+        positions[b] = static_cast<std::int32_t>(at);
+        slots[b] = static_cast<std::int32_t>(page * e_.limits.page_size + at % e_.limits.page_size);
+        lengths[b] = static_cast<std::int32_t>(slot.cached);
+        bits[b] = bits_for(slot.result, slot.request);
+        std::copy(slot.pages.begin(), slot.pages.end(), table + b * e_.max_pages);
     }
-    e_.pass_is_due(true);
-    const Tensor hidden = e_.model.decode(
-        parameters_, e_.tokens.as({n}), e_.positions.as({n}), e_.slots.as({n}),
-        e_.page_table.as({n, e_.max_pages}), e_.lengths.as({n}), e_.caches);
+    for (std::int64_t b = n; b < e_.limits.slots; ++b) {
+        tokens[b] = positions[b] = lengths[b] = 0;
+        slots[b] = -1;
+    }
+    e_.ops.upload(step.all, step.host.data());
+}
 
-    const auto vocab = static_cast<std::size_t>(e_.model.config().vocab_size);
-    const std::int64_t chunk = std::max<std::int64_t>(1, e_.model.logit_rows());
+void Generation::decode_step() {
+    const auto n = static_cast<std::int64_t>(running_.size());
+    if (n == 0) {
+        require(done(), "no response can start although {} of {} pages are free, {} promised",
+                pool_.free_pages(), pool_.size(), reserved_);
+        return;
+    }
+    fill_step(n);
+    e_.pass_is_due(true);
+    std::vector<SampledToken> drawn;
+    {
+        Profile::Region region(e_.profile, "rollout.decode");
+        const std::int64_t rows = std::min(
+            e_.model.decode_is_recordable() ? e_.ops.recorded_rows(n) : n, e_.limits.slots);
+        e_.run_step(parameters_, rows, options_.sampling);
+        drawn = e_.take_drawn(n);
+    }
+    Profile::Region region(e_.profile, "rollout.host");
     std::vector<bool> complete(static_cast<std::size_t>(n));
-    for (std::int64_t begin = 0; begin < n; begin += chunk) {
-        const std::int64_t count = std::min(chunk, n - begin);
-        const auto logits = e_.model.logits(parameters_, hidden.rows(begin, count));
-        Profile::Region sampling(e_.profile, "rollout.sample");
-        for (std::int64_t b = begin; b < begin + count; ++b) {
-            Slot& slot = running_[static_cast<std::size_t>(b)];
-            complete[static_cast<std::size_t>(b)] =
-                sample(slot.result, slot.request,
-                       logits.subspan(static_cast<std::size_t>(b - begin) * vocab, vocab), slot.next);
-        }
+    for (std::size_t b = 0; b < running_.size(); ++b) {
+        Slot& slot = running_[b];
+        complete[b] = accept(slot.result, slot.request, drawn[b]);
+        slot.next = drawn[b].token;
     }
     std::vector<Slot> still;
     still.reserve(running_.size());

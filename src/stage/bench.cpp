@@ -139,7 +139,7 @@ class Bench {
             3 * stack_.config.forward_flops(static_cast<double>(length) / 2) * static_cast<double>(tokens) /
             run_.grid.tensor_size();
         const double ceiling = product_rate(
-            *stack_.ops, *run_.device, step_products(stack_.config, tokens, run_.grid.tensor_size()), runs_);
+            *stack_.ops, run_.device(), step_products(stack_.config, tokens, run_.grid.tensor_size()), runs_);
         const double rate = model_flops / seconds;
         result["train"] = {{"tokens", tokens},
                            {"length", length},
@@ -226,11 +226,11 @@ void bench_model(Run& run, Json& result) {
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,
                                  [&](const std::string& text) { run.log.warn("{}", text); });
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile,
                 stack_needs(run.deck));
     load_start(run, stack, start);
     run.log.info("{} parameters; memory of this rank:\n{}",
-                 format_count(static_cast<double>(start.config.parameters())), run.arena.table());
+                 format_count(static_cast<double>(start.config.parameters())), memory_table(run.memory()));
     Bench bench(run, stack);
     result["parameters"] = start.config.parameters();
     result["arena_bytes"] = run.arena.bytes();

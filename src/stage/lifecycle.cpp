@@ -63,10 +63,12 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
     const Profile::Region region(run.profile, "checkpoint.read");
     if (start.own) {
         try {
-            load_parameters(*stack.policy, *start.own, "weights");
+            load_parameters(*stack.policy, *start.own, "weights", *stack.ops);
+            stack.optimizer->load_masters(*start.own);
             stack.optimizer->load(*start.own,
                                   start.own->state()["optimizer_steps"].get<std::int64_t>());
-            if (stack.reference) load_parameters(*stack.reference, *start.own, "reference");
+            if (stack.reference)
+                load_parameters(*stack.reference, *start.own, "reference", *stack.ops);
         } catch (const CheckpointError& e) {
             throw CheckpointError(fmt::format("{}; remove {} and run the same line again: it goes on "
                                               "from the checkpoint before",
@@ -76,15 +78,16 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         return;
     }
     if (start.from) {
-        load_parameters(*stack.policy, *start.from, "weights");
+        load_parameters(*stack.policy, *start.from, "weights", *stack.ops);
+        if (stack.optimizer) stack.optimizer->load_masters(*start.from);
         run.log.info("weights from {}", start.from->directory());
     } else {
-        stack.policy->initialize(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
+        stack.policy->initialize(*stack.ops, static_cast<std::uint64_t>(run.deck.integer("run.seed")),
                                  run.deck.number("model.init_std"));
+        if (stack.optimizer) stack.optimizer->masters_from_parameters();
         run.log.info("weights initialised from seed {}", run.deck.integer("run.seed"));
     }
-    if (stack.reference)
-        stack.ops->copy(stack.reference->flat_values(), stack.policy->flat_values());
+    if (stack.reference) stack.reference->copy_from(*stack.policy, *stack.ops);
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);
@@ -106,7 +109,7 @@ Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)
     // Until a checkpoint has been timed: at the rate of a slow shared file system.
     constexpr double kSlowBytesPerSecond = 100e6;
     run_.stop.observe_checkpoint(static_cast<double>(stack.checkpoint_bytes) / kSlowBytesPerSecond);
-    run_.log.info("memory of this rank:\n{}", run_.arena.table());
+    run_.log.info("memory of this rank:\n{}", memory_table(run_.memory()));
     run_.log.info("{} parameters", format_count(static_cast<double>(stack.config.parameters())));
 }
 
@@ -144,7 +147,7 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     state["finished"] = finished;
     std::vector<Slab> slabs = stack_.optimizer->slabs();
     if (stack_.reference)
-        for (Slab& slab : parameter_slabs(*stack_.reference, run_.grid, "reference"))
+        for (Slab& slab : parameter_slabs(*stack_.reference, run_.grid, "reference", *stack_.ops))
             slabs.push_back(std::move(slab));
     slabs.insert(slabs.end(), extra.begin(), extra.end());
     stack_.checkpoints->write(step, slabs, state, run_.deck.resolved());

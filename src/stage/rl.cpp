@@ -335,7 +335,7 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         const double pass = measure(step);
         record(step, result, lr, pass, now_seconds() - began, life);
         if (reference_every_ > 0 && step % reference_every_ == 0)
-            stack_.ops->copy(stack_.reference->flat_values(), stack_.policy->flat_values());
+            stack_.reference->copy_from(*stack_.policy, *stack_.ops);
         const bool stop = life.end_step(step);
         if (stop || step == total_ || life.due(step)) {
             const bool finished = step == total_;
@@ -370,7 +370,7 @@ ExitCode run_rl(Run& run) {
     if (run.deck.integer("eval.every") > 0)
         held_out = read({.files = "data.eval_path", .limit = "eval.limit"});
     log_data(run, report);
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile,
                 stack_needs(run.deck));
     load_start(run, stack, start);
     run.cut_back(start.step);

@@ -87,8 +87,11 @@ Run::Run(const Deck& d, MpiSession& session)
       tokenizer_files(share_tokenizer(d, grid.world())),
       tokenizer(make_tokenizer(tokenizer_files)),
       chat(make_chat_template(d, tokenizer_files, *tokenizer)),
-      device(make_cpu_device()),
-      arena(device.get()),
+      gpu(d.text("run.device") == "cuda" ? make_cuda_device(grid.world(), d.flag("run.share_gpus"))
+                                         : nullptr),
+      cpu(make_cpu_device()),
+      arena(&device()),
+      pinned(gpu ? &gpu->pinned() : cpu.get()),
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
            dir + "/stop"),
       watchdog(
@@ -108,6 +111,7 @@ Run::Run(const Deck& d, MpiSession& session)
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
+    log.info("device {}", device().name());
     for (const std::string& line : describe_policy_text(deck, tokenizer_files, *tokenizer, chat))
         log.info("{}", line);
 }

@@ -155,10 +155,10 @@ std::unique_ptr<Stack> load_policy(Run& run) {
     require<DeckError>(from != nullptr,
                        "stage = {} needs model.from: a run directory or a checkpoint",
                        run.deck.stage());
-    auto stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, run.arena,
+    auto stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, run.memory(),
                                          run.profile, stack_needs(run.deck));
-    load_parameters(*stack->policy, *from, "weights");
-    run.log.info("weights from {}\n{}", from->directory(), run.arena.table());
+    load_parameters(*stack->policy, *from, "weights", *stack->ops);
+    run.log.info("weights from {}\n{}", from->directory(), memory_table(run.memory()));
     return stack;
 }
 

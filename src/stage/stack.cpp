@@ -11,10 +11,45 @@
 namespace gradus {
 namespace {
 
-/// Rows of logits at once: at most 1024, and 64 MiB.
-std::int64_t head_rows(const ModelConfig& config) {
-    constexpr std::int64_t kRows = 1024, kFloats = (std::int64_t{64} << 20) / 4;
-    return std::clamp<std::int64_t>(kFloats / config.vocab_size, 1, kRows);
+bool on_gpu(const Deck& deck) { return deck.text("run.device") == "cuda"; }
+
+/// Rows of logits at once: on a CPU at most 1024 and 64 MiB; a GPU wants products of thousands of rows,
+/// at most 2.5 GiB.
+std::int64_t head_rows(const Deck& deck, const ModelConfig& config) {
+    const std::int64_t rows = on_gpu(deck) ? 4096 : 1024;
+    const std::int64_t bytes = on_gpu(deck) ? std::int64_t{2560} << 20 : std::int64_t{64} << 20;
+    return std::clamp<std::int64_t>(bytes / 4 * deck.integer("grid.tensor") / config.vocab_size, 1, rows);
+}
+
+DType model_dtype(const Deck& deck) {
+    const std::string& name = deck.text("model.dtype");
+    if (name == "auto") return on_gpu(deck) ? DType::bf16 : DType::f32;
+    require<DeckError>(name == "f32" || on_gpu(deck),
+                       "{}: model.dtype = {}: a CPU computes in f32 only; leave the key out, or set "
+                       "run.device = cuda",
+                       deck.origin("model.dtype"), name);
+    return name == "f32" ? DType::f32 : DType::bf16;
+}
+
+Recompute recompute_of(const Deck& deck) {
+    const std::string& what = deck.text("model.recompute");
+    return what == "block"       ? Recompute::block
+           : what == "attention" ? Recompute::attention
+                                 : Recompute::none;
+}
+
+std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const Grid& grid,
+                              const Transformer::Limits& limits, const RunMemory& memory) {
+    const OpsLimits bounds{.max_tokens = std::max(limits.max_tokens, limits.max_decode),
+                           .max_length = limits.max_length,
+                           .max_head_dim = config.is_latent() ? config.head_dim : config.rope_dim(),
+                           .max_heads = config.heads / grid.tensor_size(),
+                           .max_width = config.hidden,
+                           .max_decode = limits.max_decode};
+    if (!on_gpu(deck)) return make_cpu_ops(bounds, memory.device);
+    return make_cuda_ops(bounds, memory.device, memory.gpu,
+                         {.deterministic = deck.flag("run.deterministic"),
+                          .timeout = deck.number("run.timeout")});
 }
 
 /// Whether the deck trains the module of multi-token prediction.
@@ -52,9 +87,10 @@ Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
             .max_length = std::min(config.max_positions, micro),
             .train = needs.train,
             .mtp = trains_mtp(deck, needs),
-            .recompute = deck.text("model.recompute") == "block" ? Recompute::block : Recompute::none,
+            .recompute = recompute_of(deck),
             .max_decode = needs.generate ? deck.integer("rollout.slots") : 0,
-            .head_chunk = std::min(micro, head_rows(config))};
+            .head_chunk = std::min(micro, head_rows(deck, config)),
+            .dtype = model_dtype(deck)};
 }
 
 std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {
@@ -116,22 +152,22 @@ ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer) {
 }
 
 Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid,
-             const Tokenizer& tokenizer, Arena& arena, Profile& profile, const StackNeeds& needs)
+             const Tokenizer& tokenizer, const RunMemory& memory, Profile& profile,
+             const StackNeeds& needs)
     : config(model_config) {
+    Arena& arena = memory.device;
     config.check(grid.tensor_size(), grid.expert_size());
     require<DeckError>(!needs.generate || deck.integer("train.max_length") <= config.max_positions,
                        "{}: train.max_length = {} is more than the model's max_positions = {}",
                        deck.origin("train.max_length"), deck.integer("train.max_length"),
                        config.max_positions);
     const Transformer::Limits limits = model_limits(deck, config, needs);
-    ops = make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
-                        .max_length = limits.max_length,
-                        .max_head_dim = config.rope_dim()},
-                       arena);
-    policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy", limits.mtp);
+    ops = make_ops(deck, config, grid, limits, memory);
+    policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy", limits.mtp,
+                                            limits.dtype);
     if (needs.reference)
-        reference =
-            std::make_unique<ParameterSet>(config, grid, arena, false, "reference", limits.mtp);
+        reference = std::make_unique<ParameterSet>(config, grid, arena, false, "reference", limits.mtp,
+                                                   limits.dtype);
     model = std::make_unique<Transformer>(config, grid, *ops, arena, limits);
     if (needs.train) {
         optimizer = std::make_unique<AdamW>(
@@ -154,17 +190,27 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         std::int64_t bytes = needs.extra_checkpoint_bytes;
         for (const Slab& slab : optimizer->slabs()) bytes += slab.box.elements() * size_of(slab.dtype);
         if (reference)
-            for (const Slab& slab : parameter_slabs(*reference, grid, "reference"))
+            for (const Slab& slab : parameter_slabs(*reference, grid, "reference", *ops))
                 bytes += slab.box.elements() * size_of(slab.dtype);
         checkpoint_bytes = bytes;
-        checkpoints = std::make_unique<CheckpointWriter>(
-            grid.world(),
-            CheckpointOptions{.run_dir = deck.text("run.dir"),
-                              .keep = static_cast<int>(deck.integer("ckpt.keep")),
-                              .keep_every = deck.integer("ckpt.keep_every"),
-                              .background = deck.flag("ckpt.async")},
-            bytes, arena);
+        CheckpointOptions options{.run_dir = deck.text("run.dir"),
+                                  .keep = static_cast<int>(deck.integer("ckpt.keep")),
+                                  .keep_every = deck.integer("ckpt.keep_every"),
+                                  .background = deck.flag("ckpt.async")};
+        if (!ops->on_host())
+            options.fetch = [this](void* to, const Slab& slab) {
+                ops->download(to, Tensor(const_cast<void*>(slab.data), slab.dtype, slab.box.count));
+            };
+        checkpoints =
+            std::make_unique<CheckpointWriter>(grid.world(), std::move(options), bytes, memory.host);
     }
+}
+
+std::string memory_table(const RunMemory& memory) {
+    std::string text = memory.device.table();
+    if (&memory.host != &memory.device && memory.host.bytes() > 0)
+        text += "\nof the host:\n" + memory.host.table();
+    return text;
 }
 
 void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& stored,

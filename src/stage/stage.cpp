@@ -209,9 +209,10 @@ Plan plan_stage(const Deck& deck, int ranks) {
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
     const Grid grid =
         Grid::planned(ranks / tensor, tensor, static_cast<int>(deck.integer("grid.expert")));
-    Arena arena(nullptr);
+    Arena arena(nullptr), pinned(nullptr);
+    const RunMemory memory{arena, deck.text("run.device") == "cuda" ? pinned : arena};
     Profile profile;
-    const Stack stack(deck, config, grid, *tokenizer, arena, profile, stack_needs(deck));
+    const Stack stack(deck, config, grid, *tokenizer, memory, profile, stack_needs(deck));
     plan.text += fmt::format("{} parameters\n", format_count(static_cast<double>(config.parameters())));
     if (stage == "pretrain" || stage == "sft")
         plan.text += plan_step(deck, config, grid,
@@ -223,7 +224,7 @@ Plan plan_stage(const Deck& deck, int ranks) {
                                                    deck.integer("rl.group") /
                                                    deck.integer("rl.updates") *
                                                    deck.integer("train.max_length")));
-    plan.text += fmt::format("memory of a rank:\n{}", arena.table());
+    plan.text += fmt::format("memory of a rank:\n{}", memory_table(memory));
     return plan;
 }
 

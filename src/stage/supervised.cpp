@@ -61,7 +61,7 @@ ExitCode run_supervised(Run& run) {
         run.log.info("finished before, at step {}: nothing to do", start.step);
         return ExitCode::done;
     }
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.arena, run.profile,
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile,
                 {.train = true});
     load_start(run, stack, start);
     log_data(run, report);

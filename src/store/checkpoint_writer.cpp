@@ -21,11 +21,11 @@ namespace {
 constexpr std::int64_t kFileOverhead = std::int64_t{1} << 20, kBoxOverhead = 8192;
 
 Tensor take_staging(const CheckpointOptions& options, std::int64_t bytes, Arena& arena) {
-    if (!options.background || bytes <= 0) return {};
+    if ((!options.background && !options.fetch) || bytes <= 0) return {};
     return arena.take("checkpoint staging", DType::i32, {(bytes + 3) / 4});
 }
 
-ShardRecord describe(const std::vector<Slab>& slabs, int rank) {
+ShardRecord describe(const std::vector<Slab>& slabs, int rank, bool can_fetch) {
     ShardRecord shard{.rank = rank};
     std::map<std::string, int> boxes_of_tensor;
     for (const Slab& slab : slabs) {
@@ -34,9 +34,10 @@ ShardRecord describe(const std::vector<Slab>& slabs, int rank) {
         const int number = boxes_of_tensor[slab.tensor]++;
         r.dataset = number == 0 ? slab.tensor : fmt::format("{}@{}", slab.tensor, number);
         r.block_rows = rows_per_block(r.row_bytes());
-        if (slab.data == nullptr)
+        if (slab.data == nullptr || (slab.on_device && !can_fetch))
             shard.error =
-                fmt::format("rank {}: tensor {}: the slab has no data", rank, slab.tensor);
+                fmt::format("rank {}: tensor {}: the slab has no data that can be read", rank,
+                            slab.tensor);
         shard.boxes.push_back(std::move(r));
     }
     return shard;
@@ -61,6 +62,7 @@ struct CheckpointWriter::Impl {
     std::string deck;
     ShardRecord shard;
     std::vector<const void*> data;
+    std::vector<std::vector<char>> fetched;  ///< slabs of the device that staging has no room for
     std::thread thread;
     std::atomic<bool> written{false};
 
@@ -109,19 +111,27 @@ void CheckpointWriter::Impl::start(const std::vector<Slab>& slabs) {
     data.clear();
     std::int64_t bytes = 0;
     for (const Slab& slab : slabs) bytes += slab.box.elements() * size_of(slab.dtype);
-    // More than was announced is written at once, from where it lies.
-    const bool copy = options.background && bytes <= staging.bytes() && bytes > 0;
+    // More than was announced is written at once, from where it lies on the host.
+    const bool fits = bytes <= staging.bytes() && bytes > 0;
     auto* to = static_cast<char*>(staging.data());
+    fetched.clear();
     for (const Slab& slab : slabs) {
-        data.push_back(copy ? to : slab.data);
-        if (!copy) continue;
         const std::int64_t n = slab.box.elements() * size_of(slab.dtype);
-        std::memcpy(to, slab.data, static_cast<std::size_t>(n));
+        if (!fits && !slab.on_device) {
+            data.push_back(slab.data);
+            continue;
+        }
+        if (!fits) to = fetched.emplace_back(static_cast<std::size_t>(n)).data();
+        if (slab.on_device)
+            options.fetch(to, slab);
+        else
+            std::memcpy(to, slab.data, static_cast<std::size_t>(n));
+        data.push_back(to);
         to += n;
     }
     written = false;
     in_flight = true;
-    if (copy) try {
+    if (options.background && fits) try {
             thread = std::thread([this] { write_own_shard(); });
             return;
         } catch (const std::system_error&) {
@@ -190,7 +200,7 @@ void CheckpointWriter::write(std::int64_t step, const std::vector<Slab>& slabs, 
     std::vector<Slab> pieces;
     for (const Slab& slab : slabs)
         if (slab.box.elements() > 0) pieces.push_back(slab);
-    p.shard = describe(pieces, p.world.rank());
+    p.shard = describe(pieces, p.world.rank(), p.options.fetch != nullptr);
     p.agree_on_boxes();
     p.prepare_folder();
     p.start(pieces);

@@ -10,6 +10,19 @@ class CpuOps final : public Ops {
   public:
     CpuOps(const OpsLimits& limits, Arena& arena);
     const char* name() const override { return "cpu"; }
+    bool on_host() const override { return true; }
+    std::int64_t recorded_rows(std::int64_t rows) const override { return rows; }
+
+    // cpu_ops_host.cpp
+    void upload(Tensor to, const void* from) override;
+    void download(void* to, Tensor from) override;
+    std::unique_ptr<Recording> record(std::function<void()> work) override;
+    void all_reduce(Communicator& group, Tensor x, Reduce op) override;
+    void all_gather_blocks(Communicator& group, Tensor x,
+                           std::span<const std::int64_t> offsets) override;
+    void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
+                    Tensor recv, std::span<const std::int64_t> recv_offsets) override;
+    void fill_normal(Tensor x, const NormalFill& fill) override;
 
     // cpu_ops_dense.cpp
     void gemm(Tensor c, Tensor a, Transpose ta, Tensor b, Transpose tb, float alpha,
@@ -29,12 +42,18 @@ class CpuOps final : public Ops {
 
     // cpu_ops_block.cpp
     void rms_norm(Tensor out, Tensor inv_rms, Tensor x, Tensor weight, float eps) override;
+    void add_rms_norm(Tensor out, Tensor inv_rms, Tensor sum, Tensor x, Tensor delta, Tensor weight,
+                      float eps) override;
     void rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x, Tensor weight,
-                           Tensor inv_rms) override;
+                           Tensor inv_rms, bool accumulate) override;
     void rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm& form,
               float sign) override;
+    void split_heads(Tensor q, Tensor k, Tensor v, Tensor packed, Tensor bias, Tensor positions,
+                     Tensor inv_freq, const RotaryForm& form) override;
+    void merge_heads(Tensor packed, Tensor d_q, Tensor d_k, Tensor d_v, Tensor positions,
+                     Tensor inv_freq, const RotaryForm& form) override;
     void swiglu(Tensor out, Tensor gate, Tensor up) override;
-    void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate,
+    void swiglu_backward(Tensor d_gate, Tensor d_up, Tensor product, Tensor d_out, Tensor gate,
                          Tensor up) override;
 
     // cpu_ops_rows.cpp
@@ -77,14 +96,19 @@ class CpuOps final : public Ops {
     void head_max(Tensor row_max, Tensor logits, float inv_temperature) override;
     void head_sums(Tensor sums, Tensor logits, Tensor row_max, Tensor targets, std::int64_t offset,
                    float inv_temperature) override;
+    void head_statistics(Tensor row_max, Tensor sums, Tensor logits, Tensor targets,
+                         float inv_temperature) override;
     void head_finish(Tensor log_prob, Tensor entropy, Tensor sums) override;
-    void head_backward(Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
+    void head_backward(Tensor d_logits, Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
                        Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
                        float inv_temperature) override;
+    void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
+                const SamplingOptions& options) override;
 
     // cpu_ops_optim.cpp
     void sum_squares(Tensor result, Tensor x) override;
-    void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWStep& step) override;
+    void adamw(Tensor param, Tensor weight, Tensor grad, Tensor m, Tensor v,
+               const AdamWStep& step) override;
 
     void synchronize() override {}
 

@@ -28,9 +28,22 @@ void CpuOps::rms_norm(Tensor out, Tensor inv_rms, Tensor x, Tensor weight, float
     }
 }
 
+void CpuOps::add_rms_norm(Tensor out, Tensor inv_rms, Tensor sum, Tensor x, Tensor delta,
+                          Tensor weight, float eps) {
+    const auto n = x.elements();
+    require(sum.elements() == n && delta.elements() == n, "add_rms_norm: {} + {} to {}",
+            x.shape().text(), delta.shape().text(), sum.shape().text());
+    const float* a = x.f32();
+    const float* b = delta.f32();
+    float* to = sum.f32();
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) to[i] = a[i] + b[i];
+    rms_norm(out, inv_rms, sum, weight, eps);
+}
+
 /// With u = x inv: d_x = inv (d_out w - u mean(d_out w u)), d_weight += d_out u.
 void CpuOps::rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor x, Tensor weight,
-                               Tensor inv_rms) {
+                               Tensor inv_rms, bool accumulate) {
     const auto n = weight.elements();
     const auto rows = inv_rms.elements();
     require(x.elements() == rows * n, "rms_norm_backward: {} rows of {} from {}", rows, n,
@@ -50,8 +63,13 @@ void CpuOps::rms_norm_backward(Tensor d_x, Tensor d_weight, Tensor d_out, Tensor
             dw[i] += gx * inv;
         }
         const float back = dot * inv * inv * inv / static_cast<float>(n);
+        if (accumulate) {
 #pragma omp simd
-        for (std::int64_t i = 0; i < n; ++i) d[i] = g[i] * w[i] * inv - in[i] * back;
+            for (std::int64_t i = 0; i < n; ++i) d[i] += g[i] * w[i] * inv - in[i] * back;
+        } else {
+#pragma omp simd
+            for (std::int64_t i = 0; i < n; ++i) d[i] = g[i] * w[i] * inv - in[i] * back;
+        }
     }
 }
 
@@ -129,35 +147,105 @@ void CpuOps::rope(Tensor x, Tensor positions, Tensor inv_freq, const RotaryForm&
     }
 }
 
+void CpuOps::split_heads(Tensor q, Tensor k, Tensor v, Tensor packed, Tensor bias,
+                         Tensor positions, Tensor inv_freq, const RotaryForm& form) {
+    const auto tokens = packed.dim(0), width = packed.shape().row_elements();
+    const auto nq = q.shape().row_elements(), nkv = k.shape().row_elements();
+    require(nq + 2 * nkv == width && v.shape().row_elements() == nkv &&
+                (!bias || bias.elements() == width),
+            "split_heads: {} into {}, {}, {}", packed.shape().text(), q.shape().text(),
+            k.shape().text(), v.shape().text());
+    const auto part = [&](Tensor out, std::int64_t begin) {
+        const auto n = out.shape().row_elements();
+        const float* b = bias ? bias.f32() + begin : nullptr;
+        for (std::int64_t t = 0; t < tokens; ++t) {
+            const float* __restrict from = packed.f32() + t * width + begin;
+            float* __restrict to = out.f32() + t * n;
+            if (b == nullptr)
+                std::copy_n(from, n, to);
+            else
+                for (std::int64_t i = 0; i < n; ++i) to[i] = from[i] + b[i];
+        }
+    };
+    part(q, 0);
+    part(k, nq);
+    part(v, nq + nkv);
+    if (!inv_freq) return;
+    rope(q, positions, inv_freq, form, 1);
+    rope(k, positions, inv_freq, form, 1);
+}
+
+void CpuOps::merge_heads(Tensor packed, Tensor d_q, Tensor d_k, Tensor d_v, Tensor positions,
+                         Tensor inv_freq, const RotaryForm& form) {
+    const auto tokens = packed.dim(0), width = packed.shape().row_elements();
+    if (inv_freq) {
+        rope(d_q, positions, inv_freq, form, -1);
+        rope(d_k, positions, inv_freq, form, -1);
+    }
+    std::int64_t begin = 0;
+    for (const Tensor& in : {d_q, d_k, d_v}) {
+        const auto n = in.shape().row_elements();
+        for (std::int64_t t = 0; t < tokens; ++t)
+            std::copy_n(in.f32() + t * n, n, packed.f32() + t * width + begin);
+        begin += n;
+    }
+    require(begin == width, "merge_heads: {} numbers of a token into {}", begin, width);
+}
+
+namespace {
+
+/// Where gates and ups of a row lie.
+struct GateUp {
+    std::int64_t rows, columns, stride;
+
+    GateUp(const Tensor& product, const Tensor& gate, const Tensor& up)
+        : rows(up ? 1 : product.dim(0)),
+          columns(up ? product.elements() : product.shape().row_elements()),
+          stride(up ? columns : 2 * columns) {
+        require(gate.elements() == rows * stride && (!up || up.elements() == columns),
+                "swiglu: {}, {}, {}", product.shape().text(), gate.shape().text(),
+                up.shape().text());
+    }
+    /// The ups of row r, where gate and up are one tensor or two.
+    float* ups(const Tensor& gate, const Tensor& up, std::int64_t r) const {
+        return up ? up.f32() : gate.f32() + r * stride + columns;
+    }
+};
+
+}  // namespace
+
 void CpuOps::swiglu(Tensor out, Tensor gate, Tensor up) {
-    const auto n = out.elements();
-    require(gate.elements() == n && up.elements() == n, "swiglu: {}, {}, {}", out.shape().text(),
-            gate.shape().text(), up.shape().text());
-    float* o = out.f32();
-    const float* g = gate.f32();
-    const float* u = up.f32();
+    const GateUp at(out, gate, up);
+    for (std::int64_t r = 0; r < at.rows; ++r) {
+        float* o = out.f32() + r * at.columns;
+        const float* g = gate.f32() + r * at.stride;
+        const float* u = at.ups(gate, up, r);
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) o[i] = g[i] * sigmoid_f32(g[i]) * u[i];
+        for (std::int64_t i = 0; i < at.columns; ++i) o[i] = g[i] * sigmoid_f32(g[i]) * u[i];
+    }
 }
 
 /// silu'(g) = s + g s (1 - s), s = sigmoid(g)
-void CpuOps::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor d_out, Tensor gate, Tensor up) {
-    const auto n = d_out.elements();
-    require(gate.elements() == n && up.elements() == n, "swiglu_backward: {}, {}, {}",
-            d_out.shape().text(), gate.shape().text(), up.shape().text());
-    float* dg = d_gate.f32();
-    float* du = d_up.f32();
-    const float* d = d_out.f32();
-    const float* g = gate.f32();
-    const float* u = up.f32();
+void CpuOps::swiglu_backward(Tensor d_gate, Tensor d_up, Tensor product, Tensor d_out, Tensor gate,
+                             Tensor up) {
+    const GateUp at(d_out, gate, up);
+    // First, because the gradients may lie where gate and up do.
+    if (product) swiglu(product, gate, up);
+    for (std::int64_t r = 0; r < at.rows; ++r) {
+        const float* d = d_out.f32() + r * at.columns;
+        const float* g = gate.f32() + r * at.stride;
+        const float* u = at.ups(gate, up, r);
+        float* dg = d_gate.f32() + r * at.stride;
+        float* du = at.ups(d_gate, d_up, r);
 #pragma omp simd
-    for (std::int64_t i = 0; i < n; ++i) {
-        const float s = sigmoid_f32(g[i]);
-        const float silu = g[i] * s;
-        const float out = d[i];
-        const float slope = out * u[i] * (s + silu * (1.0f - s));
-        dg[i] = slope;
-        du[i] = out * silu;
+        for (std::int64_t i = 0; i < at.columns; ++i) {
+            const float s = sigmoid_f32(g[i]);
+            const float silu = g[i] * s;
+            const float out = d[i];
+            const float slope = out * u[i] * (s + silu * (1.0f - s));
+            dg[i] = slope;
+            du[i] = out * silu;
+        }
     }
 }
 

@@ -69,6 +69,12 @@ void CpuOps::head_sums(Tensor sums, Tensor logits, Tensor row_max, Tensor target
     }
 }
 
+void CpuOps::head_statistics(Tensor row_max, Tensor sums, Tensor logits, Tensor targets,
+                             float inv_temperature) {
+    head_max(row_max, logits, inv_temperature);
+    head_sums(sums, logits, row_max, targets, 0, inv_temperature);
+}
+
 void CpuOps::head_finish(Tensor log_prob, Tensor entropy, Tensor sums) {
     const auto rows = log_prob.elements();
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -79,13 +85,14 @@ void CpuOps::head_finish(Tensor log_prob, Tensor entropy, Tensor sums) {
     }
 }
 
-void CpuOps::head_backward(Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
-                           Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
+void CpuOps::head_backward(Tensor d_logits, Tensor logits, Tensor row_max, Tensor sums,
+                           Tensor targets, Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
                            float inv_temperature) {
     const auto n = logits.shape().row_elements();
     const auto rows = logits.dim(0);
     for (std::int64_t r = 0; r < rows; ++r) {
-        float* z = logits.f32() + r * n;
+        const float* z = logits.f32() + r * n;
+        float* d = d_logits.f32() + r * n;
         const float* s = sums.f32() + 3 * r;
         const float max = row_max.f32()[r];
         const float log_sum = std::log(s[0]);
@@ -100,10 +107,10 @@ void CpuOps::head_backward(Tensor logits, Tensor row_max, Tensor sums, Tensor ta
             const float y = z[j] * inv_temperature - max;
             const float p = exp_f32(y) * inverse;
             const float slope = p == 0.0f ? 0.0f : p * (y + shift);
-            z[j] = -g * p - h * slope;
+            d[j] = -g * p - h * slope;
         }
         const auto target = targets.i32()[r] - offset;
-        if (targets.i32()[r] >= 0 && target >= 0 && target < n) z[target] += g;
+        if (targets.i32()[r] >= 0 && target >= 0 && target < n) d[target] += g;
     }
 }
 

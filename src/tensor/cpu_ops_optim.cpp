@@ -21,11 +21,13 @@ void CpuOps::sum_squares(Tensor result, Tensor x) {
 
 /// m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2,
 /// param = param (1 - lr wd) - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
-void CpuOps::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWStep& step) {
+void CpuOps::adamw(Tensor param, Tensor weight, Tensor grad, Tensor m, Tensor v,
+                   const AdamWStep& step) {
     const auto n = param.elements();
     require(grad.elements() == n && m.elements() == n && v.elements() == n,
             "adamw: param {}, grad {}, m {}, v {}", param.shape().text(), grad.shape().text(),
             m.shape().text(), v.shape().text());
+    require(!weight || weight.data() == param.data(), "adamw: weights are float32 on a CPU");
     const auto t = static_cast<double>(step.step);
     const double correction1 = 1.0 - std::pow(static_cast<double>(step.beta1), t);
     const double correction2 = 1.0 - std::pow(static_cast<double>(step.beta2), t);
@@ -37,11 +39,12 @@ void CpuOps::adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWSte
     const float eps = step.eps;
     const float grad_scale = step.grad_scale;
     float* __restrict p = param.f32();
-    const float* __restrict g = grad.f32();
+    float* __restrict g = grad.f32();
     float* __restrict m1 = m.f32();
     float* __restrict m2 = v.f32();
     for (std::int64_t i = 0; i < n; ++i) {
         const float gi = g[i] * grad_scale;
+        g[i] = 0;
         m1[i] = b1 * m1[i] + (1.0f - b1) * gi;
         m2[i] = b2 * m2[i] + (1.0f - b2) * gi * gi;
         p[i] = p[i] * keep - rate * m1[i] / (std::sqrt(m2[i]) * root + eps);

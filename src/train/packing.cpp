@@ -116,8 +116,9 @@ BatchPlan plan_batch(std::span<const std::int64_t> lengths, std::int64_t micro_t
     return plan;
 }
 
-MicroBatch::MicroBatch(std::int64_t max_tokens, Arena& arena)
-    : max_tokens_(max_tokens),
+MicroBatch::MicroBatch(std::int64_t max_tokens, Ops& ops, Arena& arena)
+    : ops_(ops),
+      max_tokens_(max_tokens),
       token_buffer_(arena.take("batch.tokens", DType::i32, {max_tokens})),
       position_buffer_(arena.take("batch.positions", DType::i32, {max_tokens})),
       start_buffer_(arena.take("batch.starts", DType::i32, {max_tokens + 1})),
@@ -134,38 +135,41 @@ void MicroBatch::fill(std::span<const Sequence* const> sequences, bool all_targe
             max_tokens_);
     starts_host_.assign(1, 0);
     packed_.packing.max_length = 0;
-    std::int32_t* token = token_buffer_.i32();
-    std::int32_t* position = position_buffer_.i32();
-    std::int32_t* target = target_buffer_.i32();
-    std::int32_t* next = next_buffer_.i32();
-    std::int32_t* second = second_buffer_.i32();
+    std::vector<std::int32_t> tokens, positions, starts(1, 0), targets, next, second;
+    for (auto* v : {&tokens, &positions, &targets, &next, &second})
+        v->reserve(static_cast<std::size_t>(total));
     for (const Sequence* s : sequences) {
         const std::size_t n = s->tokens.size();
         require(all_targets || s->weight.size() == n,
                 "sequence {} has {} tokens and {} weights", s->address, n, s->weight.size());
         for (std::size_t t = 0; t < n; ++t) {
-            *token++ = s->tokens[t];
-            *position++ = static_cast<std::int32_t>(t);
             const auto target_at = [&](std::size_t at) {
                 return at < n && (all_targets || s->weight[at] != 0) ? s->tokens[at] : -1;
             };
-            *target++ = target_at(t + 1);
-            *next++ = t + 1 < n ? s->tokens[t + 1] : -1;
-            *second++ = target_at(t + 2);
+            tokens.push_back(s->tokens[t]);
+            positions.push_back(static_cast<std::int32_t>(t));
+            targets.push_back(target_at(t + 1));
+            next.push_back(t + 1 < n ? s->tokens[t + 1] : -1);
+            second.push_back(target_at(t + 2));
         }
         const auto length = static_cast<std::int64_t>(n);
         starts_host_.push_back(starts_host_.back() + length);
+        starts.push_back(static_cast<std::int32_t>(starts_host_.back()));
         packed_.packing.max_length = std::max(packed_.packing.max_length, length);
     }
-    std::copy(starts_host_.begin(), starts_host_.end(), start_buffer_.i32());
     tokens_ = total;
-    packed_.tokens = token_buffer_.as({total});
-    packed_.packing.starts = start_buffer_.as({count + 1});
-    packed_.packing.positions = position_buffer_.as({total});
+    const auto put = [&](const Tensor& buffer, const std::vector<std::int32_t>& values) {
+        const Tensor to = buffer.as({static_cast<std::int64_t>(values.size())});
+        ops_.upload(to, values.data());
+        return to;
+    };
+    packed_.tokens = put(token_buffer_, tokens);
+    packed_.packing.starts = put(start_buffer_, starts);
+    packed_.packing.positions = put(position_buffer_, positions);
     packed_.packing.sequences = count;
-    targets_ = target_buffer_.as({total});
-    next_ = next_buffer_.as({total});
-    second_targets_ = second_buffer_.as({total});
+    targets_ = put(target_buffer_, targets);
+    next_ = put(next_buffer_, next);
+    second_targets_ = put(second_buffer_, second);
 }
 
 }  // namespace gradus

@@ -148,20 +148,59 @@ Trainer::Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer,
       ops_(ops),
       profile_(profile),
       limits_(limits),
-      micro_(limits.micro_tokens, arena),
+      micro_(limits.micro_tokens, ops, arena),
       log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
-      d_hidden_(arena.take("batch.d_hidden", DType::f32,
+      d_hidden_(arena.take("batch.d_hidden", parameters.dtype(),
                            {limits.micro_tokens, model.config().hidden})) {
     if (limits.mtp_coef > 0)
-        d_mtp_hidden_ = arena.take("batch.d_hidden", DType::f32,
+        d_mtp_hidden_ = arena.take("batch.d_hidden", parameters.dtype(),
                                    {limits.micro_tokens, model.config().hidden});
 }
 
+void Trainer::download_log_probs(std::int64_t n) {
+    rows_.log_prob.resize(static_cast<std::size_t>(n));
+    rows_.entropy.resize(static_cast<std::size_t>(n));
+    ops_.download(rows_.log_prob.data(), log_prob_.as({n}));
+    ops_.download(rows_.entropy.data(), entropy_.as({n}));
+}
+
+void Trainer::upload_gradients(std::int64_t n) {
+    ops_.upload(d_log_prob_.as({n}), rows_.d_log_prob.data());
+    ops_.upload(d_entropy_.as({n}), rows_.d_entropy.data());
+}
+
+void Trainer::head_and_loss(std::span<const Sequence* const> members, Tensor hidden,
+                            float inv_temperature, bool update, bool linear, const Loss& loss,
+                            Tensor d_hidden) {
+    Profile::Region region(profile_, "train.head");
+    const std::int64_t n = micro_.tokens();
+    const auto rows = static_cast<std::size_t>(n);
+    const Tensor log_prob = log_prob_.as({n}), entropy = entropy_.as({n});
+    rows_.d_log_prob.assign(rows, 0.0f);
+    rows_.d_entropy.assign(rows, 0.0f);
+    if (update && linear) {
+        rows_.log_prob.assign(rows, 0.0f);
+        rows_.entropy.assign(rows, 0.0f);
+        loss(members);
+        upload_gradients(n);
+        model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature,
+                             d_log_prob_.as({n}), d_entropy_.as({n}), d_hidden, log_prob, entropy);
+        return;
+    }
+    model_.head_log_probs(parameters_, hidden, micro_.targets(), inv_temperature, log_prob, entropy);
+    download_log_probs(n);
+    loss(members);
+    if (!update) return;
+    upload_gradients(n);
+    model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature,
+                         d_log_prob_.as({n}), d_entropy_.as({n}), d_hidden);
+}
+
 void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature,
-                                bool update, const Loss& loss, const MoreLoss& more) {
+                                bool update, bool linear, const Loss& loss, const MoreLoss& more) {
     const double balance =
         limits_.balance_coef / std::max(1.0, static_cast<double>(batch.size()));
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
@@ -176,25 +215,26 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
             hidden = model_.forward(parameters_, micro_.packed(), update);
         }
         const std::int64_t n = micro_.tokens();
-        const Tensor d_log_prob = d_log_prob_.as({n}), d_entropy = d_entropy_.as({n});
         const Tensor d_hidden = d_hidden_.as({n, model_.config().hidden});
-        {
-            Profile::Region region(profile_, "train.head");
-            model_.head_log_probs(parameters_, hidden, micro_.targets(), inv_temperature,
-                                  log_prob_.as({n}), entropy_.as({n}));
-            ops_.fill(d_log_prob, 0);
-            ops_.fill(d_entropy, 0);
-            ops_.synchronize();
-            loss(members);
-            if (!update) continue;
-            model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature, d_log_prob,
-                                 d_entropy, d_hidden);
-        }
+        head_and_loss(members, hidden, inv_temperature, update, linear, loss, d_hidden);
+        if (!update) continue;
+        if (linear) pending_ = members;
+        if (more) take_pending(loss);  // the module takes the memory of the log-probs
         if (more) more(members, d_hidden, balance);
-        Profile::Region region(profile_, "train.backward");
-        model_.backward(parameters_, micro_.packed(), d_hidden, balance);
-        ops_.synchronize();
+        {
+            Profile::Region region(profile_, "train.backward");
+            model_.backward(parameters_, micro_.packed(), d_hidden, balance);
+            ops_.synchronize();
+        }
+        take_pending(loss);
     }
+}
+
+void Trainer::take_pending(const Loss& loss) {
+    if (pending_.empty()) return;
+    download_log_probs(micro_.tokens());
+    loss(pending_);
+    pending_.clear();
 }
 
 Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, bool update) {
@@ -207,8 +247,6 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
             second_sum += more_tokens(members, counts.second, d_hidden, balance);
         };
     const Loss loss_of = [&](std::span<const Sequence* const> members) {
-        const std::span<const float> log_prob = log_prob_.floats();
-        const std::span<float> d_log_prob = d_log_prob_.floats();
         for (std::size_t i = 0; i < members.size(); ++i) {
             const Sequence& s = *members[i];
             double loss = 0;
@@ -216,14 +254,14 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
                 if (!(s.weight[t] > 0)) continue;
                 const auto r =
                     static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t)));
-                loss -= static_cast<double>(s.weight[t]) * log_prob[r];
-                d_log_prob[r] = static_cast<float>(-s.weight[t] / counts.trained);
+                loss -= static_cast<double>(s.weight[t]) * rows_.log_prob[r];
+                rows_.d_log_prob[r] = static_cast<float>(-s.weight[t] / counts.trained);
             }
             if (!std::isfinite(loss)) first_bad = std::min(first_bad, s.address);
             sum += loss;
         }
     };
-    run_micro_batches(batch, 1.0f, update, loss_of, more);
+    run_micro_batches(batch, 1.0f, update, true, loss_of, more);
     TokenResult result{.loss = grid_.data().sum(sum) / std::max(1.0, counts.trained),
                        .tokens = counts.tokens,
                        .trained_tokens = counts.trained};
@@ -236,28 +274,31 @@ double Trainer::more_tokens(std::span<const Sequence* const> members, double cou
                             Tensor d_hidden, double balance) {
     Profile::Region region(profile_, "train.mtp");
     const std::int64_t n = micro_.tokens();
-    const Tensor log_prob = log_prob_.as({n}), d_log_prob = d_log_prob_.as({n});
-    const Tensor d_entropy = d_entropy_.as({n}), d_out = d_mtp_hidden_.as(d_hidden.shape());
+    const Tensor d_out = d_mtp_hidden_.as(d_hidden.shape());
     const Tensor out = model_.mtp_forward(parameters_, micro_.packed(), micro_.next());
-    model_.head_log_probs(parameters_, out, micro_.second_targets(), 1.0f, log_prob,
-                          entropy_.as({n}));
-    ops_.fill(d_log_prob, 0);
-    ops_.fill(d_entropy, 0);
-    ops_.synchronize();
-    double sum = 0;
-    for (std::size_t i = 0; i < members.size(); ++i) {
-        const Sequence& s = *members[i];
-        for (std::size_t t = 2; t < s.tokens.size(); ++t) {
-            if (!(s.weight[t] > 0)) continue;
-            const auto r = static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t) - 1));
-            sum -= static_cast<double>(s.weight[t]) * log_prob.floats()[r];
-            d_log_prob.floats()[r] = static_cast<float>(-limits_.mtp_coef * s.weight[t] / count);
+    rows_.d_log_prob.assign(static_cast<std::size_t>(n), 0.0f);
+    rows_.d_entropy.assign(static_cast<std::size_t>(n), 0.0f);
+    const auto each = [&](const auto& body) {
+        for (std::size_t i = 0; i < members.size(); ++i) {
+            const Sequence& s = *members[i];
+            for (std::size_t t = 2; t < s.tokens.size(); ++t)
+                if (s.weight[t] > 0)
+                    body(s.weight[t], static_cast<std::size_t>(
+                                          micro_.row(i, static_cast<std::int64_t>(t) - 1)));
         }
-    }
-    model_.head_backward(parameters_, out, micro_.second_targets(), 1.0f, d_log_prob, d_entropy,
-                         d_out);
+    };
+    each([&](float weight, std::size_t row) {
+        rows_.d_log_prob[row] = static_cast<float>(-limits_.mtp_coef * weight / count);
+    });
+    upload_gradients(n);
+    model_.head_backward(parameters_, out, micro_.second_targets(), 1.0f, d_log_prob_.as({n}),
+                         d_entropy_.as({n}), d_out, log_prob_.as({n}), entropy_.as({n}));
     model_.mtp_backward(parameters_, micro_.packed(), micro_.next(), d_out, d_hidden, balance);
-    ops_.synchronize();
+    download_log_probs(n);
+    double sum = 0;
+    each([&](float weight, std::size_t row) {
+        sum -= static_cast<double>(weight) * rows_.log_prob[row];
+    });
     return sum;
 }
 
@@ -294,7 +335,7 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
         for (std::size_t i = 0; i < members.size(); ++i) {
             const Sequence& s = *members[i];
             PolicyLossSums sums;
-            columns.gather(s, i, micro_, log_prob_.floats(), entropy_.floats());
+            columns.gather(s, i, micro_, rows_.log_prob, rows_.entropy);
             policy_loss<float>(options, normalizer, columns.log_prob, columns.entropy,
                                columns.old_log_prob, columns.ref_log_prob, columns.advantage,
                                columns.d_log_prob, columns.d_entropy, sums);
@@ -302,13 +343,13 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
             add(result.sums, sums);
             for (std::size_t k = 0; k < columns.row.size(); ++k) {
                 const auto r = static_cast<std::size_t>(columns.row[k]);
-                d_log_prob_.floats()[r] = columns.d_log_prob[k];
-                d_entropy_.floats()[r] = columns.d_entropy[k];
+                rows_.d_log_prob[r] = columns.d_log_prob[k];
+                rows_.d_entropy[r] = columns.d_entropy[k];
             }
             if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
         }
     };
-    run_micro_batches(batch, inverse(temperature), true, loss);
+    run_micro_batches(batch, inverse(temperature), true, false, loss);
     reduce(result.sums, grid_.data());
     result.loss = result.sums.loss;
     check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
@@ -332,12 +373,12 @@ std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameter
         const std::int64_t n = micro_.tokens();
         model_.head_log_probs(parameters, hidden, micro_.targets(), inv_temperature,
                               log_prob_.as({n}), entropy_.as({n}));
-        ops_.synchronize();
+        download_log_probs(n);
         for (std::size_t i = 0; i < indices.size(); ++i) {
             const auto index = static_cast<std::size_t>(indices[i]);
             const std::size_t length = batch[index].tokens.size();
             if (length < 2) continue;
-            const float* first = log_prob_.f32() + micro_.row(i, 1);
+            const float* first = rows_.log_prob.data() + micro_.row(i, 1);
             std::copy_n(first, length - 1, flat.data() + starts[index] + 1);
         }
     }

@@ -19,6 +19,7 @@ struct ParameterInfo {
     bool decay = true;     ///< weight decay applies (matrices, not norms and biases)
     bool trained = true;   ///< has a gradient (the router's correction bias has none)
     bool mtp = false;      ///< of the multi-token prediction module
+    bool joined = false;   ///< lies in memory right behind the one before: one product serves both
 };
 
 /// All parameters of a model, in a fixed order.

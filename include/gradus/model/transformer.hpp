@@ -14,7 +14,9 @@
 
 namespace gradus {
 
-enum class Recompute { none, block };
+/// What of a block is computed again in the backward pass instead of being kept: nothing, its attention
+/// (with its projections), or all but its input.
+enum class Recompute { none, attention, block };
 
 /// Input of a pass: packed sequences of one micro-batch. Built on the host by train/packing.
 struct PackedTokens {
@@ -42,11 +44,14 @@ class Transformer {
         Recompute recompute = Recompute::none;
         std::int64_t max_decode = 0;   ///< rows of a decode step, 0: none
         std::int64_t head_chunk = 512; ///< tokens whose logits exist at once
+        DType dtype = DType::f32;      ///< of weights and activations
     };
     Transformer(const ModelConfig& config, const Grid& grid, Ops& ops, Arena& arena, Limits limits);
     ~Transformer();
 
     const ModelConfig& config() const;
+    /// Of weights and activations.
+    DType dtype() const;
 
     /// Hidden states after the final norm, [T, H], valid until the next pass. Where `keep` the
     /// activations for `backward` are kept.
@@ -81,8 +86,11 @@ class Transformer {
                         float inv_temperature, Tensor log_prob, Tensor entropy);
     /// Recomputes the logits chunk by chunk. d_hidden [R, H] is written; the head's weight gradient
     /// +=. d_log_prob, d_entropy f32 [R].
+    /// log_prob and entropy, where not null, are written as by head_log_probs: where the gradients do
+    /// not depend on them, one pass gives both.
     void head_backward(ParameterSet& parameters, Tensor hidden, Tensor targets,
-                       float inv_temperature, Tensor d_log_prob, Tensor d_entropy, Tensor d_hidden);
+                       float inv_temperature, Tensor d_log_prob, Tensor d_entropy, Tensor d_hidden,
+                       Tensor log_prob = {}, Tensor entropy = {});
 
     // Generation. Caches are one a layer, this rank's key/value heads.
     /// Prefill: a forward pass that also stores keys and values at slot i32 [T]. Returns hidden.
@@ -94,9 +102,12 @@ class Transformer {
                   Tensor page_table, Tensor lengths, std::span<const PagedCache> caches);
     /// Most rows that one call of logits() takes: head_chunk.
     std::int64_t logit_rows() const;
-    /// Logits of hidden rows over the whole vocabulary, gathered over tensor ranks: [R, V] on the
-    /// host, R <= head_chunk. Valid until the next call.
-    std::span<const float> logits(const ParameterSet& parameters, Tensor hidden);
+    /// Logits of hidden rows over the whole vocabulary, gathered over tensor ranks: f32 [R, V],
+    /// R <= head_chunk. Valid until the next call.
+    Tensor logits(const ParameterSet& parameters, Tensor hidden);
+    /// Whether decode() and logits() can be recorded (Ops::record): a layer with experts asks the host
+    /// where tokens go.
+    bool decode_is_recordable() const;
 
   private:
     struct Impl;

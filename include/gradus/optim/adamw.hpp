@@ -24,8 +24,9 @@ OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size);
 
 /// AdamW with ZeRO-1: first and second moments exist only for owned rows, so each piece of state is
 /// a box in the tensor's own index space. Rows of a tensor are cut over the data ranks, those of
-/// experts (a row is an expert) over the data ranks that hold the same ones. Parameters are float32
-/// here, thus their own master. What is not trained has no moments and stays as it is.
+/// experts (a row is an expert) over the data ranks that hold the same ones. Parameters of float32 are
+/// their own master; those of bfloat16 have a float32 master beside the moments, which is what a
+/// checkpoint holds. What is not trained has no moments and stays as it is.
 class AdamW {
   public:
     AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena, AdamWOptions options);
@@ -39,14 +40,19 @@ class AdamW {
 
     /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns.
     std::vector<Slab> slabs() const;
-    /// Restores moments and the count of steps (weights are loaded by load_parameters).
+    /// Restores moments and the count of steps (parameters are loaded by load_parameters, masters by
+    /// load_masters).
     void load(const CheckpointReader& reader, std::int64_t steps);
+    /// The masters, from "weights/" of a checkpoint, in full precision; or from the parameters.
+    void load_masters(const CheckpointReader& reader);
+    void masters_from_parameters();
 
   private:
     struct Piece {
         std::size_t parameter;
         OwnedRows rows;
-        Tensor m, v;  ///< null for what is not trained
+        Tensor m, v;    ///< null for what is not trained
+        Tensor master;  ///< null where the parameter is its own
     };
     /// Over the whole model, from gradients already summed over data ranks.
     double gradient_norm();
@@ -61,12 +67,12 @@ class AdamW {
 };
 
 /// This rank's box of every parameter from `group` ("weights", "reference") of a checkpoint, which may
-/// hold them in any type of floats; they become float32.
+/// hold them in any type of floats; they become the set's type.
 /// Throws CheckpointError naming a tensor that is missing or of another shape.
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
-                     const std::string& group);
+                     const std::string& group, Ops& ops);
 /// Slabs of a parameter set that no optimiser owns (the reference): rows cut over data ranks.
 std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& grid,
-                                  const std::string& group);
+                                  const std::string& group, const Ops& ops);
 
 }  // namespace gradus

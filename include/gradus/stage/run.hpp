@@ -18,7 +18,7 @@
 #include "gradus/ranks/watchdog.hpp"
 #include "gradus/stage/data.hpp"
 #include "gradus/stage/policy_text.hpp"
-#include "gradus/tensor/arena.hpp"
+#include "gradus/stage/stack.hpp"
 
 namespace gradus {
 
@@ -38,11 +38,15 @@ class Run {
     TokenizerFiles tokenizer_files;
     std::unique_ptr<Tokenizer> tokenizer;
     ChatTemplate chat;
-    std::unique_ptr<Device> device;
-    Arena arena;
+    std::unique_ptr<CudaDevice> gpu;  ///< null on a CPU
+    std::unique_ptr<Device> cpu;
+    Arena arena;                      ///< of the device
+    Arena pinned;                     ///< of the host, beside a GPU
     StopPoll stop;
     Watchdog watchdog;
 
+    Device& device() const { return gpu ? *gpu : *cpu; }
+    RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
     /// Work begins: writes deck.resolved.

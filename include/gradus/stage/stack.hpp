@@ -11,6 +11,7 @@
 #include "gradus/optim/learning_rate.hpp"
 #include "gradus/rollout/engine.hpp"
 #include "gradus/store/checkpoint.hpp"
+#include "gradus/tensor/backend.hpp"
 #include "gradus/text/chat_template.hpp"
 #include "gradus/train/trainer.hpp"
 
@@ -25,11 +26,20 @@ struct StackNeeds {
     std::int64_t extra_checkpoint_bytes = 0;
 };
 
+/// Memory of a run: the device's, and the host's for what is copied from there; one arena on a CPU.
+struct RunMemory {
+    Arena& device;
+    Arena& host;
+    CudaDevice* gpu = nullptr;  ///< null on a CPU and where the run is planned only
+};
+/// The tables of both.
+std::string memory_table(const RunMemory& memory);
+
 /// Policy, optimiser, trainer, engine and checkpoint writer of a stage, with all their memory, built
 /// from the deck in one fixed order, so that a planned arena counts exactly what a run takes.
 struct Stack {
     Stack(const Deck& deck, const ModelConfig& config, const Grid& grid, const Tokenizer& tokenizer,
-          Arena& arena, Profile& profile, const StackNeeds& needs);
+          const RunMemory& memory, Profile& profile, const StackNeeds& needs);
 
     ModelConfig config;
     std::unique_ptr<Ops> ops;

@@ -25,6 +25,7 @@ struct Slab {
     Shape global;        ///< shape of the whole tensor
     Box box;             ///< what this slab covers of it
     const void* data = nullptr;
+    bool on_device = false;  ///< `data` is memory of the device (CheckpointOptions::fetch)
 };
 
 struct CheckpointOptions {
@@ -32,6 +33,8 @@ struct CheckpointOptions {
     int keep = 2;                 ///< newest K stay
     std::int64_t keep_every = 0;  ///< every M-th step stays too; 0: none
     bool background = true;       ///< a thread writes while the run goes on
+    /// Copies a slab of device memory to the host. Slabs of the host are copied without it.
+    std::function<void(void* to, const Slab& slab)> fetch;
     /// Told of memory of slabs (begin, bytes) that is in the file now, by the thread that writes.
     std::function<void(const void*, std::int64_t)> written;
 };
@@ -39,8 +42,8 @@ struct CheckpointOptions {
 /// Writes checkpoints of one run. All calls are collective over `world`.
 class CheckpointWriter {
   public:
-    /// `staging_bytes`: size of this rank's largest checkpoint, taken from `arena` as
-    /// "checkpoint staging" where background writing is on.
+    /// `staging_bytes`: size of this rank's largest checkpoint, taken from `arena` (host memory) as
+    /// "checkpoint staging" where background writing is on or slabs are fetched from a device.
     CheckpointWriter(Communicator& world, CheckpointOptions options, std::int64_t staging_bytes,
                      Arena& arena);
     ~CheckpointWriter();

@@ -106,6 +106,10 @@ class Ops {
   public:
     virtual ~Ops() = default;
     virtual const char* name() const = 0;
+    /// Whether tensors are memory that the host can read and write.
+    virtual bool on_host() const = 0;
+    /// Rows to which a step of `rows` is filled up, so that few recordings serve all steps.
+    virtual std::int64_t recorded_rows(std::int64_t rows) const = 0;
 
     // Between host and device, and between ranks
     /// Host memory -> device; `from` may be changed on return.

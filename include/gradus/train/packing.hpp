@@ -34,7 +34,7 @@ BatchPlan plan_batch(std::span<const std::int64_t> lengths, std::int64_t micro_t
 /// Fixed memory for one micro-batch on the device.
 class MicroBatch {
   public:
-    MicroBatch(std::int64_t max_tokens, Arena& arena);
+    MicroBatch(std::int64_t max_tokens, Ops& ops, Arena& arena);
     /// Packs the sequences; row t of the model's output predicts targets[t] = token t + 1 of the
     /// same sequence, -1 at a sequence's end and where the weight of that token is 0 (unless
     /// `all_targets`).
@@ -53,6 +53,7 @@ class MicroBatch {
     }
 
   private:
+    Ops& ops_;
     std::int64_t max_tokens_, tokens_ = 0;
     Tensor token_buffer_, position_buffer_, start_buffer_, target_buffer_, next_buffer_,
         second_buffer_;

@@ -64,14 +64,24 @@ class Trainer {
                                               double temperature);
 
   private:
-    /// Called once a micro-batch with log_prob_ and entropy_ of its rows; gives d_log_prob_ and
-    /// d_entropy_, which are zero before.
+    /// Called once a micro-batch: from rows_.log_prob and rows_.entropy it gives rows_.d_log_prob and
+    /// rows_.d_entropy, which are zero before.
     using Loss = std::function<void(std::span<const Sequence* const>)>;
     /// Called before the backward pass, adds to d_hidden; the last is the weight of the balance loss.
     using MoreLoss = std::function<void(std::span<const Sequence* const>, Tensor, double)>;
-    /// This rank's micro-batches: forward, loss and, where `update`, backward.
+    /// This rank's micro-batches: forward, loss and, where `update`, backward. `linear`: the loss's
+    /// gradients do not depend on the log-probs; it is called twice, first for the gradients (log-probs
+    /// zero), then for the loss, and the head is passed once.
     void run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature, bool update,
-                           const Loss& loss, const MoreLoss& more = {});
+                           bool linear, const Loss& loss, const MoreLoss& more = {});
+    /// Head of the micro-batch at hand, and the loss over it; d_hidden is written where `update`.
+    void head_and_loss(std::span<const Sequence* const> members, Tensor hidden,
+                       float inv_temperature, bool update, bool linear, const Loss& loss,
+                       Tensor d_hidden);
+    /// The second call of a linear loss, for the micro-batch whose log-probs have not been read.
+    void take_pending(const Loss& loss);
+    void download_log_probs(std::int64_t n);
+    void upload_gradients(std::int64_t n);
     TokenResult next_token(const std::vector<Sequence>& batch, bool update);
     bool predicts_more(bool update) const { return update && limits_.mtp_coef > 0; }
     /// The module's forward and backward for the micro-batch at hand; d_hidden += . Returns the sum
@@ -90,6 +100,11 @@ class Trainer {
     Limits limits_;
     MicroBatch micro_;
     Tensor log_prob_, entropy_, d_log_prob_, d_entropy_, d_hidden_, d_mtp_hidden_;
+    /// The same on the host, an entry a row of the micro-batch at hand.
+    struct HostRows {
+        std::vector<float> log_prob, entropy, d_log_prob, d_entropy;
+    } rows_;
+    std::vector<const Sequence*> pending_;  ///< members of that micro-batch
 };
 
 }  // namespace gradus
