@@ -82,6 +82,10 @@ class CpuOps final : public Ops {
                        Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
                        float inv_temperature) override;
 
+    // cpu_ops_sample.cpp
+    void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
+                const SamplingOptions& options) override;
+
     // cpu_ops_optim.cpp
     void sum_squares(Tensor result, Tensor x) override;
     void adamw(Tensor param, Tensor grad, Tensor m, Tensor v, const AdamWStep& step) override;
