@@ -105,6 +105,10 @@ class CpuOps final : public Ops {
     void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
                 const SamplingOptions& options) override;
 
+    // cpu_ops_sample.cpp
+    void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
+                const SamplingOptions& options) override;
+
     // cpu_ops_optim.cpp
     void sum_squares(Tensor result, Tensor x) override;
     void adamw(Tensor param, Tensor weight, Tensor grad, Tensor m, Tensor v,
