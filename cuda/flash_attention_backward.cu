@@ -11,9 +11,9 @@
 //
 // On tensor cores (as forward): four warps of 16 rows, two stages of columns in shared memory.
 // Bound: shared memory, whose 512 bytes a load serve 4096 multiplications of a warp's 16 rows; 7
-// products where 5 would do without the second P and dS. Reached on an H100, 4 sequences of 4096, 12
-// heads on 2, D 128: 240 TFLOP/s, counting 5 products; 16 of 1024: 196. Few tokens times key heads
-// leave multiprocessors idle: a tile of 64 keys of one head is one block.
+// products where 5 would do without the second P and dS. Reached on an H100, 4 sequences of 4096,
+// 12 heads on 2, D 128: 240 TFLOP/s, counting 5 products; 16 of 1024: 196. Few tokens times key
+// heads leave multiprocessors idle: a tile of 64 keys of one head is one block.
 #include <type_traits>
 
 #include "check.hpp"
