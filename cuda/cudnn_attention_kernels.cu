@@ -2,7 +2,7 @@
 // What cuDNN's attention wants to be told in its own form: where sequences begin in each tensor, and
 // log-sum-exps by head. Bound: launches; at most 8 bytes a token and head are moved.
 #include "check.hpp"
-#include "cudnn_attention.hpp"
+#include "cudnn_attention_kernels.hpp"
 #include "vector.cuh"
 
 namespace gradus::cuda {
@@ -18,11 +18,7 @@ __global__ void sequence_offsets_kernel(std::int64_t* offsets, std::int32_t* len
     if (i > padded) return;
     const std::int64_t start = starts[min(i, sequences)];
     const std::int64_t n = padded + 1;
-    offsets[i] = start * widths.q;
-    offsets[n + i] = start * widths.k;
-    offsets[2 * n + i] = start * widths.v;
-    offsets[3 * n + i] = start * widths.out;
-    offsets[4 * n + i] = start * widths.lse;
+    for (int a = 0; a < SequenceWidths::kCount; ++a) offsets[a * n + i] = start * widths.at[a];
     if (i < padded) lengths[i] = i < sequences ? starts[i + 1] - starts[i] : 0;
 }
 
