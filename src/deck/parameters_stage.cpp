@@ -99,8 +99,10 @@ std::vector<DeckKey> stage_parameters() {
 
         {"bench.tokens", integer, "tokens", "4096", ">0", "bench", "Tokens of a training step."},
         {"bench.steps", integer, "", "5", ">0", "bench", "Repetitions of each measurement."},
-        {"bench.what", list, "", "train generate checkpoint", "train | generate | checkpoint | tokenizer",
-         "bench", "What to measure."},
+        {"bench.prompt", integer, "tokens", "64", ">0", "bench", "Length of the prompts to generate from."},
+        {"bench.what", list, "", "train generate checkpoint",
+         "train | generate | checkpoint | tokenizer | attention | operations | collectives", "bench",
+         "What to measure."},
         {"bench.text", list, "", "", "", "bench",
          "Files to measure the tokenizer on, JSONL or plain text (*.txt); none: generated problems."},
     };

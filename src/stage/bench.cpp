@@ -14,21 +14,11 @@
 #include "gradus/base/philox.hpp"
 #include "gradus/stage/lifecycle.hpp"
 #include "gradus/stage/scoring.hpp"
+#include "bench.hpp"
 #include "stages.hpp"
 
 namespace gradus {
 namespace {
-
-/// Best of several runs: what the machine can do, not what its neighbours left over.
-double best_seconds(std::int64_t runs, const std::function<void()>& body) {
-    double best = 1e300;
-    for (std::int64_t i = 0; i < runs; ++i) {
-        const double began = now_seconds();
-        body();
-        best = std::min(best, now_seconds() - began);
-    }
-    return best;
-}
 
 /// Sequences of random tokens, `length` each.
 std::vector<Sequence> random_sequences(std::int64_t tokens, std::int64_t length, std::int64_t vocab) {
@@ -44,57 +34,6 @@ std::vector<Sequence> random_sequences(std::int64_t tokens, std::int64_t length,
         batch.push_back(std::move(s));
     }
     return batch;
-}
-
-/// The products of a training step by shape: what the machine's own sgemm needs for the same FLOPs.
-struct Product {
-    std::int64_t m, n, k, count;
-};
-std::vector<Product> step_products(const ModelConfig& c, std::int64_t tokens, int tensor) {
-    const std::int64_t q = c.heads * c.head_dim / tensor, kv = c.kv_heads * c.head_dim / tensor,
-                       i = c.intermediate / tensor, v = c.vocab_size / tensor;
-    // Forward, gradient by input, gradient by weight: the same FLOPs in three shapes.
-    std::vector<Product> products;
-    auto add = [&](std::int64_t out, std::int64_t in, std::int64_t count) {
-        products.push_back({tokens, out, in, count});
-        products.push_back({tokens, in, out, count});
-        products.push_back({out, in, tokens, count});
-    };
-    add(q, c.hidden, c.layers);
-    add(kv, c.hidden, 2 * c.layers);
-    add(c.hidden, q, c.layers);
-    add(i, c.hidden, 2 * c.layers);
-    add(c.hidden, i, c.layers);
-    add(v, c.hidden, 1);
-    return products;
-}
-
-double flops(const std::vector<Product>& products) {
-    double sum = 0;
-    for (const Product& p : products)
-        sum += 2.0 * static_cast<double>(p.m) * static_cast<double>(p.n) *
-               static_cast<double>(p.k) * static_cast<double>(p.count);
-    return sum;
-}
-
-/// FLOP/s of sgemm over the shapes of a training step.
-double product_rate(Ops& ops, Device& device, const std::vector<Product>& products, std::int64_t runs) {
-    Arena arena(&device);
-    std::int64_t largest = 0;
-    for (const Product& p : products) largest = std::max({largest, p.m * p.n, p.m * p.k, p.k * p.n});
-    const Tensor a = arena.take("bench", DType::f32, {largest});
-    const Tensor b = arena.take("bench", DType::f32, {largest});
-    const Tensor c = arena.take("bench", DType::f32, {largest});
-    ops.fill(a, 0.5f);
-    ops.fill(b, 0.25f);
-    const double seconds = best_seconds(runs, [&] {
-        for (const Product& p : products)
-            for (std::int64_t i = 0; i < p.count; ++i)
-                ops.gemm(c.as({p.m, p.n}), a.as({p.m, p.k}), Transpose::no, b.as({p.n, p.k}),
-                         Transpose::yes, 1, 0);
-        ops.synchronize();
-    });
-    return flops(products) / seconds;
 }
 
 /// Seconds to write and sync `bytes` to a plain file in the run directory.
@@ -122,7 +61,11 @@ double plain_write_seconds(const std::string& path, std::int64_t bytes) {
 
 class Bench {
   public:
-    Bench(Run& run, Stack& stack) : run_(run), stack_(stack), runs_(run.deck.integer("bench.steps")) {}
+    Bench(Run& run, Stack& stack, Json& result)
+        : run_(run),
+          stack_(stack),
+          runs_(run.deck.integer("bench.steps")),
+          ceilings_(measure_ceilings(run, stack, runs_, result)) {}
 
     void train(Json& result) {
         const std::int64_t tokens = run_.deck.integer("bench.tokens");
@@ -138,38 +81,46 @@ class Bench {
         const double model_flops =
             3 * stack_.config.forward_flops(static_cast<double>(length) / 2) * static_cast<double>(tokens) /
             run_.grid.tensor_size();
-        const double ceiling = product_rate(
-            *stack_.ops, run_.device(), step_products(stack_.config, tokens, run_.grid.tensor_size()), runs_);
         const double rate = model_flops / seconds;
+        const Ceilings& top = ceilings_;
         result["train"] = {{"tokens", tokens},
                            {"length", length},
                            {"seconds", seconds},
                            {"tokens_per_s", static_cast<double>(tokens) / seconds},
                            {"flops_per_s", rate},
-                           {"sgemm_flops_per_s", ceiling},
-                           {"share_of_sgemm", rate / ceiling}};
-        run_.log.info("train       {:>10} tokens/s a data rank  {:.3g} FLOP/s, {:.1f} % of sgemm's {:.3g}",
-                      format_count(static_cast<double>(tokens) / seconds), rate, 100 * rate / ceiling,
-                      ceiling);
+                           {"product_flops_per_s", top.product},
+                           {"share_of_product", rate / top.product}};
+        if (top.datasheet > 0) result["train"]["mfu"] = rate / top.datasheet;
+        run_.log.info("train       {:>10} tokens/s a data rank, {} tokens of {} a step, {:.3g} FLOP/s: {:.1f} % of {} "
+                      "{:.3g}{}",
+                      format_count(static_cast<double>(tokens) / seconds), tokens, length, rate,
+                      100 * rate / top.product, top.product_name, top.product,
+                      top.datasheet > 0 ? fmt::format(", MFU {:.1f} %", 100 * rate / top.datasheet) : "");
     }
 
     void generate(Json& result) {
         const GenerationOptions options = resolve_generation(run_.deck, run_.chat, 0);
         std::vector<Request> requests;
-        const auto prompts = random_sequences(64 * run_.deck.integer("rollout.slots") / 8, 64,
-                                              stack_.config.vocab_size);
+        const std::int64_t slots = run_.deck.integer("rollout.slots");
+        const std::int64_t length = run_.deck.integer("bench.prompt");
+        const auto prompts = random_sequences(length * slots, length, stack_.config.vocab_size);
         for (std::size_t i = 0; i < prompts.size(); ++i)
-            requests.push_back({.prompt = static_cast<std::int64_t>(i),
-                                .tokens = prompts[i].tokens,
-                                .samples = 8});
+            requests.push_back({.prompt = static_cast<std::int64_t>(i), .tokens = prompts[i].tokens});
+        // Each sequence takes all its length, so that every step has all rows.
+        GenerationOptions endless = options;
+        endless.end_tokens.clear();
+        endless.stop.clear();
         double tokens = 0;
-        const double began = now_seconds();
-        for (const Generated& g : stack_.engine->generate(*stack_.policy, requests, options, {}))
-            tokens += static_cast<double>(g.tokens.size());
-        const double seconds = now_seconds() - began;
+        const auto once = [&] {
+            tokens = 0;
+            for (const Generated& g : stack_.engine->generate(*stack_.policy, requests, endless, {}))
+                tokens += static_cast<double>(g.tokens.size());
+        };
+        once();  // recordings are made
+        const double seconds = best_seconds(std::min<std::int64_t>(runs_, 3), once);
         result["generate"] = {{"tokens", tokens}, {"seconds", seconds}, {"tokens_per_s", tokens / seconds}};
-        run_.log.info("generate    {:>10} tokens/s a data rank, {} sequences at once",
-                      format_count(tokens / seconds), run_.deck.integer("rollout.slots"));
+        run_.log.info("generate    {:>10} tokens/s a data rank, {} sequences of {} + {} tokens at once",
+                      format_count(tokens / seconds), slots, length, options.max_new_tokens);
     }
 
     void checkpoint(Json& result) {
@@ -177,7 +128,7 @@ class Bench {
         const std::vector<Slab> slabs = stack_.optimizer->slabs();
         for (const Slab& slab : slabs)
             bytes += static_cast<double>(slab.box.elements() * size_of(slab.dtype));
-        double seconds = 1e300, plain = 1e300;
+        double seconds = 1e300, plain = 1e300, still = 1e300;
         for (std::int64_t i = 0; i < std::max<std::int64_t>(2, runs_); ++i) {
             run_.grid.world().barrier();
             plain = std::min(plain, plain_write_seconds(run_.path(fmt::format("plain.{}", run_.grid.rank())),
@@ -190,6 +141,7 @@ class Bench {
                                        {"tokenizer", run_.tokenizer->identity()},
                                        {"optimizer_steps", stack_.optimizer->steps()}},
                                       run_.deck.resolved());
+            still = std::min(still, now_seconds() - began);
             stack_.checkpoints->finish();
             seconds = std::min(seconds, now_seconds() - began);
             run_.watchdog.alive();
@@ -197,16 +149,19 @@ class Bench {
         result["checkpoint"] = {{"bytes", bytes},
                                 {"seconds", seconds},
                                 {"bytes_per_s", bytes / seconds},
+                                {"training_waits_s", still},
                                 {"plain_bytes_per_s", bytes / plain},
                                 {"share_of_plain", plain / seconds}};
-        run_.log.info("checkpoint  {:>10}/s a rank, {:.1f} % of a plain file's {}/s",
-                      format_bytes(bytes / seconds), 100 * plain / seconds, format_bytes(bytes / plain));
+        run_.log.info("checkpoint  {:>10}/s a rank, {} in {:.2f} s, training waits {:.2f} s; {:.1f} % of a plain file's {}/s",
+                      format_bytes(bytes / seconds), format_bytes(bytes), seconds, still, 100 * plain / seconds,
+                      format_bytes(bytes / plain));
     }
 
   private:
     Run& run_;
     Stack& stack_;
     std::int64_t runs_;
+    Ceilings ceilings_;
 };
 
 /// Peak and present resident memory of this process in bytes (VmHWM, VmRSS of /proc/self/status).
@@ -222,6 +177,7 @@ std::pair<double, double> resident_bytes() {
 /// The parts that need a model.
 void bench_model(Run& run, Json& result) {
     const double at_start = resident_bytes().second;
+    const double gpu_at_start = run.gpu ? static_cast<double>(run.gpu->bytes_in_use()) : 0;
     auto wanted = [&](const char* what) { return bench_wants(run.deck, what); };
     StartPoint start;
     start.config = resolve_model(run.deck, *run.tokenizer, start.from,
@@ -231,17 +187,23 @@ void bench_model(Run& run, Json& result) {
     load_start(run, stack, start);
     run.log.info("{} parameters; memory of this rank:\n{}",
                  format_count(static_cast<double>(start.config.parameters())), memory_table(run.memory()));
-    Bench bench(run, stack);
+    Bench bench(run, stack, result);
+    if (wanted("operations")) bench_operations(run, stack, result);
+    if (wanted("attention")) bench_attention(run, stack, result);
+    if (wanted("collectives")) bench_collectives(run, stack, result);
     result["parameters"] = start.config.parameters();
     result["arena_bytes"] = run.arena.bytes();
     if (wanted("train")) bench.train(result);
     if (wanted("generate")) bench.generate(result);
     if (wanted("checkpoint")) bench.checkpoint(result);
-    const double grown = resident_bytes().first - at_start;
+    const double grown = run.gpu ? static_cast<double>(run.gpu->bytes_in_use()) - gpu_at_start
+                                 : resident_bytes().first - at_start;
     result["resident_growth_bytes"] = grown;
-    run.log.info("memory      arena {}, process peak less start {} ({:+.1f} %)",
-                 format_bytes(static_cast<double>(run.arena.bytes())), format_bytes(grown),
+    run.log.info("memory      arena {}, {} {} ({:+.1f} %)", format_bytes(static_cast<double>(run.arena.bytes())),
+                 run.gpu ? "GPU now less start" : "process peak less start", format_bytes(grown),
                  100 * (grown / static_cast<double>(run.arena.bytes()) - 1));
+    if (const std::string choices = stack.ops->report(); !choices.empty())
+        run.log.info("products:\n{}", choices);
 }
 
 }  // namespace
@@ -249,8 +211,8 @@ void bench_model(Run& run, Json& result) {
 ExitCode run_bench(Run& run) {
     run.begin();
     Json result = {{"ranks", run.grid.size()}};
-    if (bench_wants(run.deck, "train") || bench_wants(run.deck, "generate") ||
-        bench_wants(run.deck, "checkpoint"))
+    const auto asked = run.deck.list("bench.what");
+    if (std::any_of(asked.begin(), asked.end(), [](const std::string& what) { return what != "tokenizer"; }))
         bench_model(run, result);
     if (bench_wants(run.deck, "tokenizer")) bench_tokenizer(run, run.deck.integer("bench.steps"), result);
     run.finish(1, 0, result);

@@ -102,6 +102,8 @@ class CpuOps final : public Ops {
     void head_backward(Tensor d_logits, Tensor logits, Tensor row_max, Tensor sums, Tensor targets,
                        Tensor d_log_prob, Tensor d_entropy, std::int64_t offset,
                        float inv_temperature) override;
+
+    // cpu_ops_sample.cpp
     void sample(Tensor tokens, Tensor log_probs, Tensor logits, Tensor bits,
                 const SamplingOptions& options) override;
 

@@ -5,17 +5,12 @@
 #include <span>
 
 #include "gradus/base/philox.hpp"
-#include "gradus/tensor/ops.hpp"
+#include "gradus/tensor/sample.hpp"
 #include "gradus/text/tokenizer.hpp"
 
 namespace gradus {
 
-struct SampledToken {
-    TokenId token = 0;
-    float log_prob = 0;  ///< after division by the temperature, before top-k and top-p
-};
-
-/// Draws a token from `logits` [V] with the uniform number at `address`. A function of its
+/// Draws a token from `logits` [V] with the uniform number at `address`, by draw_token(). A function of its
 /// arguments alone. Order as in the field: temperature, top-k (exactly k, lower ids first among
 /// equals), top-p (smallest set of most probable tokens whose mass reaches top_p of what top-k has
 /// left), draw by inverse CDF in order of token id. Throws NumericError where a logit is not

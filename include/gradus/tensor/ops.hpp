@@ -111,6 +111,9 @@ class Ops {
     /// Rows to which a step of `rows` is filled up, so that few recordings serve all steps.
     virtual std::int64_t recorded_rows(std::int64_t rows) const = 0;
 
+    /// Lines on what was chosen while running (algorithms of products), for the log.
+    virtual std::string report() const { return ""; }
+
     // Between host and device, and between ranks
     /// Host memory -> device; `from` may be changed on return.
     virtual void upload(Tensor to, const void* from) = 0;

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "collectives.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+
+#include "check.hpp"
+#include "gradus/base/log.hpp"
+#include "gradus/base/profile.hpp"
+
+namespace gradus::cuda {
+namespace {
+
+void check(ncclResult_t status, std::source_location at = std::source_location::current()) {
+    if (status == ncclSuccess || status == ncclInProgress) return;
+    throw CudaError(fmt::format("{}:{}: NCCL: {} ({})", at.file_name(), at.line(),
+                                ncclGetErrorString(status), ncclGetLastError(nullptr)));
+}
+
+ncclDataType_t type_of(DType dtype) {
+    require(dtype == DType::f32 || dtype == DType::bf16, "no sum of {} over ranks", name_of(dtype));
+    return dtype == DType::f32 ? ncclFloat32 : ncclBfloat16;
+}
+
+ncclRedOp_t op_of(Reduce op) {
+    return op == Reduce::sum ? ncclSum : op == Reduce::max ? ncclMax : ncclMin;
+}
+
+/// Sets a variable that NCCL reads, unless the user has.
+void prefer(const char* name, const char* value) { setenv(name, value, 0); }
+
+}  // namespace
+
+Collectives::Collectives(const Context& context, bool deterministic) : context_(context) {
+    if (!deterministic) return;
+    // NVLink SHARP sums in an order that may differ from call to call.
+    prefer("NCCL_NVLS_ENABLE", "0");
+    prefer("NCCL_ALGO", "Ring");
+    prefer("NCCL_PROTO", "Simple");
+}
+
+Collectives::~Collectives() { abort(); }
+
+void Collectives::abort() noexcept {
+    for (auto& [group, comm] : groups_) ncclCommAbort(comm);
+    groups_.clear();
+}
+
+void Collectives::wait_for(ncclComm_t comm, const std::string& what) {
+    constexpr double kSetUpSeconds = 300;
+    const double began = now_seconds();
+    for (;;) {
+        ncclResult_t state = ncclSuccess;
+        check(ncclCommGetAsyncError(comm, &state));
+        if (state == ncclSuccess) return;
+        if (state != ncclInProgress) check(state);
+        require<CudaError>(now_seconds() - began < kSetUpSeconds, "NCCL: {} takes more than {} s", what,
+                           kSetUpSeconds);
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+}
+
+ncclComm_t Collectives::comm_of(Communicator& group) {
+    const auto found = groups_.find(&group);
+    if (found != groups_.end()) return found->second;
+    ncclUniqueId id{};
+    if (group.rank() == 0) check(ncclGetUniqueId(&id));
+    group.broadcast(std::as_writable_bytes(std::span(&id, 1)), 0);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.commName = group.name().c_str();
+    ncclComm_t comm = nullptr;
+    check(ncclCommInitRankConfig(&comm, group.size(), id, group.rank(), &config));
+    wait_for(comm, fmt::format("setting up the group `{}`", group.name()));
+    return groups_[&group] = comm;
+}
+
+void Collectives::say(const char* what, std::int64_t bytes, const Communicator& group) {
+    last_ = fmt::format("{} of {} over `{}`", what, format_bytes(static_cast<double>(bytes)), group.name());
+}
+
+void Collectives::all_reduce(Communicator& group, Tensor x, Reduce op) {
+    ncclComm_t comm = comm_of(group);
+    say("all_reduce", x.bytes(), group);
+    check(ncclAllReduce(x.data(), x.data(), static_cast<std::size_t>(x.elements()), type_of(x.dtype()),
+                        op_of(op), comm, context_.stream));
+    wait_for(comm, last_);
+}
+
+void Collectives::all_gather_blocks(Communicator& group, Tensor x,
+                                    std::span<const std::int64_t> offsets) {
+    ncclComm_t comm = comm_of(group);
+    say("all_gather", x.bytes(), group);
+    check(ncclGroupStart());
+    for (int r = 0; r < group.size(); ++r) {
+        const auto at = static_cast<std::size_t>(r);
+        auto* block = static_cast<char*>(x.data()) + offsets[at];
+        const auto bytes = static_cast<std::size_t>(offsets[at + 1] - offsets[at]);
+        if (bytes > 0) check(ncclBroadcast(block, block, bytes, ncclInt8, r, comm, context_.stream));
+    }
+    check(ncclGroupEnd());
+    wait_for(comm, last_);
+}
+
+void Collectives::all_to_all(Communicator& group, Tensor send,
+                             std::span<const std::int64_t> send_offsets, Tensor recv,
+                             std::span<const std::int64_t> recv_offsets) {
+    ncclComm_t comm = comm_of(group);
+    say("all_to_all", send.bytes(), group);
+    check(ncclGroupStart());
+    for (int r = 0; r < group.size(); ++r) {
+        const auto at = static_cast<std::size_t>(r);
+        const auto out = static_cast<std::size_t>(send_offsets[at + 1] - send_offsets[at]);
+        const auto in = static_cast<std::size_t>(recv_offsets[at + 1] - recv_offsets[at]);
+        if (out > 0)
+            check(ncclSend(static_cast<char*>(send.data()) + send_offsets[at], out, ncclInt8, r, comm,
+                           context_.stream));
+        if (in > 0)
+            check(ncclRecv(static_cast<char*>(recv.data()) + recv_offsets[at], in, ncclInt8, r, comm,
+                           context_.stream));
+    }
+    check(ncclGroupEnd());
+    wait_for(comm, last_);
+}
+
+void Collectives::check_failures() {
+    for (const auto& [group, comm] : groups_) {
+        ncclResult_t state = ncclSuccess;
+        if (ncclCommGetAsyncError(comm, &state) == ncclSuccess &&
+            (state == ncclSuccess || state == ncclInProgress))
+            continue;
+        throw CudaError(fmt::format("NCCL: the group `{}` failed ({}); last operation: {}", group->name(),
+                                    ncclGetErrorString(state), last_));
+    }
+}
+
+}  // namespace gradus::cuda

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <nccl.h>
+
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "context.hpp"
+#include "gradus/base/handle.hpp"
+#include "gradus/ranks/communicator.hpp"
+#include "gradus/tensor/tensor.hpp"
+
+namespace gradus::cuda {
+
+/// Collectives of device memory over NCCL: a communicator a group of the process grid, made when the
+/// group is first used, all on the operations' stream, so that their order is the program's. They do
+/// not block the host; whoever waits for the stream asks check() now and then.
+class Collectives {
+  public:
+    /// `deterministic`: ring and simple protocol, whose order of sums is fixed.
+    Collectives(const Context& context, bool deterministic);
+    ~Collectives();
+
+    void all_reduce(Communicator& group, Tensor x, Reduce op);
+    void all_gather_blocks(Communicator& group, Tensor x, std::span<const std::int64_t> offsets);
+    void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
+                    Tensor recv, std::span<const std::int64_t> recv_offsets);
+    /// Throws CudaError naming group and last operation where one has failed.
+    void check_failures();
+    bool used() const { return !groups_.empty(); }
+    /// "all_reduce of 12 MiB over `data`".
+    const std::string& last() const { return last_; }
+    /// Ends all communicators without waiting for their operations.
+    void abort() noexcept;
+
+  private:
+    ncclComm_t comm_of(Communicator& group);
+    void wait_for(ncclComm_t comm, const std::string& what);
+    void say(const char* what, std::int64_t bytes, const Communicator& group);
+
+    const Context& context_;
+    std::map<const Communicator*, ncclComm_t> groups_;
+    std::string last_ = "none";
+};
+
+}  // namespace gradus::cuda
