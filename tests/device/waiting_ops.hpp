@@ -24,6 +24,7 @@ class WaitingOps final : public Ops {
     const char* name() const override { return ops_->name(); }
     bool on_host() const override { return ops_->on_host(); }
     std::int64_t recorded_rows(std::int64_t rows) const override { return ops_->recorded_rows(rows); }
+    std::string report() const override { return ops_->report(); }
     void download(void* to, Tensor from) override { ops_->download(to, from); }
     void synchronize() override { ops_->synchronize(); }
     /// Work that is being recorded must not wait.

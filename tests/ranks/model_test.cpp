@@ -265,7 +265,7 @@ BOOST_AUTO_TEST_CASE(decode_steps_are_those_of_one_rank) {
     limits.max_decode = 4;
     on_all_grids(limits, [](Pair& pair, const Grid& grid, const ModelConfig& c) {
         test::Pages one(c, 1, 2, 3, 4), split(c, grid.tensor_size(), 2, 3, 4);
-        std::vector<std::int32_t> slots;
+        test::Numbers slots;
         Packed prompts(test::random_sequences(c, {4, 4}));
         for (std::int64_t i = 0; i < 2; ++i)
             for (std::int64_t t = 0; t < 4; ++t) slots.push_back(one.slot(i, t));

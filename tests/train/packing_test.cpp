@@ -5,6 +5,7 @@
 #include <boost/test/unit_test.hpp>
 #include <numeric>
 
+#include "../device/test_device.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 
