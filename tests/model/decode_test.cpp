@@ -21,7 +21,7 @@ struct Ready : Instance {
         : Instance(config, grid,
                    {.max_tokens = kMaxTokens, .max_length = kLongest, .max_decode = 4,
                     .head_chunk = 8}) {
-        test::randomize(parameters);
+        test::randomize(parameters, *ops);
     }
 };
 
@@ -41,7 +41,7 @@ std::vector<std::vector<Floats>> whole(Instance& on, const std::vector<Tokens>& 
 /// The first `prompts[i]` tokens of each sequence into the cache; hidden states of all of them.
 Tensor prefill(Instance& on, test::Pages& pages, std::vector<Tokens> sequences,
                const std::vector<std::size_t>& prompts) {
-    std::vector<std::int32_t> slots;
+    test::Numbers slots;
     for (std::size_t i = 0; i < sequences.size(); ++i) {
         sequences[i].resize(prompts[i]);
         for (std::size_t t = 0; t < prompts[i]; ++t)
@@ -71,7 +71,7 @@ BOOST_AUTO_TEST_CASE(step_by_step_is_the_forward_pass) {
                 BOOST_TEST(test::max_error(row(prefilled, at++), wanted[i][t]) < 1e-5);
         for (std::size_t step = 0; step < 10; ++step) {
             Tokens tokens;
-            std::vector<std::int32_t> lengths;
+            test::Numbers lengths;
             std::vector<std::size_t> t;
             for (std::size_t i = 0; i < sequences.size(); ++i) {
                 // A sequence that has ended repeats its last token.
@@ -117,7 +117,7 @@ BOOST_AUTO_TEST_CASE(logits_are_those_of_the_log_probs) {
         Packed packed({test::random_tokens(c, 1, 8)});
         const Tensor hidden = on.model.forward(on.parameters, packed.batch(), false);
         const auto scores = test::score(on, hidden, packed.targets(), 0.8f);
-        const auto logits = on.model.logits(on.parameters, hidden);
+        const auto logits = on.model.logits(on.parameters, hidden).floats();
         BOOST_REQUIRE(logits.size() == static_cast<std::size_t>(8 * c.vocab_size));
         for (std::int64_t t = 0; t < 7; ++t) {
             const auto z = logits.subspan(static_cast<std::size_t>(t * c.vocab_size),

@@ -39,7 +39,7 @@ struct Problem {
     std::vector<Tokens> sequences;
     Packed packed;
     Floats hidden_factor, log_prob_factor, entropy_factor, second_factor;
-    std::vector<std::int32_t> next;
+    test::Numbers next;
     bool mtp;
 };
 
@@ -120,7 +120,7 @@ void check_gradients(const ModelConfig& config, Recompute recompute = Recompute:
                  .mtp = problem.mtp,
                  .recompute = recompute,
                  .head_chunk = 5});
-    test::randomize(on.parameters);
+    test::randomize(on.parameters, *on.ops);
     for (int loss = 0; loss < kLosses; ++loss) {
         on.ops->fill(on.parameters.flat_grads(), 0);
         add_gradients_of(static_cast<Loss>(loss), on, problem);

@@ -9,18 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "../device/test_device.hpp"
 #include "gradus/base/philox.hpp"
 #include "gradus/model/transformer.hpp"
 
 namespace gradus::test {
 
-using Tokens = std::vector<TokenId>;
-using Floats = std::vector<float>;
+using Tokens = Numbers;
 
-inline Tensor view(Floats& values, Shape shape) { return {values.data(), DType::f32, shape}; }
-inline Tensor view(std::vector<std::int32_t>& values) {
-    return {values.data(), DType::i32, {static_cast<std::int64_t>(values.size())}};
-}
 inline Floats copy_of(const Tensor& tensor) {
     const auto values = tensor.floats();
     return {values.begin(), values.end()};
@@ -30,12 +26,15 @@ inline Floats copy_of(const Tensor& tensor) {
 struct Instance {
     Instance(const ModelConfig& config, const Grid& grid, Transformer::Limits limits,
              bool planned = false)
-        : device(make_cpu_device()),
+        : device(make_test_device()),
           arena(planned ? nullptr : device.get()),
-          ops(make_cpu_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
-                            .max_length = limits.max_length,
-                            .max_head_dim = config.rope_dim()},
-                           arena)),
+          ops(make_test_ops({.max_tokens = std::max(limits.max_tokens, limits.max_decode),
+                             .max_length = limits.max_length,
+                             .max_head_dim = config.head_dim,
+                             .max_heads = config.heads / grid.tensor_size(),
+                             .max_width = config.hidden,
+                             .max_decode = limits.max_decode},
+                            arena)),
           parameters(config, grid, arena, limits.train, "policy", limits.mtp),
           model(config, grid, *ops, arena, limits) {}
 
@@ -73,7 +72,7 @@ class Packed {
     Tensor targets() { return view(targets_); }
 
   private:
-    std::vector<std::int32_t> tokens_, positions_, starts_, targets_;
+    Numbers tokens_, positions_, starts_, targets_;
     std::int64_t longest_ = 0;
 };
 
@@ -141,22 +140,21 @@ class Pages {
     }
     /// i32 [sequences, max_pages]
     Tensor table() {
-        const auto entries = static_cast<std::int64_t>(table_.size());
-        return {table_.data(), DType::i32, {entries / max_pages_, max_pages_}};
+        return view(table_, {std::ssize(table_) / max_pages_, max_pages_});
     }
 
   private:
     std::int64_t page_size_, max_pages_;
     std::vector<Floats> memory_;
     std::vector<PagedCache> caches_;
-    std::vector<std::int32_t> table_;
+    Numbers table_;
 };
 
 /// Hidden state of the last of `tokens`, one new token for each of several sequences; sequence i has
 /// `lengths[i]` tokens with the new one.
 inline Tensor decode_step(Instance& on, Pages& pages, Tokens tokens,
-                          std::vector<std::int32_t> lengths) {
-    std::vector<std::int32_t> positions, slots;
+                          Numbers lengths) {
+    Numbers positions, slots;
     for (std::size_t i = 0; i < tokens.size(); ++i) {
         positions.push_back(lengths[i] - 1);
         slots.push_back(pages.slot(static_cast<std::int64_t>(i), lengths[i] - 1));

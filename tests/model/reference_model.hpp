@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,7 +43,7 @@ class ReferenceModel {
     /// Places that each expert gets, by the prefix of the router's layer.
     using Loads = std::map<std::string, std::vector<double>>;
 
-    Pass run(const Tokens& tokens, bool mtp) const {
+    Pass run(std::span<const TokenId> tokens, bool mtp) const {
         Pass pass;
         Rows& x = pass.hidden;
         for (const TokenId token : tokens) x.push_back(embedding(token));
@@ -51,8 +52,8 @@ class ReferenceModel {
         if (mtp) pass.balance += second(pass.hidden, tokens, pass.second);
         return pass;
     }
-    Rows hidden(const Tokens& tokens) const { return run(tokens, false).hidden; }
-    Loads loads(const Tokens& tokens, bool mtp) const {
+    Rows hidden(std::span<const TokenId> tokens) const { return run(tokens, false).hidden; }
+    Loads loads(std::span<const TokenId> tokens, bool mtp) const {
         loads_.clear();
         run(tokens, mtp);
         return loads_;
@@ -248,7 +249,7 @@ class ReferenceModel {
 
     /// h'_i = M [norm(Emb(t_{i + 1})); norm(h_i)], halves in the order of the released weights; a block;
     /// a norm. The last token has no next: its embedding is zero.
-    double second(const Rows& hidden, const Tokens& tokens, Rows& out) const {
+    double second(const Rows& hidden, std::span<const TokenId> tokens, Rows& out) const {
         const std::string prefix = fmt::format("model.layers.{}.", c_.layers);
         out.clear();
         for (std::size_t t = 0; t < tokens.size(); ++t) {

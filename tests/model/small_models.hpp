@@ -143,8 +143,9 @@ inline Floats uniforms(std::uint64_t stream, std::int64_t n) {
 
 /// Weights large enough to make attention and gates uneven; norms and biases random as well, so that
 /// nothing that they do goes unseen. The same on any grid.
-inline void randomize(ParameterSet& parameters) {
-    parameters.initialize(3, 0.4);
+inline void randomize(ParameterSet& parameters, Ops& ops) {
+    parameters.initialize(ops, 3, 0.4);
+    ops.synchronize();
     for (std::size_t i = 0; i < parameters.all().size(); ++i) {
         Parameter& p = parameters.all()[i];
         if (p.global.rank() != 1) continue;

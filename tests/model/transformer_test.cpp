@@ -36,7 +36,7 @@ struct Ready : Instance {
     explicit Ready(const ModelConfig& config,
                    Transformer::Limits limits = {.max_tokens = kTokens, .max_length = kLongest})
         : Instance(config, one_rank(), limits) {
-        test::randomize(parameters);
+        test::randomize(parameters, *ops);
     }
 };
 
@@ -61,7 +61,7 @@ Floats gradients(Instance& on, Packed& packed) {
 }
 
 /// The token after each row's, -1 at an end.
-std::vector<std::int32_t> next_of(Packed& packed) {
+test::Numbers next_of(Packed& packed) {
     const std::int32_t* next = packed.targets().i32();
     return {next, next + packed.rows()};
 }
@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(hidden_states_scores_and_logits_are_those_of_float64) {
         BOOST_TEST(on.model.logit_rows() == 7);
         const auto rows = on.model.logits(on.parameters, got.rows(6, 7));
         const auto from = logits.begin() + 6 * c.vocab_size;
-        BOOST_TEST(test::max_error(rows, Floats(from, from + 7 * c.vocab_size)) < kRounding);
+        BOOST_TEST(test::max_error(rows.floats(), Floats(from, from + 7 * c.vocab_size)) < kRounding);
     }
 }
 
@@ -276,7 +276,7 @@ BOOST_AUTO_TEST_CASE(parameter_sets_may_be_swapped_moved_and_made_anew) {
     };
     const auto make = [&](std::uint64_t seed) {
         ParameterSet set(c, one_rank(), on.arena, true, "other");
-        set.initialize(seed, 0.3);
+        set.initialize(*on.ops, seed, 0.3);
         return set;
     };
     const Floats own = hidden(on.parameters);

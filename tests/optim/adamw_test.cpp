@@ -10,6 +10,7 @@
 #include <limits>
 #include <map>
 
+#include "../device/test_device.hpp"
 #include "../mpi_fixture.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
@@ -41,12 +42,13 @@ ModelConfig config() {
 struct Setup {
     explicit Setup(AdamWOptions options, const Grid& g = grid(), bool planned = false)
         : arena(planned ? nullptr : device.get()),
-          ops(make_cpu_ops({.max_tokens = 8, .max_length = 8, .max_head_dim = 4}, arena)),
+          ops(test::make_test_ops({.max_tokens = 8, .max_length = 8, .max_head_dim = 4, .max_heads = 2, .max_width = 8},
+                                   arena)),
           parameters(config(), g, arena, true, "policy"),
           optimizer(parameters, g, *ops, arena, options) {
-        if (!planned) parameters.initialize(3, 0.1);
+        if (!planned) parameters.initialize(*ops, 3, 0.1);
     }
-    std::unique_ptr<Device> device = make_cpu_device();
+    std::unique_ptr<Device> device = test::make_test_device();
     Arena arena;
     std::unique_ptr<Ops> ops;
     ParameterSet parameters;
@@ -141,7 +143,8 @@ Columns slab_columns(const AdamW& optimizer, const std::string& group) {
 
 /// A run directory with one checkpoint of `slabs`; removed at the end.
 struct StoredRun {
-    explicit StoredRun(const std::vector<Slab>& slabs) {
+    explicit StoredRun(std::vector<Slab> slabs) {
+        for (Slab& slab : slabs) slab.on_device = false;  // tests' memory is the host's, too
         std::filesystem::remove_all(dir);
         std::filesystem::create_directories(dir);
         Arena arena(nullptr);
@@ -252,7 +255,7 @@ BOOST_AUTO_TEST_CASE(slabs_name_every_tensor_whole) {
         }
         BOOST_TEST(slabs.at("weights/" + p.name).data == p.value.data());
     }
-    const auto reference = parameter_slabs(s.parameters, grid(), "reference");
+    const auto reference = parameter_slabs(s.parameters, grid(), "reference", *s.ops);
     BOOST_TEST(reference.size() == s.parameters.all().size());
     BOOST_TEST(reference[0].tensor == "reference/" + s.parameters.all()[0].name);
 }
@@ -281,7 +284,7 @@ BOOST_AUTO_TEST_CASE(goes_on_from_a_checkpoint_with_the_same_bits) {
     const StoredRun stored(s.optimizer.slabs());
     Setup again({});
     const CheckpointReader reader = stored.reader();
-    load_parameters(again.parameters, reader, "weights");
+    load_parameters(again.parameters, reader, "weights", *again.ops);
     again.optimizer.load(reader, 3);
     for (Setup* each : {&s, &again}) {
         set_gradients(each->parameters, 3);
@@ -296,7 +299,7 @@ BOOST_AUTO_TEST_CASE(goes_on_from_a_checkpoint_with_the_same_bits) {
 
 BOOST_AUTO_TEST_CASE(what_a_checkpoint_lacks_is_named) {
     Setup s({});
-    std::vector<Slab> slabs = parameter_slabs(s.parameters, grid(), "weights");
+    std::vector<Slab> slabs = parameter_slabs(s.parameters, grid(), "weights", *s.ops);
     std::erase_if(slabs,
                   [](const Slab& slab) { return slab.tensor == "weights/model.norm.weight"; });
     for (Slab& slab : slabs) {
@@ -311,10 +314,10 @@ BOOST_AUTO_TEST_CASE(what_a_checkpoint_lacks_is_named) {
     };
     const StoredRun stored(slabs);
     const CheckpointReader reader = stored.reader();
-    BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "weights"), CheckpointError,
+    BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "weights", *s.ops), CheckpointError,
                           names("weights/model.layers.0.mlp.up_proj.weight is f32 [8, 10], the "
                                 "model needs floats [10, 8]"));
-    BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "reference"), CheckpointError,
+    BOOST_CHECK_EXCEPTION(load_parameters(s.parameters, reader, "reference", *s.ops), CheckpointError,
                           names("no tensor reference/model.embed_tokens.weight"));
     BOOST_CHECK_EXCEPTION(s.optimizer.load(reader, 1), CheckpointError,
                           names("no tensor adam_m/model.embed_tokens.weight"));

@@ -197,7 +197,7 @@ BOOST_AUTO_TEST_CASE(slabs_of_all_ranks_cover_each_tensor_once) {
         const Grid grid(MPI_COMM_WORLD, tensor, expert);
         const Split tiny(grid, 32);
         std::vector<Slab> slabs = tiny.optimizer.slabs();
-        for (const Slab& slab : parameter_slabs(tiny.parameters, grid, "reference"))
+        for (const Slab& slab : parameter_slabs(tiny.parameters, grid, "reference", *tiny.ops))
             slabs.push_back(slab);
         for (const std::string group : {"weights/", "adam_m/", "adam_v/", "reference/"})
             for (const Parameter& p : tiny.parameters.all()) {
@@ -249,7 +249,7 @@ BOOST_AUTO_TEST_CASE(a_checkpoint_of_one_grid_goes_on_at_another) {
         {
             const CheckpointReader reader(find_checkpoint(dir, [](const std::string&) {}));
             const auto load = [&](Split& on) {
-                load_parameters(on.parameters, reader, "weights");
+                load_parameters(on.parameters, reader, "weights", *on.ops);
                 on.optimizer.load(reader, 2);
             };
             load(alone);

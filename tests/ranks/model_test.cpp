@@ -53,7 +53,10 @@ std::vector<int> tensor_sizes() {
 }
 
 /// The part of `whole` (all of a parameter or its gradient) in `box`.
-Floats cut(const Tensor& whole, const Box& box) { return test::cut(whole.f32(), whole.shape(), box); }
+Floats cut(const Tensor& whole, const Box& box) {
+    const auto part = test::cut(whole.f32(), whole.shape(), box);
+    return {part.begin(), part.end()};
+}
 
 bool same_on_all(Communicator& group, const Floats& values) {
     Floats low = values, high = values;
@@ -66,8 +69,8 @@ bool same_on_all(Communicator& group, const Floats& values) {
 struct Pair {
     Pair(const ModelConfig& c, const Grid& one, const Grid& grid, Transformer::Limits limits)
         : whole(c, one, limits), part(c, grid, limits) {
-        test::randomize(whole.parameters);
-        test::randomize(part.parameters);
+        test::randomize(whole.parameters, *whole.ops);
+        test::randomize(part.parameters, *part.ops);
     }
     Instance whole, part;
 };
@@ -170,8 +173,8 @@ BOOST_AUTO_TEST_CASE(hidden_states_scores_and_logits_are_those_of_one_rank) {
         BOOST_TEST(test::max_error(got.entropy, wanted.entropy) < kRounding);
         BOOST_TEST(same_on_all(grid.tensor(), got.log_prob));
         for (const std::int64_t rows : {7, 3}) {
-            const auto z = pair.whole.model.logits(pair.whole.parameters, whole.rows(4, rows));
-            const auto split = pair.part.model.logits(pair.part.parameters, part.rows(4, rows));
+            const auto z = pair.whole.model.logits(pair.whole.parameters, whole.rows(4, rows)).floats();
+            const auto split = pair.part.model.logits(pair.part.parameters, part.rows(4, rows)).floats();
             BOOST_TEST(test::max_error(split, z) < kRounding);
             BOOST_TEST(same_on_all(grid.tensor(), Floats(split.begin(), split.end())));
         }
@@ -262,7 +265,7 @@ BOOST_AUTO_TEST_CASE(decode_steps_are_those_of_one_rank) {
     limits.max_decode = 4;
     on_all_grids(limits, [](Pair& pair, const Grid& grid, const ModelConfig& c) {
         test::Pages one(c, 1, 2, 3, 4), split(c, grid.tensor_size(), 2, 3, 4);
-        std::vector<std::int32_t> slots;
+        test::Numbers slots;
         Packed prompts(test::random_sequences(c, {4, 4}));
         for (std::int64_t i = 0; i < 2; ++i)
             for (std::int64_t t = 0; t < 4; ++t) slots.push_back(one.slot(i, t));

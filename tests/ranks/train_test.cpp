@@ -158,7 +158,7 @@ BOOST_AUTO_TEST_CASE(slabs_of_all_ranks_cover_each_tensor_once) {
         const Grid grid(MPI_COMM_WORLD, tensor);
         const Tiny tiny(grid, 32);
         std::vector<Slab> slabs = tiny.optimizer.slabs();
-        for (const Slab& slab : parameter_slabs(tiny.parameters, grid, "reference"))
+        for (const Slab& slab : parameter_slabs(tiny.parameters, grid, "reference", *tiny.ops))
             slabs.push_back(slab);
         for (const char* group : {"weights/", "adam_m/", "adam_v/", "reference/"}) {
             for (const Parameter& p : tiny.parameters.all()) {
@@ -207,7 +207,7 @@ BOOST_AUTO_TEST_CASE(a_checkpoint_of_one_grid_goes_on_at_another) {
         {
             const CheckpointReader reader(find_checkpoint(dir, [](const std::string&) {}));
             for (Tiny* tiny : {&alone, &together}) {
-                load_parameters(tiny->parameters, reader, "weights");
+                load_parameters(tiny->parameters, reader, "weights", *tiny->ops);
                 tiny->optimizer.load(reader, 2);
             }
         }

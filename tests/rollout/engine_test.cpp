@@ -38,18 +38,21 @@ Generated generate_naively(SmallEngine& on, const Request& request, std::int32_t
     Generated out{.prompt = request.prompt, .sample = sample, .finish = FinishReason::length};
     std::vector<TokenId> all = request.tokens;
     while (static_cast<std::int64_t>(out.tokens.size()) < options.max_new_tokens) {
-        std::vector<std::int32_t> positions, starts{0, static_cast<std::int32_t>(all.size())};
+        test::Numbers tokens(all.begin(), all.end()), positions,
+            starts{0, static_cast<std::int32_t>(all.size())};
         for (std::size_t t = 0; t < all.size(); ++t)
             positions.push_back(static_cast<std::int32_t>(t));
         const auto n = static_cast<std::int64_t>(all.size());
-        const PackedTokens batch{.tokens = {all.data(), DType::i32, {n}},
-                                 .packing = {.starts = {starts.data(), DType::i32, {2}},
-                                             .positions = {positions.data(), DType::i32, {n}},
+        const PackedTokens batch{.tokens = test::view(tokens),
+                                 .packing = {.starts = test::view(starts),
+                                             .positions = test::view(positions),
                                              .sequences = 1,
                                              .max_length = n}};
         const Tensor hidden = on.model.forward(on.parameters, batch, false);
+        const Tensor logits = on.model.logits(on.parameters, hidden.rows(n - 1, 1));
+        on.ops->synchronize();
         const SampledToken drawn =
-            sample_token(on.model.logits(on.parameters, hidden.rows(n - 1, 1)), options.sampling,
+            sample_token(logits.floats(), options.sampling,
                          {.seed = options.seed,
                           .stream = options.stream,
                           .step = options.step,

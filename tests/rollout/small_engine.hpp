@@ -59,12 +59,15 @@ struct SmallEngine {
     };
     explicit SmallEngine(Setup s, const Grid& grid = one_rank())
         : setup(std::move(s)),
-          device(make_cpu_device()),
+          device(make_test_device()),
           arena(device.get()),
-          ops(make_cpu_ops({.max_tokens = std::max(setup.limits.prefill_tokens, setup.limits.slots),
-                            .max_length = setup.limits.max_length,
-                            .max_head_dim = 4},
-                           arena)),
+          ops(make_test_ops({.max_tokens = std::max(setup.limits.prefill_tokens, setup.limits.slots),
+                             .max_length = setup.limits.max_length,
+                             .max_head_dim = setup.config.head_dim,
+                             .max_heads = setup.config.heads / grid.tensor_size(),
+                             .max_width = setup.config.hidden,
+                             .max_decode = setup.limits.slots},
+                            arena, Waiting::never)),
           parameters(setup.config, grid, arena, false, "policy"),
           model(setup.config, grid, *ops, arena,
                 {.max_tokens = setup.limits.prefill_tokens,
@@ -74,7 +77,8 @@ struct SmallEngine {
                  .head_chunk = setup.head_chunk}),
           tokenizer(setup.eos),
           engine(model, tokenizer, grid, *ops, arena, profile, setup.limits) {
-        parameters.initialize(17, 0.3);
+        parameters.initialize(*ops, 17, 0.3);
+        ops->synchronize();
     }
     SmallEngine() : SmallEngine(Setup{}) {}
 

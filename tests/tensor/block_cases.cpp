@@ -35,10 +35,45 @@ OpCase rms_norm_case(std::int64_t rows, std::int64_t n, bool in_place) {
     c.backward = [=](Ops& ops, Data& d) {
         if (in_place) ops.copy(d.d_in[0], d.d_out[0]);
         ops.rms_norm_backward(d.d_in[0], d.d_in[1], in_place ? d.d_in[0] : d.d_out[0], d.in[0],
-                              d.in[1], d.out[1]);
+                              d.in[1], d.out[1], false);
     };
     c.accumulated = {1};
+    c.f32_out = {1};
+    c.f32_gradients = {1};
     c.bytes = 8.0 * static_cast<double>(rows * n);
+    c.rate_only = rows * n > 100'000;
+    return c;
+}
+
+/// Outputs: the norm, the sum, the norm's statistics. Backward: the gradient by the sum reaches x both
+/// directly and through the norm, which adds to it.
+OpCase add_rms_norm_case(std::int64_t rows, std::int64_t n, bool in_place) {
+    constexpr float kEps = 1e-5F;
+    OpCase c;
+    c.name = fmt::format("add_rms_norm [{}, {}]{}", rows, n, in_place ? " in place" : "");
+    c.in = {Shape{rows, n}, Shape{rows, n}, Shape{n}};
+    c.out = {Shape{rows, n}, Shape{rows, n}, Shape{rows}};
+    c.graded = 2;
+    c.reference = [norm = rms_norm_case(rows, n, false).reference](const Arrays& x) {
+        auto sum = x[0];
+        for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += x[1][i];
+        const auto out = norm({sum, x[2]});
+        return Arrays{out[0], sum, out[1]};
+    };
+    c.forward = [=](Ops& ops, Data& d) {
+        if (in_place) ops.copy(d.out[1], d.in[0]);
+        ops.add_rms_norm(d.out[0], d.out[2], d.out[1], in_place ? d.out[1] : d.in[0], d.in[1], d.in[2],
+                         kEps);
+    };
+    c.backward = [=](Ops& ops, Data& d) {
+        ops.copy(d.d_in[0], d.d_out[1]);
+        ops.rms_norm_backward(d.d_in[0], d.d_in[2], d.d_out[0], d.out[1], d.in[2], d.out[2], true);
+        ops.copy(d.d_in[1], d.d_in[0]);
+    };
+    c.accumulated = {2};
+    c.f32_out = {2};
+    c.f32_gradients = {2};
+    c.bytes = 16.0 * static_cast<double>(rows * n);
     c.rate_only = rows * n > 100'000;
     return c;
 }
@@ -50,7 +85,7 @@ OpCase rope_case(const Packed& packed, std::int64_t heads, std::int64_t d, doubl
     if (turned == 0) turned = d;
     const auto tokens = packed.tokens;
     const auto half = turned / 2;
-    auto frequencies = std::make_shared<std::vector<float>>();
+    auto frequencies = std::make_shared<Floats>();
     for (std::int64_t i = 0; i < half; ++i) {
         frequencies->push_back(static_cast<float>(
             std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(turned))));
@@ -86,7 +121,7 @@ OpCase rope_case(const Packed& packed, std::int64_t heads, std::int64_t d, doubl
     };
     auto turn = [=](Ops& ops, Tensor to, Tensor from, float sign) {
         ops.copy(to, from);
-        ops.rope(to, positions.tensor(), Tensor(frequencies->data(), DType::f32, Shape{half}), form,
+        ops.rope(to, positions.tensor(), view(*frequencies), form,
                  sign);
     };
     c.forward = [=](Ops& ops, Data& data) { turn(ops, data.out[0], data.in[0], 1); };
@@ -114,10 +149,37 @@ OpCase swiglu_case(std::int64_t rows, std::int64_t n, bool in_place, double spre
             ops.copy(d.d_in[0], d.in[0]);
             ops.copy(d.d_in[1], d.in[1]);
         }
-        ops.swiglu_backward(d.d_in[0], d.d_in[1], d.d_out[0], in_place ? d.d_in[0] : d.in[0],
+        ops.swiglu_backward(d.d_in[0], d.d_in[1], {}, d.d_out[0], in_place ? d.d_in[0] : d.in[0],
                             in_place ? d.d_in[1] : d.in[1]);
     };
     c.bytes = 12.0 * static_cast<double>(rows * n);
+    c.rate_only = rows * n > 100'000;
+    return c;
+}
+
+/// Gates and ups in one tensor; the second output is what the backward pass gives again.
+OpCase packed_swiglu_case(std::int64_t rows, std::int64_t n, bool in_place) {
+    OpCase c;
+    c.name = fmt::format("swiglu [{}, 2 x {}]{}", rows, n, in_place ? " in place" : "");
+    c.in = {Shape{rows, 2 * n}};
+    c.out = {Shape{rows, n}, Shape{rows, n}};
+    c.reference = [=](const Arrays& x) {
+        auto out = zeros(rows * n);
+        for (std::int64_t i = 0; i < rows * n; ++i) {
+            const double gate = at(x[0], i / n * 2 * n + i % n), up = at(x[0], i / n * 2 * n + n + i % n);
+            at(out, i) = gate * up / (1 + std::exp(-gate));
+        }
+        return Arrays{out, out};
+    };
+    const auto backward = [=](Ops& ops, Data& d, Tensor product) {
+        if (in_place) ops.copy(d.d_in[0], d.in[0]);
+        ops.swiglu_backward(d.d_in[0], {}, product, d.d_out[0], in_place ? d.d_in[0] : d.in[0], {});
+    };
+    c.forward = [=](Ops& ops, Data& d) {
+        ops.swiglu(d.out[0], d.in[0], {});
+        backward(ops, d, d.out[1]);
+    };
+    c.backward = [=](Ops& ops, Data& d) { backward(ops, d, {}); };
     c.rate_only = rows * n > 100'000;
     return c;
 }
@@ -131,6 +193,19 @@ std::vector<OpCase> block_cases() {
         rms_norm_case(77, 33, false),
         rms_norm_case(80, 128, true),
         rms_norm_case(2048, 128, false),
+        large(rms_norm_case(300, 1536, false)),
+        large(rms_norm_case(300, 1536, true)),
+        large(rms_norm_case(3, 8960, false)),
+        large(rms_norm_case(301, 129, true)),
+        rms_norm_case(0, 8, false),
+        add_rms_norm_case(1, 1, false),
+        add_rms_norm_case(77, 33, false),
+        add_rms_norm_case(80, 128, true),
+        add_rms_norm_case(0, 8, false),
+        large(add_rms_norm_case(300, 1536, false)),
+        large(add_rms_norm_case(300, 1536, true)),
+        large(add_rms_norm_case(3, 8960, false)),
+        add_rms_norm_case(2048, 128, false),
         rope_case(Packed({1}), 1, 8, 10000),
         rope_case(Packed({77}), 3, 8, 10000),
         rope_case(Packed({1, 80, 5}), 4, 32, 10000),
@@ -149,6 +224,14 @@ std::vector<OpCase> block_cases() {
         swiglu_case(80, 96, true, 1),
         swiglu_case(16, 31, false, 40),
         swiglu_case(2048, 384, false, 1),
+        large(swiglu_case(300, 1536, true, 1)),
+        large(swiglu_case(3, 8960, false, 1)),
+        packed_swiglu_case(1, 1, false),
+        packed_swiglu_case(77, 33, false),
+        packed_swiglu_case(80, 96, true),
+        packed_swiglu_case(0, 8, false),
+        large(packed_swiglu_case(300, 1536, true)),
+        large(packed_swiglu_case(3, 8960, false)),
     };
 }
 

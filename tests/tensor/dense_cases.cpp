@@ -3,17 +3,19 @@
 
 #include <cmath>
 
+#include "gradus/tensor/convert.hpp"
 #include "op_case.hpp"
 
 namespace gradus::test {
 
 namespace {
 
+/// `c_f32`: the product is float32 where the factors are not.
 OpCase gemm_case(std::int64_t m, std::int64_t n, std::int64_t k, bool ta, bool tb, float alpha,
-                 float beta) {
+                 float beta, bool c_f32 = false) {
     OpCase c;
-    c.name = fmt::format("gemm {}x{}x{} {}{} alpha {} beta {}", m, n, k, ta ? "T" : "N",
-                         tb ? "T" : "N", alpha, beta);
+    c.name = fmt::format("gemm {}x{}x{} {}{} alpha {} beta {}{}", m, n, k, ta ? "T" : "N",
+                         tb ? "T" : "N", alpha, beta, c_f32 ? " to f32" : "");
     c.in = {ta ? Shape{k, m} : Shape{m, k}, tb ? Shape{n, k} : Shape{k, n}, Shape{m, n}};
     c.out = {Shape{m, n}};
     c.reference = [=](const Arrays& x) {
@@ -37,6 +39,11 @@ OpCase gemm_case(std::int64_t m, std::int64_t n, std::int64_t k, bool ta, bool t
     c.flops = 2.0 * static_cast<double>(m * n * k);
     c.tolerance = 2e-6 * std::sqrt(static_cast<double>(k) + 16);
     c.rate_only = m * n * k > 10'000'000;
+    if (c_f32) {
+        c.f32_in = {2};
+        c.f32_out = {0};
+        c.bf16_tolerance = c.tolerance;  // products of bfloat16 are exact
+    }
     return c;
 }
 
@@ -87,6 +94,7 @@ OpCase embedding_case(std::int64_t slice, std::int64_t offset, std::int64_t hidd
         ops.embedding_backward(d.d_in[0], d.d_out[0], ids.tensor(), offset);
     };
     c.accumulated = {0};
+    c.f32_gradients = {0};
     return c;
 }
 
@@ -106,6 +114,7 @@ OpCase bias_case(std::int64_t rows, std::int64_t n) {
     };
     c.backward = [](Ops& ops, Data& d) { ops.add_bias_backward(d.d_in[0], d.d_out[0]); };
     c.accumulated = {0};
+    c.f32_gradients = {0};
     c.graded_in = 1;
     c.bytes = 16.0 * static_cast<double>(rows * n);
     return c;
@@ -132,6 +141,53 @@ OpCase element_case(std::int64_t n) {
     return c;
 }
 
+/// Through bfloat16 and back: rounded to nearest, ties to even.
+OpCase copy_case(std::int64_t n) {
+    OpCase c;
+    c.name = fmt::format("copy to bf16 and back [{}]", n);
+    c.in = {Shape{n}};
+    c.out = {Shape{n}};
+    c.reference = [](const Arrays& x) {
+        auto out = x;
+        for (double& v : out[0]) {
+            const auto f = static_cast<float>(v);
+            std::uint16_t half = 0;
+            from_f32(DType::bf16, &f, &half, 1);
+            float back = 0;
+            to_f32(DType::bf16, &half, &back, 1);
+            v = double{back};
+        }
+        return out;
+    };
+    c.forward = [=, own = OwnMemory()](Ops& ops, Data& d) mutable {
+        const Tensor half = own.take(DType::bf16, Shape{n});
+        ops.synchronize();
+        ops.copy(half, d.in[0]);
+        ops.copy(d.out[0], half);
+    };
+    c.tolerance = 0;
+    c.all_f32 = c.cuda_only = true;
+    return c;
+}
+
+/// The same numbers as a CPU's, whatever part of the tensor is asked for.
+OpCase fill_normal_case(Shape shape, const NormalFill& fill) {
+    OpCase c;
+    c.name = fmt::format("fill_normal {} of rows {} from {}, {}", shape.text(), fill.global_rows,
+                         fill.row_begin, fill.column_begin);
+    c.out = {shape};
+    c.reference = [=](const Arrays&) {
+        const auto device = make_cpu_device();
+        Arena arena(device.get());
+        const Tensor x = arena.take("x", DType::f32, shape);
+        make_cpu_ops({}, arena)->fill_normal(x, fill);
+        return Arrays{{x.floats().begin(), x.floats().end()}};
+    };
+    c.forward = [=](Ops& ops, Data& d) { ops.fill_normal(d.out[0], fill); };
+    c.tolerance = 1e-6;
+    return c;
+}
+
 }  // namespace
 
 std::vector<OpCase> dense_cases() {
@@ -142,6 +198,10 @@ std::vector<OpCase> dense_cases() {
             cases.push_back(gemm_case(1, 33, 17, ta, tb, 1, 0));
             cases.push_back(gemm_case(77, 5, 64, ta, tb, -0.5F, 1));
             cases.push_back(gemm_case(80, 96, 97, ta, tb, 1, 0.25F));
+            for (const float beta : {0.0F, 1.0F}) {
+                cases.push_back(gemm_case(200, 136, 72, ta, tb, 1, beta));
+                cases.push_back(gemm_case(200, 136, 72, ta, tb, 1, beta, true));
+            }
         }
     }
     cases.push_back(gemm_case(2048, 384, 128, false, true, 1, 0));
@@ -153,6 +213,24 @@ std::vector<OpCase> dense_cases() {
     cases.push_back(embedding_case(11, 0, 5, {0, 10, 3, 3, 7, 3}));
     cases.push_back(embedding_case(6, 5, 8, {0, 10, 3, 5, 7, 3, 4, 11}));
     cases.push_back(embedding_case(4, 0, 1, {2}));
+    std::vector<std::int32_t> often(3000, 7);
+    for (std::int32_t i = 0; i < 500; ++i) often.push_back(i % 11);
+    cases.push_back(large(embedding_case(11, 0, 64, often)));
+    cases.push_back(large(embedding_case(9, 1, 33, often)));
+    cases.push_back(large(rows_case(300, 1536, {7, -1, 299, 7, 0, 150})));
+    cases.push_back(large(bias_case(300, 1536)));
+    cases.push_back(large(bias_case(3, 8960)));
+    cases.push_back(large(element_case(300 * 1536 + 5)));
+    cases.push_back(copy_case(1));
+    cases.push_back(copy_case(300 * 1536 + 5));
+    cases.push_back(fill_normal_case({5, 7}, {.seed = 3, .tensor = 2, .std = 0.5, .rows = 5,
+                                              .global_rows = 5, .global_columns = 7}));
+    cases.push_back(fill_normal_case({3, 4, 5}, {.seed = 9, .tensor = 1, .std = 2, .rows = 4,
+                                                 .global_rows = 11, .global_columns = 13,
+                                                 .matrix_begin = 2, .row_begin = 3, .column_begin = 6}));
+    cases.push_back(large(fill_normal_case({300, 1536}, {.seed = 9, .tensor = 1, .rows = 300,
+                                                         .global_rows = 600, .global_columns = 3072,
+                                                         .row_begin = 300, .column_begin = 1536})));
     cases.push_back(bias_case(1, 1));
     cases.push_back(bias_case(77, 33));
     cases.push_back(element_case(1));

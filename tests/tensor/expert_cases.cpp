@@ -50,6 +50,7 @@ OpCase expert_gemm_case(const std::vector<std::int64_t>& rows, std::int64_t n, s
             ops.expert_gemm_backward(d.d_in[1], d.d_out[0], d.in[0], rows);
         };
         c.accumulated = {1};
+        c.f32_gradients = {1};
         c.graded_in = 2;
     }
     c.flops = 2.0 * static_cast<double>(total * n * k);
@@ -111,7 +112,7 @@ struct Router {
 
 OpCase route_case(std::int64_t tokens, RouterShape shape, bool biased, bool of_scores) {
     Router router{shape, {}};
-    auto bias = std::make_shared<std::vector<float>>();
+    auto bias = std::make_shared<Floats>();
     Lcg random(9);
     for (std::int64_t i = 0; i < shape.experts && biased; ++i) {
         bias->push_back(static_cast<float>(0.4 * random.normal()));
@@ -137,13 +138,14 @@ OpCase route_case(std::int64_t tokens, RouterShape shape, bool biased, bool of_s
         return Arrays{weights, all};
     };
     c.forward = [=](Ops& ops, Data& d) {
-        const Tensor b = biased ? Tensor(bias->data(), DType::f32, Shape{shape.experts}) : Tensor();
+        const Tensor b = biased ? view(*bias) : Tensor();
         ops.route(d.out[1], chosen.tensor(), d.out[0], d.in[0], b, shape);
     };
     c.backward = [=](Ops& ops, Data& d) {
         ops.route_backward(d.d_in[0], d.d_out[0], of_scores ? d.d_out[1] : Tensor(), d.out[1],
                            chosen.tensor(), shape);
     };
+    c.all_f32 = true;
     c.bytes = 8.0 * static_cast<double>(tokens * shape.experts);
     c.rate_only = tokens > 1000;
     return c;
@@ -182,17 +184,20 @@ OpCase balance_case(const Packed& packed, std::int64_t experts, std::int64_t per
         return Arrays{{double{kBefore} + double{kCoef} * loss}};
     };
     const RouterShape shape{.experts = experts, .per_token = per_token, .sigmoid = sigmoid};
-    const auto d_scores = std::make_shared<std::vector<float>>(
-        static_cast<std::size_t>(packed.tokens * experts), NAN);
+    const auto d_scores =
+        std::make_shared<Floats>(static_cast<std::size_t>(packed.tokens * experts), NAN);
     c.forward = [=, in = c.in[0]](Ops& ops, Data& d) {
         ops.fill(d.out[0], kBefore);
-        ops.route_balance(d.out[0], Tensor(d_scores->data(), DType::f32, in), d.in[0],
+        ops.route_balance(d.out[0], view(*d_scores, in), d.in[0],
                           packed.packing(), shape, kCoef);
     };
     c.backward = [=, in = c.in[0]](Ops& ops, Data& d) {
-        ops.copy(d.d_in[0], Tensor(d_scores->data(), DType::f32, in));
-        ops.scale(d.d_in[0], d.d_out[0].f32()[0]);
+        ops.copy(d.d_in[0], view(*d_scores, in));
+        float factor = 0;
+        ops.download(&factor, d.d_out[0]);
+        ops.scale(d.d_in[0], factor);
     };
+    c.all_f32 = true;
     c.bytes = 8.0 * static_cast<double>(packed.tokens * experts);
     c.rate_only = packed.tokens > 1000;
     return c;
@@ -237,6 +242,11 @@ std::vector<OpCase> expert_cases() {
     cases.push_back(route_case(2048, {.experts = 256, .per_token = 8, .sigmoid = true,
                                       .normalize = true, .scale = 2.5F, .groups = 8,
                                       .top_groups = 4, .group_best = 2}, true, true));
+    for (const bool transpose : {false, true})
+        cases.push_back(large(expert_gemm_case({300, 0, 129, 1, 64}, 136, 72, transpose, 0)));
+    cases.push_back(large(route_case(300, {.experts = 256, .per_token = 8, .sigmoid = true,
+                                           .normalize = true, .scale = 2.5F, .groups = 8,
+                                           .top_groups = 4, .group_best = 2}, true, true)));
     cases.push_back(balance_case(Packed({1}), 1, 1, false));
     cases.push_back(balance_case(Packed({5, 1, 7}), 6, 2, true));
     cases.push_back(balance_case(Packed({3, 0, 4}), 4, 3, false));

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "../device/test_device.hpp"
 #include "gradus/tensor/ops.hpp"
 
 namespace gradus::test {
@@ -16,7 +17,7 @@ namespace gradus::test {
 using Doubles = std::vector<double>;
 using Arrays = std::vector<Doubles>;
 
-/// Tensors of one run of a case, in the order of OpCase::in and OpCase::out.
+/// Tensors of one run of a case, in the order of OpCase::in and OpCase::out: the device's memory.
 struct Data {
     std::vector<Tensor> in, out, d_out, d_in;
 };
@@ -39,22 +40,49 @@ struct OpCase {
     double tolerance = 1e-5;      ///< of |reference| + its root mean square
     std::vector<int> positive = {};  ///< inputs that are made positive
     bool rate_only = false;          ///< large: for the rates alone
+    /// Large, for what a GPU cuts into blocks: a CPU leaves it out where GRADUS_LONG is not set.
+    bool large = false;
+    bool cuda_only = false;  ///< a CPU has only float32
+
+    // Where weights and activations are bfloat16 (test_dtype):
+    std::vector<int> f32_in = {}, f32_out = {};  ///< inputs and outputs that are float32 all the same
+    std::vector<int> f32_gradients = {};   ///< inputs whose gradients are: those of weights
+    std::vector<int> bf16_gradients = {};  ///< float32 inputs whose gradients are not
+    bool all_f32 = false;                  ///< it has no bfloat16 form
+    double bf16_tolerance = 1e-2;          ///< a rounding is 2^-9
 };
+inline OpCase large(OpCase c) {
+    c.large = true;
+    c.rate_only = false;
+    return c;
+}
 
 /// int32 data that a case's functions share.
 class Ints {
   public:
-    Ints(std::vector<std::int32_t> values, Shape shape)
-        : values_(std::make_shared<std::vector<std::int32_t>>(std::move(values))), shape_(shape) {}
-    explicit Ints(std::vector<std::int32_t> values)
-        : Ints(values, Shape{static_cast<std::int64_t>(values.size())}) {}
-    Tensor tensor() const { return {values_->data(), DType::i32, shape_}; }
+    Ints(const std::vector<std::int32_t>& values, Shape shape)
+        : values_(std::make_shared<Numbers>(values.begin(), values.end())), shape_(shape) {}
+    explicit Ints(const std::vector<std::int32_t>& values) : Ints(values, Shape{std::ssize(values)}) {}
+    Tensor tensor() const { return view(*values_, shape_); }
     std::int32_t operator[](std::int64_t i) const { return (*values_)[static_cast<std::size_t>(i)]; }
     std::int64_t size() const { return static_cast<std::int64_t>(values_->size()); }
 
   private:
-    std::shared_ptr<std::vector<std::int32_t>> values_;
+    std::shared_ptr<Numbers> values_;
     Shape shape_;
+};
+
+/// Memory of the device that a case's functions share.
+class OwnMemory {
+  public:
+    Tensor take(DType dtype, Shape shape) { return own_->arena.take("own", dtype, shape); }
+
+  private:
+    struct Own {
+        std::unique_ptr<Device> device = make_compute_device();
+        Arena arena{device.get()};
+    };
+    std::shared_ptr<Own> own_ = std::make_shared<Own>();
 };
 
 /// starts and positions of packed sequences.
@@ -68,6 +96,7 @@ struct Packed {
 
 std::vector<OpCase> dense_cases();
 std::vector<OpCase> block_cases();
+std::vector<OpCase> heads_cases();
 std::vector<OpCase> rows_cases();
 std::vector<OpCase> expert_cases();
 std::vector<OpCase> attention_cases();
@@ -95,6 +124,11 @@ class Lcg {
     std::uint64_t state_;
 };
 
-constexpr OpsLimits kLimits{.max_tokens = 8192, .max_length = 2048, .max_head_dim = 128};
+constexpr OpsLimits kLimits{.max_tokens = 8192,
+                            .max_length = 2048,
+                            .max_head_dim = 192,
+                            .max_heads = 16,
+                            .max_width = 8960,
+                            .max_decode = 64};
 
 }  // namespace gradus::test

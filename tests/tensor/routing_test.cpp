@@ -11,27 +11,23 @@ namespace gradus::test {
 
 namespace {
 
-using Numbers = std::vector<std::int32_t>;
-
 struct Fixture {
-    std::unique_ptr<Device> device = make_cpu_device();
+    std::unique_ptr<Device> device = make_test_device();
     Arena arena{device.get()};
-    std::unique_ptr<Ops> ops = make_cpu_ops(kLimits, arena);
+    std::unique_ptr<Ops> ops = make_test_ops(kLimits, arena);
 
     struct Routed {
         Numbers chosen;
-        std::vector<float> weights, scores;
+        Floats weights, scores;
     };
-    Routed route(std::vector<float> logits, std::vector<float> bias, const RouterShape& shape) {
+    Routed route(Floats logits, Floats bias, const RouterShape& shape) {
         const auto tokens = std::ssize(logits) / shape.experts;
         Routed r{Numbers(static_cast<std::size_t>(tokens * shape.per_token), -7), {}, {}};
         r.weights.resize(r.chosen.size());
         r.scores.resize(logits.size());
-        ops->route({r.scores.data(), DType::f32, {tokens, shape.experts}},
-                   {r.chosen.data(), DType::i32, {tokens, shape.per_token}},
-                   {r.weights.data(), DType::f32, {tokens, shape.per_token}},
-                   {logits.data(), DType::f32, {tokens, shape.experts}},
-                   bias.empty() ? Tensor() : Tensor(bias.data(), DType::f32, {shape.experts}), shape);
+        ops->route(view(r.scores, {tokens, shape.experts}), view(r.chosen, {tokens, shape.per_token}),
+                   view(r.weights, {tokens, shape.per_token}), view(logits, {tokens, shape.experts}),
+                   bias.empty() ? Tensor() : view(bias), shape);
         return r;
     }
 };
@@ -61,7 +57,7 @@ BOOST_AUTO_TEST_CASE(the_bias_moves_the_choice_and_not_the_weights) {
 BOOST_AUTO_TEST_CASE(groups_count_by_the_sum_of_their_best) {
     // Scores of three groups of three: 0.9 0.1 0.1 | 0.6 0.6 0.1 | 0.7 0.2 0.2, as logits.
     const auto logit = [](double p) { return static_cast<float>(std::log(p / (1 - p))); };
-    std::vector<float> z;
+    Floats z;
     for (const double p : {0.9, 0.1, 0.1, 0.6, 0.6, 0.1, 0.7, 0.2, 0.2}) z.push_back(logit(p));
     RouterShape shape{.experts = 9, .per_token = 3, .sigmoid = true, .groups = 3, .top_groups = 1,
                       .group_best = 1};
@@ -77,13 +73,13 @@ BOOST_AUTO_TEST_CASE(groups_count_by_the_sum_of_their_best) {
     BOOST_TEST(route(z, {0, 0, 0, 0, 0, 0, 0.2F, 0.2F, 0.2F}, shape).chosen == (Numbers{6, 7, 8}),
                boost::test_tools::per_element());
     // Experts of a good group are chosen even where their s + b is negative and others' is not.
-    const std::vector<float> low{2, -5, -5, 0, 0, 0, 0, 0, 0};
+    const Floats low{2, -5, -5, 0, 0, 0, 0, 0, 0};
     BOOST_TEST(route(z, low, shape).chosen == (Numbers{3, 4, 5}), boost::test_tools::per_element());
     shape.group_best = 1;
     BOOST_TEST(route(z, low, shape).chosen == (Numbers{0, 1, 2}), boost::test_tools::per_element());
     // Equal groups: the lower number.
     shape.group_best = 3;
-    BOOST_TEST(route(std::vector<float>(9, 0.5F), {}, shape).chosen == (Numbers{0, 1, 2}),
+    BOOST_TEST(route(Floats(9, 0.5F), {}, shape).chosen == (Numbers{0, 1, 2}),
                boost::test_tools::per_element());
 }
 
@@ -113,7 +109,7 @@ BOOST_AUTO_TEST_CASE(nan_logits_choose_experts_that_exist) {
     for (const bool sigmoid : {false, true}) {
         const RouterShape shape{.experts = 8, .per_token = 3, .sigmoid = sigmoid, .groups = 4,
                                 .top_groups = 2, .group_best = 2};
-        for (const auto& z : {std::vector<float>(8, kNan), {0, kNan, 1, 2, kNan, 3, -1, 0}}) {
+        for (const auto& z : {Floats(8, kNan), {0, kNan, 1, 2, kNan, 3, -1, 0}}) {
             for (const std::int32_t e : route(z, {}, shape).chosen) BOOST_TEST((e >= 0 && e < 8));
         }
     }
@@ -122,29 +118,28 @@ BOOST_AUTO_TEST_CASE(nan_logits_choose_experts_that_exist) {
 // DeepSeek-V3 (arXiv 2412.19437) eq. 18 counts the K best of the bare scores; groups, as the bias, limit
 // the choice alone. One sequence of two tokens; the second has equal scores.
 BOOST_AUTO_TEST_CASE(the_balance_loss_counts_the_best_scores) {
-    std::vector<float> scores{0.5F, 0.125F, 0.25F, 0.125F, /**/ 0.25F, 0.25F, 0.25F, 0.25F};
+    Floats scores{0.5F, 0.125F, 0.25F, 0.125F, /**/ 0.25F, 0.25F, 0.25F, 0.25F};
     const RouterShape shape{.experts = 4, .per_token = 2, .sigmoid = true, .groups = 2,
                             .top_groups = 1, .group_best = 2};
     const auto logit = [](float p) { return std::log(p / (1 - p)); };
     BOOST_TEST(route({logit(0.5F), logit(0.125F), logit(0.25F), logit(0.125F)}, {}, shape).chosen ==
                    (Numbers{0, 1}),
                boost::test_tools::per_element());
-    float loss = 1;
-    std::vector<float> d_scores(8, NAN);
-    ops->route_balance({&loss, DType::f32, {1}}, {d_scores.data(), DType::f32, {2, 4}},
-                       {scores.data(), DType::f32, {2, 4}}, Packed({2}).packing(), shape, 2);
+    Floats loss{1};
+    Floats d_scores(8, NAN);
+    ops->route_balance(view(loss), view(d_scores, {2, 4}), view(scores, {2, 4}), Packed({2}).packing(), shape, 2);
     // Best are {0, 2} and {0, 1}: f = (2, 1, 1, 0); P = (3/8, 3/16, 1/4, 3/16); sum f P = 19/16.
-    BOOST_TEST(loss == 1 + 2 * 1.1875F);
+    BOOST_TEST(loss[0] == 1 + 2 * 1.1875F);
     // dp = f, all scores sum to 1: ds_i = f_i - sum_j f_j s_j, that is less 11/8 and less 1.
-    BOOST_TEST(d_scores == (std::vector<float>{0.625F, -0.375F, -0.375F, -1.375F, 1, 0, 0, -1}),
+    BOOST_TEST(d_scores == (Floats{0.625F, -0.375F, -0.375F, -1.375F, 1, 0, 0, -1}),
                boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(tokens_in_order_of_expert) {
     // Token 0: experts 3, 0; token 1: 0, 2; token 2: 3, 0. Expert 1 has none.
     const Ints chosen({3, 0, 0, 2, 3, 0}, {3, 2});
-    const Ints order(Numbers(6, -1)), source(Numbers(6, -1)), place(Numbers(6, -1), {3, 2}),
-        rows(Numbers(4, -1));
+    const std::vector<std::int32_t> six(6, -1), four(4, -1);
+    const Ints order(six), source(six), place(six, {3, 2}), rows(four);
     ops->sort_by_expert(order.tensor(), source.tensor(), place.tensor(), rows.tensor(), chosen.tensor());
     const auto expect = [](const Ints& got, const Numbers& wanted) {
         for (std::size_t i = 0; i < wanted.size(); ++i)

@@ -88,6 +88,7 @@ OpCase scale_rows_case(std::int64_t rows, std::int64_t n) {
     c.name = fmt::format("scale_rows, row_dots [{}, {}]", rows, n);
     c.in = {Shape{rows, n}, Shape{rows}};
     c.out = {Shape{rows, n}};
+    c.f32_in = {1};
     c.reference = [=](const Arrays& x) {
         auto out = x[0];
         for (std::int64_t i = 0; i < rows * n; ++i) at(out, i) *= at(x[1], i / n);
@@ -209,6 +210,10 @@ std::vector<OpCase> rows_cases() {
         cases.push_back(sum_rows_case(6, 5, 0, 2, accumulate));
     }
     cases.push_back(sum_rows_case(8192, 512, 2048, 4, false));
+    cases.push_back(large(sum_rows_case(300, 1536, 120, 3, true)));
+    cases.push_back(large(scale_rows_case(300, 1536)));
+    cases.push_back(large(copy_columns_case({60, 5, 576, 512, 192, 128, 64})));
+    cases.push_back(large(sum_columns_case({60, 5, 576, 512, 192, 128, 64})));
     for (const bool transpose : {false, true}) {
         cases.push_back(head_gemm_case({1, 1, 1, 0, 1, 0, 1, 0, 1, 1, transpose}));
         cases.push_back(head_gemm_case({5, 3, 16, 2, 17, 3, 11, 4, 5, 9, transpose}));

@@ -5,6 +5,7 @@
 #include <boost/test/unit_test.hpp>
 #include <numeric>
 
+#include "../device/test_device.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 
@@ -153,9 +154,10 @@ BOOST_AUTO_TEST_CASE(sequences_that_do_not_fit_are_named) {
 }
 
 BOOST_AUTO_TEST_CASE(targets_are_the_next_tokens_of_the_same_sequence) {
-    const auto device = make_cpu_device();
+    const auto device = test::make_test_device();
     Arena arena(device.get());
-    MicroBatch micro(16, arena);
+    const auto ops = test::make_test_ops({}, arena);
+    MicroBatch micro(16, *ops, arena);
     const Sequence a = make_sequence({5, 6, 7, 8}, {1, 0, 1, 0.5f});
     const Sequence b = make_sequence({9}, {1});
     const Sequence c = make_sequence({3, 4}, {0, 1});
@@ -190,15 +192,16 @@ BOOST_AUTO_TEST_CASE(targets_are_the_next_tokens_of_the_same_sequence) {
 }
 
 BOOST_AUTO_TEST_CASE(a_micro_batch_refuses_more_than_its_memory) {
-    const auto device = make_cpu_device();
+    const auto device = test::make_test_device();
     Arena arena(device.get());
-    MicroBatch micro(3, arena);
+    const auto ops = test::make_test_ops({}, arena);
+    MicroBatch micro(3, *ops, arena);
     const Sequence a = make_sequence({1, 2, 3, 4}, {1, 1, 1, 1});
     BOOST_CHECK_THROW(micro.fill(std::vector<const Sequence*>{&a}, false), InternalError);
     const Sequence b = make_sequence({1, 2}, {1});
     BOOST_CHECK_THROW(micro.fill(std::vector<const Sequence*>{&b}, false), InternalError);
     Arena planned(nullptr);
-    MicroBatch on_paper(1000, planned);
+    MicroBatch on_paper(1000, *ops, planned);
     BOOST_TEST(planned.bytes() >= 4 * 4 * 1000);
 }
 

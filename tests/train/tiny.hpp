@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../device/test_device.hpp"
 #include "gradus/base/philox.hpp"
 #include "gradus/train/trainer.hpp"
 
@@ -61,11 +62,15 @@ struct MoreLosses {
 struct Tiny {
     Tiny(const Grid& g, std::int64_t micro_tokens, AdamWOptions options = {}, bool planned = false,
          const ModelConfig& config = tiny_config(), MoreLosses more = {})
-        : device(make_cpu_device()),
+        : device(make_test_device()),
           arena(planned ? nullptr : device.get()),
           grid(g),
-          ops(make_cpu_ops(
-              {.max_tokens = micro_tokens, .max_length = micro_tokens, .max_head_dim = 4}, arena)),
+          ops(make_test_ops({.max_tokens = micro_tokens,
+                             .max_length = micro_tokens,
+                             .max_head_dim = config.head_dim,
+                             .max_heads = config.heads / g.tensor_size(),
+                             .max_width = config.hidden},
+                            arena, Waiting::never)),
           parameters(config, grid, arena, true, "policy", more.mtp_coef > 0),
           model(config, grid, *ops, arena,
                 {.max_tokens = micro_tokens,
@@ -78,7 +83,9 @@ struct Tiny {
                    .balance_coef = more.balance_coef,
                    .router_bias_rate = more.router_bias_rate,
                    .mtp_coef = more.mtp_coef}) {
-        if (!planned) parameters.initialize(17, 0.3);
+        if (planned) return;
+        parameters.initialize(*ops, 17, 0.3);
+        ops->synchronize();
     }
 
     std::unique_ptr<Device> device;
@@ -91,9 +98,13 @@ struct Tiny {
     Profile profile;
     Trainer trainer;
 
+    /// All of them, those without gradients last.
     std::vector<float> values() const {
-        const auto flat = parameters.flat_values().floats();
-        return {flat.begin(), flat.end()};
+        ops->synchronize();
+        std::vector<float> all;
+        for (const Tensor& x : {parameters.flat_values(), parameters.flat_untrained()})
+            all.insert(all.end(), x.floats().begin(), x.floats().end());
+        return all;
     }
 };
 

@@ -32,6 +32,7 @@ constexpr AdamWOptions kBare{.beta1 = 0.5, .weight_decay = 0, .clip = 0};
 
 /// The gradient of the last, first step, parameter by parameter.
 std::vector<float> last_gradient(const Tiny& tiny) {
+    tiny.ops->synchronize();
     std::vector<float> gradient;
     for (const Slab& slab : tiny.optimizer.slabs()) {
         if (slab.tensor.rfind("adam_m/", 0) != 0) continue;
@@ -56,12 +57,13 @@ struct Plain {
         log_prob.assign(n, 0);
         entropy.assign(n, 0);
         Arena arena(tiny.device.get());
-        MicroBatch micro(static_cast<std::int64_t>(n), arena);
+        MicroBatch micro(static_cast<std::int64_t>(n), *tiny.ops, arena);
         micro.fill(std::vector<const Sequence*>{&s}, true);
         const Tensor hidden = tiny.model.forward(parameters, micro.packed(), false);
         for (std::size_t t = 1; t < n; ++t) {
             const auto row = static_cast<std::int64_t>(t) - 1;
-            const auto z = tiny.model.logits(parameters, hidden.rows(row, 1));
+            const auto z = tiny.model.logits(parameters, hidden.rows(row, 1)).floats();
+            tiny.ops->synchronize();
             double sum = 0;
             for (const float x : z) sum += std::exp(x / temperature);
             for (const float x : z) {
@@ -169,7 +171,7 @@ BOOST_AUTO_TEST_CASE(nothing_to_train_on) {
 
 BOOST_AUTO_TEST_CASE(log_probs_are_those_of_the_logits) {
     Tiny tiny(grid(), 50), other(grid(), 50);
-    other.parameters.initialize(99, 0.4);
+    other.parameters.initialize(*other.ops, 99, 0.4);
     auto batch = tiny_batch(8);
     const auto before = tiny.values();
     for (const double temperature : {1.0, 0.6}) {
