@@ -88,7 +88,7 @@ CudaOps::CudaOps(const OpsLimits& limits, Arena& arena, CudaDevice* device,
     landing_ = pinned_->allocate(UploadRing::kPiece);
     matmul_ = std::make_unique<Matmul>(context_);
     experts_ = std::make_unique<ExpertProducts>(context_, product_workspace_.data(), Matmul::kWorkspace);
-    cudnn_ = std::make_unique<CudnnAttention>(context_);
+    cudnn_ = std::make_unique<CudnnAttention>();
     collectives_ = std::make_unique<Collectives>(context_, options.deterministic);
 }
 
