@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention through cuDNN: which plan, where its tensors lie, and the work in parts. Two layouts:
 // sequences of one length that is a multiple of 128, or ragged ones, with offsets. Gradients of
-// keys and values are made a query head and summed over the group in float32. Bound: FLOPs, 2 nh (D
-// + Dv) a pair of tokens forward, 2 nh (3 D + 2 Dv) backward. TFLOP/s seen on one H100
-// (cuDNN 9.19), forward / backward / deterministic backward within workspace():
+// keys and values are made a query head and summed over the group in float32.
+//
+// Bound: FLOPs, 2 nh (D + Dv) a pair of tokens forward, 2 nh (3 D + 2 Dv) backward. TFLOP/s seen
+// on one H100 (cuDNN 9.19): forward / backward / deterministic backward within workspace():
 //   4 x 4096 tokens, heads 12/2 of 128   562 / 440 / 397     ragged   520 / 415 / 380
 //   4 x 4096 tokens, heads 14/2 of 64    404 / 344 / 265     ragged   357 / 319 / 245
 //   4 x 4096 tokens, heads 16/16 of 192, values 128          569 / 433 / 361
