@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What cuDNN's attention wants to be told in its own form: where sequences begin in each tensor, and
-// log-sum-exps by head. Bound: launches; at most 8 bytes a token and head are moved.
+// What cuDNN's attention wants to be told in its own form: where sequences begin in each tensor,
+// and log-sum-exps by head. Bound: launches; at most 8 bytes a token and head are moved.
 #include "check.hpp"
 #include "cudnn_attention_kernels.hpp"
 #include "vector.cuh"
@@ -23,8 +23,8 @@ __global__ void sequence_offsets_kernel(std::int64_t* offsets, std::int32_t* len
 }
 
 /// Threads follow `out`; the reads of a warp lie apart and meet again in L2.
-__global__ void transpose_kernel(float* out, const float* in, std::int64_t elements, std::int64_t rows,
-                                 std::int64_t columns) {
+__global__ void transpose_kernel(float* out, const float* in, std::int64_t elements,
+                                 std::int64_t rows, std::int64_t columns) {
     const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
     if (i >= elements) return;
     const std::int64_t row = i % rows, rest = i / rows;
@@ -46,8 +46,8 @@ void transpose(const Context& c, float* out, const float* in, std::int64_t count
                std::int64_t columns) {
     const std::int64_t elements = count * rows * columns;
     if (elements == 0) return;
-    transpose_kernel<<<blocks_for(elements, kThreads), kThreads, 0, c.stream>>>(out, in, elements, rows,
-                                                                              columns);
+    transpose_kernel<<<blocks_for(elements, kThreads), kThreads, 0, c.stream>>>(out, in, elements,
+                                                                                rows, columns);
     check_launch();
 }
 

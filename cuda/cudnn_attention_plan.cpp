@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Causal attention as graphs that cuDNN fuses into flash attention (Dao 2023, arXiv 2307.08691). With
-// S = scale Q K^T, masked above the diagonal, and L the log-sum-exp of its rows:
+// Causal attention as graphs that cuDNN fuses into flash attention (Dao 2023, arXiv 2307.08691).
+// With S = scale Q K^T, masked above the diagonal, and L the log-sum-exp of its rows:
 //   forward    P = softmax(S), O = P V
 //   backward   P = exp(S - L), dV = P^T dO, dP = dO V^T, dS = scale (dP - rowsum(dO O)) P,
 //              dK = dS^T Q, dQ = dS K
 // The nodes and their order are those that cuDNN's own frontend (include/cudnn_frontend/node/
-// scaled_dot_product_flash_attention.h) sends: others need not be recognised. dQ is summed in float32 by
-// whichever block comes first; where bits must repeat, dS goes through memory instead (2 bytes a score)
-// and dQ is a product of its own.
+// scaled_dot_product_flash_attention.h) sends: others need not be recognised. dQ is summed in
+// float32 by whichever block comes first; where bits must repeat, dS goes through memory instead (2
+// bytes a score) and dQ is a product of its own.
 #include "cudnn_attention_plan.hpp"
 
 #include <limits>
@@ -58,12 +58,15 @@ class Builder {
     Form scores(cudnnDataType_t type = CUDNN_DATA_FLOAT) const { return packed(n_.length, type); }
     /// One number a query and head.
     Form statistics() const {
-        return n_.ragged ? rows(n_.heads, n_.all_heads, 1, plan_.lse_offsets, CUDNN_DATA_FLOAT) : packed(1);
+        return n_.ragged ? rows(n_.heads, n_.all_heads, 1, plan_.lse_offsets, CUDNN_DATA_FLOAT)
+                         : packed(1);
     }
 
     void add_sequences() {
-        const Form lengths{.type = CUDNN_DATA_INT32, .dims = {n_.sequences, 1, 1, 1}, .alignment = 4};
-        const Form offsets{.type = CUDNN_DATA_INT64, .dims = {n_.sequences + 1, 1, 1, 1}, .alignment = 8};
+        const Form lengths{
+            .type = CUDNN_DATA_INT32, .dims = {n_.sequences, 1, 1, 1}, .alignment = 4};
+        const Form offsets{
+            .type = CUDNN_DATA_INT64, .dims = {n_.sequences + 1, 1, 1, 1}, .alignment = 8};
         plan_.q_lengths = graph_.real(lengths);
         plan_.k_lengths = graph_.real(lengths);
         plan_.q_offsets = graph_.real(offsets);
@@ -95,7 +98,8 @@ class Builder {
     }
     Id index(Id x, std::int64_t axis, cudnnDataType_t compute) {
         const Id y = graph_.hidden(scores(CUDNN_DATA_INT32));
-        graph_.pointwise({.mode = CUDNN_POINTWISE_GEN_INDEX, .x = x, .y = y, .compute = compute, .axis = axis});
+        graph_.pointwise(
+            {.mode = CUDNN_POINTWISE_GEN_INDEX, .x = x, .y = y, .compute = compute, .axis = axis});
         return y;
     }
     Id compare(cudnnPointwiseMode_t mode, Id x, Id b) {
@@ -107,7 +111,8 @@ class Builder {
     Id select(Id x, Id mask) {
         const Id y = graph_.hidden(scores());
         const Id nothing = graph_.constant(-std::numeric_limits<float>::infinity());
-        graph_.pointwise({.mode = CUDNN_POINTWISE_BINARY_SELECT, .x = x, .b = nothing, .t = mask, .y = y});
+        graph_.pointwise(
+            {.mode = CUDNN_POINTWISE_BINARY_SELECT, .x = x, .b = nothing, .t = mask, .y = y});
         return y;
     }
     Id masked(Id x) {
@@ -151,7 +156,8 @@ class Builder {
         plan_.dots = graph_.real(statistics());
         const Id product = apply(CUDNN_POINTWISE_MUL, plan_.d_out, plan_.out, packed(n_.value_dim));
         const Id dots = reduced(CUDNN_REDUCE_TENSOR_ADD, product);
-        graph_.pointwise({.mode = CUDNN_POINTWISE_MUL, .x = dots, .b = graph_.constant(1), .y = plan_.dots});
+        graph_.pointwise(
+            {.mode = CUDNN_POINTWISE_MUL, .x = dots, .b = graph_.constant(1), .y = plan_.dots});
 
         const Id shifted = masked(apply(CUDNN_POINTWISE_SUB, scaled_scores(), plan_.lse, scores()));
         const Id p = apply(CUDNN_POINTWISE_EXP, shifted, 0, scores());
@@ -192,7 +198,8 @@ class Builder {
 
 }  // namespace
 
-std::unique_ptr<AttentionPlan> make_attention_plan(const AttentionPart& part, const Descriptor& device) {
+std::unique_ptr<AttentionPlan> make_attention_plan(const AttentionPart& part,
+                                                   const Descriptor& device) {
     return Builder(part).build(device);
 }
 

@@ -29,7 +29,9 @@ void set(const Descriptor& d, cudnnBackendAttributeName_t name, std::int64_t val
 void set(const Descriptor& d, cudnnBackendAttributeName_t name, bool value) {
     set(d, name, CUDNN_TYPE_BOOLEAN, &value);
 }
-void finalize(const Descriptor& d) { check(cudnnBackendFinalize(d.get())); }
+void finalize(const Descriptor& d) {
+    check(cudnnBackendFinalize(d.get()));
+}
 
 /// The engine configurations that heuristics propose, best first.
 std::vector<Descriptor> engine_configurations(const Descriptor& graph, const Descriptor& device) {
@@ -81,9 +83,15 @@ CudnnGraph::Id CudnnGraph::add_tensor(const Form& form, bool is_hidden, bool by_
     tensors_.push_back(std::move(d));
     return id;
 }
-CudnnGraph::Id CudnnGraph::real(const Form& form) { return add_tensor(form, false, false); }
-CudnnGraph::Id CudnnGraph::hidden(const Form& form) { return add_tensor(form, true, false); }
-CudnnGraph::Id CudnnGraph::scalar() { return add_tensor({}, false, true); }
+CudnnGraph::Id CudnnGraph::real(const Form& form) {
+    return add_tensor(form, false, false);
+}
+CudnnGraph::Id CudnnGraph::hidden(const Form& form) {
+    return add_tensor(form, true, false);
+}
+CudnnGraph::Id CudnnGraph::scalar() {
+    return add_tensor({}, false, true);
+}
 CudnnGraph::Id CudnnGraph::constant(float value) {
     const Id id = scalar();
     constants_.emplace_back(id, value);
@@ -118,9 +126,12 @@ void CudnnGraph::matmul(Id a, Id b, Id c, const Extents& extents) {
     set(d, CUDNN_ATTR_OPERATION_MATMUL_BDESC, tensor(b));
     set(d, CUDNN_ATTR_OPERATION_MATMUL_CDESC, tensor(c));
     set(d, CUDNN_ATTR_OPERATION_MATMUL_DESC, form.get());
-    if (extents.m != kNone) set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, tensor(extents.m));
-    if (extents.n != kNone) set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, tensor(extents.n));
-    if (extents.k != kNone) set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, tensor(extents.k));
+    if (extents.m != kNone)
+        set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_M_OVERRIDE_DESC, tensor(extents.m));
+    if (extents.n != kNone)
+        set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_N_OVERRIDE_DESC, tensor(extents.n));
+    if (extents.k != kNone)
+        set(d, CUDNN_ATTR_OPERATION_MATMUL_GEMM_K_OVERRIDE_DESC, tensor(extents.k));
     finalize(d);
     forms_.push_back(std::move(form));
     operations_.push_back(std::move(d));
@@ -166,7 +177,8 @@ std::unique_ptr<CudnnPlan> CudnnGraph::build(const Descriptor& device, std::stri
                 continue;
             }
             std::int64_t count = 0;
-            check(cudnnBackendGetAttribute(plan->plan_.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
+            check(cudnnBackendGetAttribute(plan->plan_.get(),
+                                           CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE,
                                            CUDNN_TYPE_INT64, 1, &count, &plan->workspace_));
             plan->constants_ = constants_;
             return plan;
@@ -179,7 +191,8 @@ std::unique_ptr<CudnnPlan> CudnnGraph::build(const Descriptor& device, std::stri
     return nullptr;
 }
 
-void CudnnPlan::execute(cudnnHandle_t handle, std::span<const Place> places, void* workspace) const {
+void CudnnPlan::execute(cudnnHandle_t handle, std::span<const Place> places,
+                        void* workspace) const {
     std::vector<Id> ids;
     std::vector<const void*> pointers;
     for (const auto& [id, pointer] : places) {
