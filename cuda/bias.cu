@@ -18,21 +18,20 @@ __global__ void __launch_bounds__(kThreads)
     add_bias_kernel(T* x, const T* bias, std::int64_t pieces, std::int64_t width) {
     const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kUnroll);
     const RowWalk walk(first, width);
-    Vec<T, kCount> a[kUnroll], b[kUnroll];
+    Vec<T, kCount> a[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+        const std::int64_t i = first + u * kThreads + threadIdx.x;
+        if (i < pieces) a[u] = load_vec<kCount>(x + i * kCount);
+    }
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
         const int piece = u * kThreads + threadIdx.x;
         if (first + piece >= pieces) continue;
-        a[u] = load_vec<kCount>(x + (first + piece) * kCount);
-        b[u] = load_vec<kCount>(bias + walk.at(piece).column * kCount);
-    }
+        const Vec<T, kCount> b = load_vec<kCount>(bias + walk.at(piece).column * kCount);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-        const std::int64_t i = first + u * kThreads + threadIdx.x;
-        if (i >= pieces) continue;
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) a[u].set(k, a[u].get(k) + b[u].get(k));
-        store_vec(x + i * kCount, a[u]);
+        for (int k = 0; k < kCount; ++k) a[u].set(k, a[u].get(k) + b.get(k));
+        store_vec(x + (first + piece) * kCount, a[u]);
     }
 }
 
@@ -43,22 +42,33 @@ void launch_add_bias(const Context& c, T* x, const T* bias, std::int64_t n, std:
     check_launch();
 }
 
-template <int kCount, class T>
-struct Gradient {
+/// One column, or the columns of a piece of 16 bytes.
+template <class T>
+struct Single {
+    using Raw = T;
     const T* d_out;
     std::int64_t columns;
-    __device__ void operator()(std::int64_t row, std::int64_t column, float (&x)[kCount]) const {
-        const Vec<T, kCount> g = load_vec<kCount>(d_out + row * columns + column);
-#pragma unroll
-        for (int k = 0; k < kCount; ++k) x[k] = g.get(k);
+    __device__ Raw load(std::int64_t row, std::int64_t column) const {
+        return d_out[row * columns + column];
     }
+    __device__ float value(Raw x, int) const { return to_float(x); }
+};
+template <class T>
+struct Piece {
+    using Raw = Packed<T>;
+    const T* d_out;
+    std::int64_t columns;
+    __device__ Raw load(std::int64_t row, std::int64_t column) const {
+        return load_packed(d_out + row * columns + column);
+    }
+    __device__ float value(const Raw& x, int k) const { return x.get(k); }
 };
 
 }  // namespace
 
 std::int64_t bias_workspace(const OpsLimits& limits) {
     const std::int64_t width = 3 * limits.max_heads * limits.max_head_dim;
-    return std::max<std::int64_t>({1 << 18, width, limits.max_width}) *
+    return std::max<std::int64_t>({1 << 17, width, limits.max_width}) *
            static_cast<std::int64_t>(sizeof(float));
 }
 
@@ -84,12 +94,11 @@ void add_bias_backward(const Context& c, Tensor d_bias, Tensor d_out) {
     if (d_out.elements() == 0) return;
     const std::int64_t rows = d_out.elements() / columns;
     dispatch(d_out.dtype(), [&]<class T>(T) {
-        constexpr int kWide = Vec<T>::kSize;
         const T* g = data<T>(d_out);
         if (vectorizes<T>(columns, g))
-            add_column_sums<kWide>(c, d_bias.f32(), rows, columns, Gradient<kWide, T>{g, columns});
+            add_column_sums<Packed<T>::kSize>(c, d_bias.f32(), rows, columns, Piece<T>{g, columns});
         else
-            add_column_sums<1>(c, d_bias.f32(), rows, columns, Gradient<1, T>{g, columns});
+            add_column_sums<1>(c, d_bias.f32(), rows, columns, Single<T>{g, columns});
     });
 }
 

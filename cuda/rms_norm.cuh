@@ -7,50 +7,6 @@
 
 namespace gradus::cuda {
 
-/// 16 bytes of T as words: bfloat16 stays two a register until it is used.
-template <class T>
-struct Packed {
-    static constexpr int kSize = 16 / static_cast<int>(sizeof(T));
-    std::uint32_t word[4];
-
-    __device__ float get(int i) const {
-        if constexpr (std::is_same_v<T, float>) return __uint_as_float(word[i]);
-        const std::uint32_t pair = word[i / 2];
-        return __uint_as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
-    }
-    /// Keeps the compiler from holding the numbers unpacked from one use to the next.
-    __device__ void keep_packed() {
-        asm volatile("" : "+r"(word[0]), "+r"(word[1]), "+r"(word[2]), "+r"(word[3]));
-    }
-};
-template <class T>
-__device__ Packed<T> load_packed(const T* from) {
-    const uint4 x = *reinterpret_cast<const uint4*>(from);
-    return {{x.x, x.y, x.z, x.w}};
-}
-template <class T>
-__device__ Packed<T> load_packed_if(bool inside, const T* from) {
-    return inside ? load_packed(from) : Packed<T>{};
-}
-template <class T>
-__device__ Packed<T> pack(const float (&x)[Packed<T>::kSize]) {
-    Packed<T> y;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-        if constexpr (std::is_same_v<T, float>) {
-            y.word[i] = __float_as_uint(x[i]);
-        } else {
-            const __nv_bfloat162 pair = __floats2bfloat162_rn(x[2 * i], x[2 * i + 1]);
-            y.word[i] = *reinterpret_cast<const std::uint32_t*>(&pair);
-        }
-    }
-    return y;
-}
-template <class T>
-__device__ void store_packed(T* to, const Packed<T>& x) {
-    *reinterpret_cast<uint4*>(to) = uint4{x.word[0], x.word[1], x.word[2], x.word[3]};
-}
-
 /// The sum over neighbouring kLanes lanes, in all of them.
 template <int kLanes>
 __device__ float lanes_sum(float x) {

@@ -2,8 +2,11 @@
 // The backward pass of RMSNorm: with r = inv_rms and u = x r,
 //   d_x (+)= r (d_y w - u mean(d_y w u)),  d_w += sum over rows of d_y u
 // Layout: as the forward pass, but the grid is persistent: threads keep the sums over their rows of d_w
-// in registers. Partial sums [blocks, N] are added in a second pass in order of blocks.
+// in registers, and each copies its pieces of the next row to shared memory while it works on this one.
+// Partial sums [blocks, N] are added in a second pass in order of blocks.
 // Bound: bytes: x, d_y and d_x (twice where accumulated), each once.
+#include <cuda_pipeline.h>
+
 #include "kernels.hpp"
 #include "rms_norm.cuh"
 
@@ -42,10 +45,8 @@ __device__ float weigh(const Packed<T>& g, const Packed<T>& x, const Packed<T>& 
     return dot;
 }
 template <class T>
-__device__ void write_gradient(T* d_x, const Packed<T>& g, const Packed<T>& x, const Packed<T>& w, float inv,
-                               float back, bool accumulate) {
-    Packed<T> old = {};
-    if (accumulate) old = load_packed(d_x);
+__device__ void write_gradient(T* d_x, const Packed<T>& old, const Packed<T>& g, const Packed<T>& x,
+                               const Packed<T>& w, float inv, float back) {
     float y[Packed<T>::kSize];
 #pragma unroll
     for (int k = 0; k < Packed<T>::kSize; ++k)
@@ -53,24 +54,44 @@ __device__ void write_gradient(T* d_x, const Packed<T>& g, const Packed<T>& x, c
     store_packed(d_x, pack<T>(y));
 }
 
+/// Two stages of pieces in shared memory, of d_out, x and, where it is accumulated into, d_x. A thread
+/// reads only what it copied itself.
+template <class T, int kPieces>
+struct Stages {
+    static constexpr int kBytes = 2 * kPieces * 16;  // a thread and array
+    Packed<T>* slots;
+    int arrays;
+    __device__ Packed<T>* slot(int stage, int array, int piece) const {
+        return slots + ((stage * arrays + array) * kPieces + piece) * blockDim.x + threadIdx.x;
+    }
+    /// Zero where not inside.
+    __device__ void request(int stage, int piece, const Backward<T>& p, std::int64_t at,
+                            bool inside) const {
+        const std::int64_t from = inside ? at : 0;
+        const int zeros = inside ? 0 : 16;
+        __pipeline_memcpy_async(slot(stage, 0, piece), p.d_out + from, 16, zeros);
+        __pipeline_memcpy_async(slot(stage, 1, piece), p.x + from, 16, zeros);
+        if (p.accumulate) __pipeline_memcpy_async(slot(stage, 2, piece), p.d_x + from, 16, zeros);
+    }
+    __device__ Packed<T> read(int stage, int array, int piece) const {
+        return *slot(stage, array, piece);
+    }
+};
+
 /// kLanes lanes take kRows rows at once, kVecs pieces of each, and go on to further rows.
 template <class T, int kLanes, int kVecs, int kRows, int kBlock>
 __global__ void __launch_bounds__(kBlock, 1) rms_norm_backward_lanes_kernel(Backward<T> p) {
-    extern __shared__ float sums[];  // [kSize, vecs], so that lanes do not meet in a bank
+    extern __shared__ uint4 shared[];
     constexpr int kSize = Packed<T>::kSize, kGroups = kBlock / kLanes;
+    const Stages<T, kRows * kVecs> stages{reinterpret_cast<Packed<T>*>(shared), p.accumulate ? 3 : 2};
     const int lane = threadIdx.x % kLanes, group = threadIdx.x / kLanes, vecs = p.columns / kSize;
     Packed<T> w[kVecs];
     float d_w[kVecs][kSize] = {};
 #pragma unroll
-    for (int v = 0; v < kVecs; ++v) {
-        const int vec = lane + v * kLanes;
-        w[v] = load_packed_if(vec < vecs, p.weight + vec * kSize);
-    }
-    constexpr int kTogether = kGroups * kRows;
-    for (std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * kTogether; base < p.rows;
-         base += static_cast<std::int64_t>(gridDim.x) * kTogether) {
-        Packed<T> g[kRows][kVecs], x[kRows][kVecs];
-        float inv[kRows];
+    for (int v = 0; v < kVecs; ++v)
+        w[v] = load_packed_if(lane + v * kLanes < vecs, p.weight + (lane + v * kLanes) * kSize);
+
+    const auto request = [&](std::int64_t base, int stage, float (&inv)[kRows]) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
             const std::int64_t row = base + r * kGroups + group;
@@ -78,34 +99,64 @@ __global__ void __launch_bounds__(kBlock, 1) rms_norm_backward_lanes_kernel(Back
 #pragma unroll
             for (int v = 0; v < kVecs; ++v) {
                 const int vec = lane + v * kLanes;
-                const bool inside = row < p.rows && vec < vecs;
-                const std::int64_t at = row * p.columns + vec * kSize;
-                g[r][v] = load_packed_if(inside, p.d_out + at);
-                x[r][v] = load_packed_if(inside, p.x + at);
+                stages.request(stage, r * kVecs + v, p, row * p.columns + vec * kSize,
+                               row < p.rows && vec < vecs);
             }
         }
+        __pipeline_commit();
+    };
+    const std::int64_t step = static_cast<std::int64_t>(gridDim.x) * (kGroups * kRows);
+    std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * (kGroups * kRows);
+    float next[kRows];
+    request(base, 0, next);
+    for (int stage = 0; base < p.rows; base += step, stage ^= 1) {
+        float inv[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) inv[r] = next[r];
+        request(base + step, stage ^ 1, next);
+        __pipeline_wait_prior(1);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
             const std::int64_t row = base + r * kGroups + group;
+            Packed<T> g[kVecs], x[kVecs];
             float dot = 0;
 #pragma unroll
-            for (int v = 0; v < kVecs; ++v) dot += weigh(g[r][v], x[r][v], w[v], inv[r], d_w[v]);
-#pragma unroll
-            for (int v = 0; v < kVecs; ++v) g[r][v].keep_packed(), x[r][v].keep_packed();
+            for (int v = 0; v < kVecs; ++v) {
+                g[v] = stages.read(stage, 0, r * kVecs + v);
+                x[v] = stages.read(stage, 1, r * kVecs + v);
+                dot += weigh(g[v], x[v], w[v], inv[r], d_w[v]);
+                g[v].keep_packed();
+                x[v].keep_packed();
+            }
             const float back = lanes_sum<kLanes>(dot) * inv[r] * inv[r] * inv[r] /
                                static_cast<float>(p.columns);
             if (row >= p.rows) continue;
 #pragma unroll
             for (int v = 0; v < kVecs; ++v) {
                 const int vec = lane + v * kLanes;
-                if (vec < vecs)
-                    write_gradient(p.d_x + row * p.columns + vec * kSize, g[r][v], x[r][v], w[v],
-                                   inv[r], back, p.accumulate);
+                if (vec >= vecs) continue;
+                Packed<T> old = {};
+                if (p.accumulate) old = stages.read(stage, 2, r * kVecs + v);
+                write_gradient(p.d_x + row * p.columns + vec * kSize, old, g[v], x[v], w[v], inv[r],
+                               back);
             }
         }
     }
-    for (int i = 0; i < kGroups; ++i) {
-        if (group == i) {
+
+    // Sums over the groups of a warp, then over the warps in turn, in memory that the stages leave:
+    // [kSize, vecs], so that lanes do not meet in a bank.
+    __pipeline_wait_prior(0);
+    __syncthreads();
+    float* sums = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int v = 0; v < kVecs; ++v)
+#pragma unroll
+        for (int k = 0; k < kSize; ++k)
+#pragma unroll
+            for (int other = kLanes; other < 32; other *= 2)
+                d_w[v][k] += __shfl_xor_sync(0xffffffffu, d_w[v][k], other);
+    for (int warp = 0; warp < kBlock / 32; ++warp) {
+        if (static_cast<int>(threadIdx.x) / 32 == warp && threadIdx.x % 32 < kLanes) {
 #pragma unroll
             for (int v = 0; v < kVecs; ++v) {
                 const int vec = lane + v * kLanes;
@@ -113,7 +164,7 @@ __global__ void __launch_bounds__(kBlock, 1) rms_norm_backward_lanes_kernel(Back
 #pragma unroll
                 for (int k = 0; k < kSize; ++k) {
                     float& sum = sums[k * vecs + vec];
-                    sum = (i > 0 ? sum : 0.0f) + d_w[v][k];
+                    sum = (warp > 0 ? sum : 0.0f) + d_w[v][k];
                 }
             }
         }
@@ -124,48 +175,61 @@ __global__ void __launch_bounds__(kBlock, 1) rms_norm_backward_lanes_kernel(Back
             sums[i % kSize * vecs + i / kSize];
 }
 
+/// A block takes a row and goes on to further ones.
 template <class T>
 __global__ void __launch_bounds__(kMaxThreads) rms_norm_backward_block_kernel(Backward<T> p) {
-    __shared__ float shared[33];
+    extern __shared__ uint4 shared[];
+    __shared__ float of_warps[33];
     constexpr int kSize = Packed<T>::kSize;
+    const Stages<T, kBlockVecs> stages{reinterpret_cast<Packed<T>*>(shared), p.accumulate ? 3 : 2};
     const int vecs = p.columns / kSize;
+    const auto vec_of = [](int v) { return static_cast<int>(threadIdx.x + v * blockDim.x); };
     Packed<T> w[kBlockVecs];
     float d_w[kBlockVecs][kSize] = {};
 #pragma unroll
-    for (int v = 0; v < kBlockVecs; ++v) {
-        const int vec = static_cast<int>(threadIdx.x + v * blockDim.x);
-        w[v] = load_packed_if(vec < vecs, p.weight + vec * kSize);
-    }
-    for (std::int64_t row = blockIdx.x; row < p.rows; row += gridDim.x) {
-        const std::int64_t start = row * p.columns;
-        const float inv = p.inv_rms[row];
-        Packed<T> g[kBlockVecs], x[kBlockVecs];
+    for (int v = 0; v < kBlockVecs; ++v)
+        w[v] = load_packed_if(vec_of(v) < vecs, p.weight + vec_of(v) * kSize);
+
+    const auto request = [&](std::int64_t row, int stage, float& inv) {
+        inv = row < p.rows ? p.inv_rms[row] : 0.0f;
 #pragma unroll
-        for (int v = 0; v < kBlockVecs; ++v) {
-            const int vec = static_cast<int>(threadIdx.x + v * blockDim.x);
-            g[v] = load_packed_if(vec < vecs, p.d_out + start + vec * kSize);
-            x[v] = load_packed_if(vec < vecs, p.x + start + vec * kSize);
-        }
+        for (int v = 0; v < kBlockVecs; ++v)
+            stages.request(stage, v, p, row * p.columns + vec_of(v) * kSize,
+                           row < p.rows && vec_of(v) < vecs);
+        __pipeline_commit();
+    };
+    float next;
+    request(blockIdx.x, 0, next);
+    int stage = 0;
+    for (std::int64_t row = blockIdx.x; row < p.rows; row += gridDim.x, stage ^= 1) {
+        const float inv = next;
+        request(row + gridDim.x, stage ^ 1, next);
+        __pipeline_wait_prior(1);
+        Packed<T> g[kBlockVecs], x[kBlockVecs];
         float dot = 0;
 #pragma unroll
-        for (int v = 0; v < kBlockVecs; ++v) dot += weigh(g[v], x[v], w[v], inv, d_w[v]);
-#pragma unroll
-        for (int v = 0; v < kBlockVecs; ++v) g[v].keep_packed(), x[v].keep_packed();
+        for (int v = 0; v < kBlockVecs; ++v) {
+            g[v] = stages.read(stage, 0, v);
+            x[v] = stages.read(stage, 1, v);
+            dot += weigh(g[v], x[v], w[v], inv, d_w[v]);
+            g[v].keep_packed();
+            x[v].keep_packed();
+        }
         const float back =
-            block_sum(dot, shared) * inv * inv * inv / static_cast<float>(p.columns);
+            block_sum(dot, of_warps) * inv * inv * inv / static_cast<float>(p.columns);
 #pragma unroll
         for (int v = 0; v < kBlockVecs; ++v) {
-            const int vec = static_cast<int>(threadIdx.x + v * blockDim.x);
-            if (vec < vecs)
-                write_gradient(p.d_x + start + vec * kSize, g[v], x[v], w[v], inv, back,
-                               p.accumulate);
+            if (vec_of(v) >= vecs) continue;
+            Packed<T> old = {};
+            if (p.accumulate) old = stages.read(stage, 2, v);
+            write_gradient(p.d_x + row * p.columns + vec_of(v) * kSize, old, g[v], x[v], w[v], inv,
+                           back);
         }
     }
 #pragma unroll
     for (int v = 0; v < kBlockVecs; ++v) {
-        const int vec = static_cast<int>(threadIdx.x + v * blockDim.x);
-        if (vec >= vecs) continue;
-        float* to = p.partial + blockIdx.x * static_cast<std::int64_t>(p.columns) + vec * kSize;
+        if (vec_of(v) >= vecs) continue;
+        float* to = p.partial + blockIdx.x * static_cast<std::int64_t>(p.columns) + vec_of(v) * kSize;
 #pragma unroll
         for (int k = 0; k < kSize; ++k) to[k] = d_w[v][k];
     }
@@ -195,35 +259,46 @@ struct WeightTerm {
     const T* x;
     const float* inv_rms;
     std::int64_t columns;
-    __device__ void operator()(std::int64_t row, std::int64_t column, float (&term)[1]) const {
+    struct Raw {
+        T d_out, x;
+        float inv;
+    };
+    __device__ Raw load(std::int64_t row, std::int64_t column) const {
         const std::int64_t at = row * columns + column;
-        term[0] = to_float(d_out[at]) * to_float(x[at]) * inv_rms[row];
+        return {d_out[at], x[at], inv_rms[row]};
+    }
+    __device__ float value(const Raw& raw, int) const {
+        return to_float(raw.d_out) * to_float(raw.x) * raw.inv;
     }
 };
 
 template <class T>
 void launch_backward(const Context& c, Backward<T> p, float* d_weight) {
-    const int vecs = p.columns / Vec<T>::kSize;
+    const int vecs = p.columns / Packed<T>::kSize;
     const bool wide = vectorizes<T>(p.columns, p.d_x, p.d_out, p.x, p.weight);
     int blocks = 0;
-    const auto take_partials = [&](int per_multiprocessor, std::int64_t rows_a_block) {
+    // The persistent grid: blocks of `threads` that take rows_a_block rows at once.
+    const auto launch = [&](auto* kernel, int threads, int bytes_a_thread, int per_multiprocessor,
+                            std::int64_t rows_a_block) {
         const std::int64_t resident = std::int64_t{c.multiprocessors} * per_multiprocessor;
-        blocks = static_cast<int>(std::min(
-            {resident, kMaxPartials, (p.rows + rows_a_block - 1) / rows_a_block}));
+        blocks = static_cast<int>(
+            std::min({resident, kMaxPartials, (p.rows + rows_a_block - 1) / rows_a_block}));
         p.partial = c.scratch<float>(std::int64_t{blocks} * p.columns);
+        const int bytes = threads * bytes_a_thread * (p.accumulate ? 3 : 2);
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+        kernel<<<blocks, threads, bytes, c.stream>>>(p);
     };
     if (wide && vecs <= kMaxLanesVecs) {
         with_lanes(vecs, [&]<int kLanes, int kVecs, int kRows>() {
-            // As many warps as their registers allow, in one block: fewer partial sums.
-            constexpr int kBlock = kVecs == 8 ? 256 : kVecs == 6 ? 384 : kVecs > 1 ? 512 : 768;
-            take_partials(1, kBlock / kLanes * kRows);
-            rms_norm_backward_lanes_kernel<T, kLanes, kVecs, kRows, kBlock>
-                <<<blocks, kBlock, p.columns * sizeof(float), c.stream>>>(p);
+            // As many warps as registers and shared memory allow, in one block: fewer partial sums.
+            constexpr int kBlock = kVecs == 8 ? 256 : kVecs == 6 ? 384 : 512;
+            launch(rms_norm_backward_lanes_kernel<T, kLanes, kVecs, kRows, kBlock>, kBlock,
+                   Stages<T, kRows * kVecs>::kBytes, 1, kBlock / kLanes * kRows);
         });
     } else if (wide && threads_for(vecs) <= kMaxThreads) {
         const int threads = threads_for(vecs);
-        take_partials(threads <= 256 ? std::max(2, 448 / threads) : 1, 1);
-        rms_norm_backward_block_kernel<<<blocks, threads, 0, c.stream>>>(p);
+        launch(rms_norm_backward_block_kernel<T>, threads, Stages<T, kBlockVecs>::kBytes,
+               threads <= 256 ? std::max(2, 448 / threads) : 1, 1);
     } else {
         // d_w first: d_x may be d_out.
         add_column_sums<1>(c, d_weight, p.rows, p.columns,

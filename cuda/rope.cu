@@ -6,9 +6,9 @@
 //   split_heads  packed [T, (nq + 2 nkv) D] + bias -> q, k, v, q and k turned
 //   merge_heads  its backward: d_q, d_k, d_v -> packed, d_q and d_k turned back
 // All three are one kernel, which takes heads from one place, turns some and leaves them at another.
-// Layout: a block takes a few tokens. It computes the sines of those tokens once, for all their heads,
-// while its first loads are on their way. A thread takes 16 bytes of one half of a head and the 16 bytes
-// that turn with them.
+// Layout: a block takes a few tokens and computes their sines once for all heads, while its first loads
+// are on their way. A thread takes 16 bytes of one half of a head and the 16 bytes that turn with them, in
+// every fourth or so of the heads.
 // Bound: bytes, each head read and written once.
 #include "kernels.hpp"
 #include "rows.cuh"
@@ -18,8 +18,8 @@ namespace gradus::cuda {
 namespace {
 
 constexpr int kThreads = 256, kUnroll = 2;
-constexpr int kItemsPerBlock = 1024;
-constexpr std::int64_t kMaxTable = 48 * 1024;  // bytes of cosines and sines a block
+constexpr int kHeads = 4;  // a thread, about
+constexpr int kMaxAngles = 6144;  // a block: 48 KiB
 
 /// q [T, nq, D], k and v [T, nkv, D]; or heads of one tensor [T, nq, D], without k and v.
 template <class T>
@@ -49,8 +49,12 @@ struct Turning {
     bool whole;    // moves the numbers that do not turn, too
     bool interleaved;
     float scale, sign;
-    int tokens_per_block;
+    int number_lanes, head_lanes, tokens_per_block;  // a block, their product is its threads
 };
+
+/// 16 bytes, or one number.
+template <class T, int kCount>
+using PieceOf = std::conditional_t<kCount == 1, Vec<T, 1>, Packed<T>>;
 
 /// The pieces of one head are items. With kPairs an item of turned numbers is a piece and its partner, of
 /// the other half or, for single numbers, of the pair; else it is a piece that holds neighbouring pairs.
@@ -76,40 +80,21 @@ struct Layout {
     }
 };
 
-struct Item {
-    std::int64_t token;
-    int head, local_token, number, piece;
-};
-
-/// Item `i` of the block.
-template <class T, int kCount, bool kPairs>
-__device__ Item item_of(const Turning<T>& p, const Layout<T, kCount, kPairs>& layout, int i) {
-    const unsigned items = layout.items(p), heads = p.heads;
-    const unsigned row = static_cast<unsigned>(i) / items;
-    Item item;
-    item.number = static_cast<int>(i - row * items);
-    item.local_token = static_cast<int>(row / heads);
-    item.head = static_cast<int>(row - item.local_token * heads);
-    item.token = static_cast<std::int64_t>(blockIdx.x) * p.tokens_per_block + item.local_token;
-    item.piece = layout.piece(item.number);
-    return item;
-}
-
 template <class T, int kCount>
-__device__ void add_bias_piece(Vec<T, kCount>& x, float (&y)[kCount], const T* bias) {
+__device__ void unpack(float (&y)[kCount], const PieceOf<T, kCount>& x, const T* bias) {
 #pragma unroll
     for (int k = 0; k < kCount; ++k) y[k] = x.get(k);
     if (bias == nullptr) return;
-    const Vec<T, kCount> b = load_vec<kCount>(bias);
+    const auto b = *reinterpret_cast<const PieceOf<T, kCount>*>(bias);
 #pragma unroll
     for (int k = 0; k < kCount; ++k) y[k] += b.get(k);
 }
 template <class T, int kCount>
 __device__ void write_piece(T* to, const float (&x)[kCount]) {
-    Vec<T, kCount> y;
-#pragma unroll
-    for (int k = 0; k < kCount; ++k) y.set(k, x[k]);
-    store_vec(to, y);
+    if constexpr (kCount == 1)
+        *to = from_float<T>(x[0]);
+    else
+        store_packed(to, pack<T>(x));
 }
 __device__ inline void turn(float& a, float& b, float2 angle) {
     const float x = a, y = b;
@@ -118,85 +103,99 @@ __device__ inline void turn(float& a, float& b, float2 angle) {
 }
 
 template <class T, int kCount, bool kPairs>
-__global__ void __launch_bounds__(kThreads) turn_heads_kernel(Turning<T> p) {
+__global__ void __launch_bounds__(kThreads, 3) turn_heads_kernel(Turning<T> p) {
     extern __shared__ float2 angles[];  // a token: [kAngles, turned], so that lanes read neighbours
     using L = Layout<T, kCount, kPairs>;
+    using P = PieceOf<T, kCount>;
     const L layout(p);
+    const int thread = static_cast<int>(threadIdx.x), row = thread / p.number_lanes;
+    const int number = static_cast<int>(blockIdx.y) * p.number_lanes + thread % p.number_lanes;
+    const int first_head = row % p.head_lanes, local_token = row / p.head_lanes;
     const std::int64_t first_token = static_cast<std::int64_t>(blockIdx.x) * p.tokens_per_block;
-    const int tokens =
-        static_cast<int>(min(static_cast<std::int64_t>(p.tokens_per_block), p.tokens - first_token));
-    const int items = tokens * p.heads * layout.items(p);
-    for (int base = 0; base < items; base += kThreads * kUnroll) {
-        Vec<T, kCount> x[kUnroll], y[kUnroll];
+    const std::int64_t token = first_token + local_token;
+    const bool works = number < layout.items(p) && token < p.tokens;
+    const bool pair = number < layout.turned;
+    const int at = layout.piece(number) * kCount, partner = layout.partner * kCount;
+
+    P x[kUnroll], y[kUnroll];
+    const auto load = [&](int base) {
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-            const int i = base + u * kThreads + threadIdx.x;
-            if (i >= items) continue;
-            const Item item = item_of(p, layout, i);
-            const T* from = p.from.at(item.token, item.head, p.width) + item.piece * kCount;
-            x[u] = load_vec<kCount>(from);
-            if (kPairs && item.number < layout.turned)
-                y[u] = load_vec<kCount>(from + layout.partner * kCount);
+            const int head = base + u * p.head_lanes;
+            if (head >= p.heads) continue;
+            const T* piece = p.from.at(token, head, p.width) + at;
+            x[u] = *reinterpret_cast<const P*>(piece);
+            if (kPairs && pair) y[u] = *reinterpret_cast<const P*>(piece + partner);
         }
-        if (base == 0) {
-            for (int e = threadIdx.x; e < tokens * p.half; e += kThreads) {
-                const int token = e / p.half, i = e - token * p.half;
-                const float angle =
-                    static_cast<float>(p.positions[first_token + token]) * p.inv_freq[i];
-                float sine, cosine;
-                sincosf(angle, &sine, &cosine);
-                angles[token * p.half + i % L::kAngles * layout.turned + i / L::kAngles] = {
-                    cosine * p.scale, sine * p.sign * p.scale};
-            }
-            __syncthreads();
-        }
+    };
+    if (works) load(first_head);
+    const int tokens = static_cast<int>(
+        min(static_cast<std::int64_t>(p.tokens_per_block), p.tokens - first_token));
+    for (int e = thread; e < tokens * p.half; e += static_cast<int>(blockDim.x)) {
+        const int t = e / p.half, i = e - t * p.half;
+        float sine, cosine;
+        sincosf(static_cast<float>(p.positions[first_token + t]) * p.inv_freq[i], &sine, &cosine);
+        angles[t * p.half + i % L::kAngles * layout.turned + i / L::kAngles] = {
+            cosine * p.scale, sine * p.sign * p.scale};
+    }
+    __syncthreads();
+    if (!works) return;
+
+    float2 angle[L::kAngles] = {};
+    if (pair) {
+#pragma unroll
+        for (int k = 0; k < L::kAngles; ++k)
+            angle[k] = angles[local_token * p.half + k * layout.turned + number];
+    }
+    for (int base = first_head; base < p.heads; base += kUnroll * p.head_lanes) {
+        if (base != first_head) load(base);
 #pragma unroll
         for (int u = 0; u < kUnroll; ++u) {
-            const int i = base + u * kThreads + threadIdx.x;
-            if (i >= items) continue;
-            const Item item = item_of(p, layout, i);
-            const bool pair = item.number < layout.turned;
-            const bool turns = pair && item.head < p.turned_heads;
+            const int head = base + u * p.head_lanes;
+            if (head >= p.heads) continue;
+            const bool turns = pair && head < p.turned_heads;
             const T* bias = p.bias;
-            if (bias != nullptr) bias += item.head * p.width + item.piece * kCount;
-            T* to = p.to.at(item.token, item.head, p.width) + item.piece * kCount;
-            const float2* angle = angles + item.local_token * p.half + item.number;
+            if (bias != nullptr) bias += head * p.width + at;
+            T* piece = p.to.at(token, head, p.width) + at;
             float a[kCount];
-            add_bias_piece(x[u], a, bias);
+            unpack<T>(a, x[u], bias);
             if constexpr (kPairs) {
                 if (pair) {
-                    const int partner = layout.partner * kCount;
                     float b[kCount];
-                    add_bias_piece(y[u], b, bias == nullptr ? bias : bias + partner);
+                    unpack<T>(b, y[u], bias == nullptr ? bias : bias + partner);
                     if (turns) {
 #pragma unroll
-                        for (int k = 0; k < kCount; ++k) turn(a[k], b[k], angle[k * layout.turned]);
+                        for (int k = 0; k < kCount; ++k) turn(a[k], b[k], angle[k]);
                     }
-                    write_piece(to + partner, b);
+                    write_piece(piece + partner, b);
                 }
             } else if (turns) {
 #pragma unroll
-                for (int k = 0; k < L::kAngles; ++k)
-                    turn(a[2 * k], a[2 * k + 1], angle[k * layout.turned]);
+                for (int k = 0; k < L::kAngles; ++k) turn(a[2 * k], a[2 * k + 1], angle[k]);
             }
-            write_piece(to, a);
+            write_piece(piece, a);
         }
     }
 }
 
 template <class T, int kCount, bool kPairs>
 void launch(const Context& c, Turning<T> p) {
-    const int items = p.heads * Layout<T, kCount, kPairs>(p).items(p);
-    if (items == 0) return;
+    const int items = Layout<T, kCount, kPairs>(p).items(p);
+    if (items == 0 || p.heads == 0) return;
+    p.number_lanes = std::min(items, kThreads);
+    p.head_lanes =
+        std::clamp((p.heads + kHeads - 1) / kHeads, 1, kThreads / p.number_lanes);
     // Few tokens spread over all multiprocessors.
-    p.tokens_per_block = static_cast<int>(std::clamp<std::int64_t>(
-        std::min<std::int64_t>(kItemsPerBlock / items, p.tokens / (4 * c.multiprocessors)), 1,
-        std::max<std::int64_t>(1, kMaxTable / 8 / std::max(p.half, 1))));
-    const std::int64_t table = p.tokens_per_block * p.half * static_cast<std::int64_t>(sizeof(float2));
-    require(table <= kMaxTable, "rope: {} frequencies", p.half);
+    const std::int64_t most = std::max<std::int64_t>(1, p.tokens / (4 * c.multiprocessors));
+    p.tokens_per_block = static_cast<int>(std::min<std::int64_t>(
+        std::max(1, std::min(kThreads / (p.number_lanes * p.head_lanes),
+                             kMaxAngles / std::max(p.half, 1))),
+        most));
+    require(p.half <= kMaxAngles, "rope: {} frequencies", p.half);
+    const dim3 grid(blocks_for(p.tokens, p.tokens_per_block), blocks_for(items, p.number_lanes));
     turn_heads_kernel<T, kCount, kPairs>
-        <<<blocks_for(p.tokens, p.tokens_per_block), kThreads, static_cast<std::size_t>(table),
-           c.stream>>>(p);
+        <<<grid, p.number_lanes * p.head_lanes * p.tokens_per_block,
+           p.tokens_per_block * p.half * sizeof(float2), c.stream>>>(p);
     check_launch();
 }
 

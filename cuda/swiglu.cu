@@ -12,7 +12,7 @@ namespace gradus::cuda {
 
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kUnroll = 2;
 
 __device__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
@@ -20,7 +20,6 @@ template <int kCount, class T>
 __global__ void __launch_bounds__(kThreads)
     swiglu_kernel(T* out, const T* gate, const T* up, std::int64_t pieces, std::int64_t width,
                   std::int64_t stride) {
-    constexpr int kUnroll = 4;
     const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kUnroll);
     const RowWalk walk(first, width);
     Vec<T, kCount> g[kUnroll], u[kUnroll];
@@ -51,7 +50,6 @@ template <int kCount, class T>
 __global__ void __launch_bounds__(kThreads)
     swiglu_backward_kernel(T* d_gate, T* d_up, T* product, const T* d_out, const T* gate, const T* up,
                            std::int64_t pieces, std::int64_t width, std::int64_t stride) {
-    constexpr int kUnroll = 2;
     const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (kThreads * kUnroll);
     const RowWalk walk(first, width);
     Vec<T, kCount> d[kUnroll], g[kUnroll], u[kUnroll];
@@ -107,7 +105,7 @@ void swiglu(const Context& c, Tensor out, Tensor gate, Tensor up) {
         const T* g = data<T>(gate);
         const T* u = up ? data<T>(up) : g + width;
         const auto launch = [&]<int kCount>() {
-            swiglu_kernel<kCount><<<blocks_for(n / kCount, kThreads * 4), kThreads, 0, c.stream>>>(
+            swiglu_kernel<kCount><<<blocks_for(n / kCount, kThreads * kUnroll), kThreads, 0, c.stream>>>(
                 data<T>(out), g, u, n / kCount, width / kCount, stride / kCount);
         };
         if (vectorizes<T>(width, data<T>(out), g, u))
@@ -133,7 +131,7 @@ void swiglu_backward(const Context& c, Tensor d_gate, Tensor d_up, Tensor produc
         T* d_u = up ? data<T>(d_up) : d_g + width;
         const auto launch = [&]<int kCount>() {
             swiglu_backward_kernel<kCount>
-                <<<blocks_for(n / kCount, kThreads * 2), kThreads, 0, c.stream>>>(
+                <<<blocks_for(n / kCount, kThreads * kUnroll), kThreads, 0, c.stream>>>(
                     d_g, d_u, data<T>(product), data<T>(d_out), g, u, n / kCount, width / kCount,
                     stride / kCount);
         };
