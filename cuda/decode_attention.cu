@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads) decode_any_kernel(Decode in, int mos
         }
         for (int t = begin; t < end; t += kStep) {
             const int count = min(kStep, end - t);
-            if (threadIdx.x < kStep) slots[threadIdx.x] = in.slot(row, t + threadIdx.x, end);
+            if (threadIdx.x < kStep) slots[threadIdx.x] = in.slot(row, t + threadIdx.x);
             __syncthreads();
             for (int i = warp; i < count; i += kWarps) {
                 const T* k = keys + slots[i] * key_stride;

@@ -34,11 +34,11 @@ struct Decode {
         if (tokens > max_pages * page_size) __trap();  // better no run than memory of others
         return tokens;
     }
-    /// The slot of token t of a row, -1 from `end` on. The table is read whatever the length.
-    __device__ int slot(std::int64_t row, int t, int end) const {
+    /// The slot of token t of a row; without meaning beyond its length.
+    __device__ int slot(std::int64_t row, int t) const {
         const int page = t / page_size;
         const int at = page < max_pages ? page_table[row * max_pages + page] : 0;
-        return t < end ? at * page_size + t % page_size : -1;
+        return at * page_size + t % page_size;
     }
     __device__ std::int64_t place(std::int64_t row, int head, int split) const {
         return (row * heads + head) * splits + split;
@@ -65,8 +65,7 @@ __device__ void write_decoded(const Decode& in, std::int64_t row, int head, int 
 /// row g, columns 2c, 2c + 1, then row g + 8. Any order of the 16 summands serves, the same in a and b.
 __device__ inline void multiply(float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3,
                                 unsigned b0, unsigned b1) {
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
         "{%0,%1,%2,%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -96,9 +95,9 @@ __device__ inline void multiply_values(float (&d)[8][4], const uint4& weights, c
     }
 }
 
-/// 16 bytes to shared memory; zeros where `from` is not to be read.
+/// 16 bytes to shared memory; zeros where `from` is not to be read. The neighbours are wanted soon.
 __device__ inline void copy_async(void* to, const void* from, bool read) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(
                      static_cast<unsigned>(__cvta_generic_to_shared(to))),
                  "l"(from), "r"(read ? 16 : 0)
                  : "memory");
@@ -150,10 +149,11 @@ __device__ inline float row_sum(float x) {
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/// Blocks a split loop is spread over: grid.y. Enough to fill the device, few that find nothing to do.
+/// Blocks a split loop is spread over: grid.y. Enough to fill the device; few, since those beyond a row's
+/// length find nothing to do, but take their time to find out.
 inline unsigned split_blocks(const Context& c, std::int64_t units, int splits) {
-    const std::int64_t fill = 16 * std::int64_t{c.multiprocessors} / units + 1;
-    const std::int64_t most = std::max<std::int64_t>(8, fill);
+    const std::int64_t fill = 8 * std::int64_t{c.multiprocessors} / units + 1;
+    const std::int64_t most = std::max<std::int64_t>(4, fill);
     return static_cast<unsigned>(std::min<std::int64_t>({splits, most, 65535}));
 }
 

@@ -85,11 +85,20 @@ __global__ void __launch_bounds__(kThreads, 2) decode_grouped_kernel(Decode in) 
     const std::int64_t row = blockIdx.x / tiles_of_heads / in.kv_heads;
     const int first_head = kv_head * in.group() + head_tile * kHeads;
     const int heads = min(kHeads, in.group() - head_tile * kHeads);
+    // The page table does not wait for the length.
+    constexpr int kOfThread = kSplit / kThreads;
+    int split = static_cast<int>(blockIdx.y), of_thread[kOfThread];
+    const auto find_slots = [&] {
+#pragma unroll
+        for (int i = 0; i < kOfThread; ++i)
+            of_thread[i] = in.slot(row, split * kSplit + threadIdx.x + i * kThreads);
+    };
+    find_slots();
     const int length = in.length(row);
+    if (split > 0 && split * kSplit >= length) return;
 
     const auto* q = static_cast<const bf16*>(in.q) + (row * in.heads + first_head) * kDim;
     if (length <= 0) {
-        if (blockIdx.y > 0) return;
         auto* out = static_cast<bf16*>(in.out) + (row * in.heads + first_head) * kDim;
         for (int i = threadIdx.x; i < heads * kDim; i += kThreads) out[i] = from_float<bf16>(0);
         return;
@@ -110,42 +119,43 @@ __global__ void __launch_bounds__(kThreads, 2) decode_grouped_kernel(Decode in) 
     const auto* values = static_cast<const bf16*>(in.values) + kv_head * kDim + 8 * g;
     constexpr int kPieces = Pieces<kDim>::kAll;
     uint4* const ring = reinterpret_cast<uint4*>(dynamic) + warp * (kStages * kPieces * 32) + lane;
-    const auto issue = [&](int tile, int stage) {
+    const auto issue = [&](int tile, int stage, int count) {
         uint4* to = ring + stage * (kPieces * 32);
 #pragma unroll
         for (int n = 0; n < 2; ++n) {
-            const int slot = slots[tile * kTile + 8 * n + g];
-            const bf16* from = keys + (slot < 0 ? 0 : slot * stride);
+            const int token = tile * kTile + 8 * n + g;
+            const bf16* from = keys + (token < count ? slots[token] * stride : 0);
 #pragma unroll
             for (int j = 0; j < kDim / 32; ++j)
-                copy_async(to + (n * (kDim / 32) + j) * 32, from + 32 * j, slot >= 0);
+                copy_async(to + (n * (kDim / 32) + j) * 32, from + 32 * j, token < count);
         }
         to += Pieces<kDim>::kKeys * 32;
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            const int slot = slots[tile * kTile + 8 * (k / 2) + 2 * c + k % 2];
-            const bf16* from = values + (slot < 0 ? 0 : slot * stride);
+            const int token = tile * kTile + 8 * (k / 2) + 2 * c + k % 2;
+            const bf16* from = values + (token < count ? slots[token] * stride : 0);
 #pragma unroll
             for (int block = 0; block < kDim / 64; ++block)
-                copy_async(to + (4 * block + k) * 32, from + 64 * block, slot >= 0);
+                copy_async(to + (4 * block + k) * 32, from + 64 * block, token < count);
         }
     };
 
-    for (int split = static_cast<int>(blockIdx.y); split * kSplit < length; split += gridDim.y) {
-        const int begin = split * kSplit, count = min(length - begin, kSplit);
-        for (int i = threadIdx.x; i < kSplit; i += kThreads)
-            slots[i] = in.slot(row, begin + i, begin + count);
+    for (; split * kSplit < length; split += gridDim.y) {
+        const int count = min(length - split * kSplit, kSplit);
+        if (split >= static_cast<int>(gridDim.y)) find_slots();
+#pragma unroll
+        for (int i = 0; i < kOfThread; ++i) slots[threadIdx.x + i * kThreads] = of_thread[i];
         __syncthreads();
         const int tiles = (count + kTile - 1) / kTile;
         int next = warp;
         for (int stage = 0; stage < kStages - 1; ++stage, next += kWarps) {
-            if (next < tiles) issue(next, stage);
+            if (next < tiles) issue(next, stage, count);
             commit_copies();
         }
         WarpSums<kDim> sums;
         int stage = 0;
         for (int tile = warp; tile < tiles; tile += kWarps, next += kWarps) {
-            if (next < tiles) issue(next, (stage + kStages - 1) % kStages);
+            if (next < tiles) issue(next, (stage + kStages - 1) % kStages, count);
             commit_copies();
             wait_copies<kStages - 1>();
             sums.add(a, ring + stage * (kPieces * 32), in.scale, count - tile * kTile);

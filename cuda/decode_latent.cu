@@ -50,8 +50,8 @@ __global__ void __launch_bounds__(kTiles* kWarps * 32, 1) decode_latent_kernel(D
     const std::int64_t row = blockIdx.x / units;
     const int first_head = (static_cast<int>(blockIdx.x % units) * kTiles + tile) * kHeads;
     const int length = in.length(row);
+    if (blockIdx.y > 0 && static_cast<int>(blockIdx.y) * kSplit >= length) return;
     if (length <= 0) {
-        if (blockIdx.y > 0) return;
         auto* out = static_cast<bf16*>(in.out) + row * in.heads * kValueDim;
         for (int head = first_head; head < min(first_head + kHeads, in.heads); ++head)
             for (int d = threadIdx.x % (32 * kWarps); d < kValueDim; d += 32 * kWarps)
@@ -67,34 +67,39 @@ __global__ void __launch_bounds__(kTiles* kWarps * 32, 1) decode_latent_kernel(D
                                 : make_uint4(0, 0, 0, 0);
         }
     const auto* keys = static_cast<const bf16*>(in.keys);
-    const auto issue = [&](int step) {
+    const auto issue = [&](int step, int count) {
         uint4* const to = shared.stages[step % 2];
-        for (int i = threadIdx.x; i < kStagePieces; i += kThreads) {
-            const int token = i / kRow, x = i % kRow, slot = shared.slots[step * kStep + token];
-            copy_async(to + piece_at(token, x),
-                       keys + (slot < 0 ? 0 : static_cast<std::int64_t>(slot) * kDim) + 8 * x,
-                       slot >= 0);
+        constexpr int kTokens = kStep / (kTiles * kWarps);  // of a warp
+        const int first = threadIdx.x / 32 * kTokens;
+#pragma unroll
+        for (int token = first; token < first + kTokens; ++token) {
+            const bool there = step * kStep + token < count;
+            const bf16* const from =
+                keys + (there ? shared.slots[step * kStep + token] * std::int64_t{kDim} : 0);
+#pragma unroll
+            for (int x = lane; x < kRow; x += 32)
+                copy_async(to + piece_at(token, x), from + 8 * x, there);
         }
     };
 
     for (int split = static_cast<int>(blockIdx.y); split * kSplit < length; split += gridDim.y) {
         const int begin = split * kSplit, count = min(length - begin, kSplit);
         for (int i = threadIdx.x; i < kSplit; i += kThreads)
-            shared.slots[i] = in.slot(row, begin + i, begin + count);
+            shared.slots[i] = in.slot(row, begin + i);
         __syncthreads();
         const int steps = (count + kStep - 1) / kStep;
-        issue(0);
+        issue(0, count);
         commit_copies();
         float o[2][8][4] = {};
         float max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
         for (int step = 0; step < steps; ++step) {
             wait_copies<0>();
             __syncthreads();  // this step is there, the other stage has been read
-            if (step + 1 < steps) issue(step + 1);
+            if (step + 1 < steps) issue(step + 1, count);
             commit_copies();
             const uint4* const stage = shared.stages[step % 2];
             TileScores scores, odd;
-#pragma unroll 2
+#pragma unroll 6
             for (int j = 0; j < kBlocks; ++j) {
                 const uint4 a = shared.q[tile][j][0][lane], a8 = shared.q[tile][j][1][lane];
 #pragma unroll
