@@ -150,7 +150,7 @@ OpCase decode_case(std::vector<std::int32_t> rows, std::int64_t page, std::int64
         }
         return Arrays{out};
     };
-    c.forward = [=, written = std::make_shared<bool>(false)](Ops& ops, Data& x) {
+    c.forward = [=, keep = own, written = std::make_shared<bool>(false)](Ops& ops, Data& x) {
         if (!*written) {
             ops.synchronize();
             ops.fill(cache.keys, 1e30F);  // what is not stored must not be read
