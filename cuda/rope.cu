@@ -17,8 +17,7 @@ namespace gradus::cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kUnroll = 2;
-constexpr int kHeads = 4;  // a thread, about
+constexpr int kThreads = 256, kUnroll = 4;
 constexpr int kMaxAngles = 6144;  // a block: 48 KiB
 
 /// q [T, nq, D], k and v [T, nkv, D]; or heads of one tensor [T, nq, D], without k and v.
@@ -103,7 +102,7 @@ __device__ inline void turn(float& a, float& b, float2 angle) {
 }
 
 template <class T, int kCount, bool kPairs>
-__global__ void __launch_bounds__(kThreads, 3) turn_heads_kernel(Turning<T> p) {
+__global__ void __launch_bounds__(kThreads, 2) turn_heads_kernel(Turning<T> p) {
     extern __shared__ float2 angles[];  // a token: [kAngles, turned], so that lanes read neighbours
     using L = Layout<T, kCount, kPairs>;
     using P = PieceOf<T, kCount>;
@@ -182,15 +181,15 @@ template <class T, int kCount, bool kPairs>
 void launch(const Context& c, Turning<T> p) {
     const int items = Layout<T, kCount, kPairs>(p).items(p);
     if (items == 0 || p.heads == 0) return;
-    p.number_lanes = std::min(items, kThreads);
-    p.head_lanes =
-        std::clamp((p.heads + kHeads - 1) / kHeads, 1, kThreads / p.number_lanes);
     // Few tokens spread over all multiprocessors.
     const std::int64_t most = std::max<std::int64_t>(1, p.tokens / (4 * c.multiprocessors));
-    p.tokens_per_block = static_cast<int>(std::min<std::int64_t>(
-        std::max(1, std::min(kThreads / (p.number_lanes * p.head_lanes),
-                             kMaxAngles / std::max(p.half, 1))),
-        most));
+    const int heads_a_thread = most > 1 ? kUnroll : 1;
+    p.number_lanes = std::min(items, kThreads);
+    p.head_lanes = std::clamp((p.heads + heads_a_thread - 1) / heads_a_thread, 1,
+                              kThreads / p.number_lanes);
+    const int tokens = std::min(kThreads / (p.number_lanes * p.head_lanes),
+                                kMaxAngles / std::max(p.half, 1));
+    p.tokens_per_block = static_cast<int>(std::min<std::int64_t>(std::max(1, tokens), most));
     require(p.half <= kMaxAngles, "rope: {} frequencies", p.half);
     const dim3 grid(blocks_for(p.tokens, p.tokens_per_block), blocks_for(items, p.number_lanes));
     turn_heads_kernel<T, kCount, kPairs>

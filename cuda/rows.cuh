@@ -133,8 +133,9 @@ __global__ void __launch_bounds__(1024)
     add_column_partials_kernel(Out* out, const float* partial, int chunks, std::int64_t columns) {
     __shared__ float sums[32][32];
     const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
-    float sum = 0;
+    float sum = 0, old = 0;
     if (column < columns) {
+        if (threadIdx.y == 0) old = out[column];  // on its way while the others add
 #pragma unroll 4
         for (int i = threadIdx.y; i < chunks; i += 32) sum += partial[i * columns + column];
     }
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(1024)
     float all = 0;
 #pragma unroll
     for (int i = 0; i < 32; ++i) all += sums[i][threadIdx.x];
-    out[column] += all;
+    out[column] = old + all;
 }
 
 inline void add_column_partials(const Context& c, float* out, const float* partial, int chunks,
