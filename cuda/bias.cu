@@ -2,8 +2,10 @@
 // Biases of x [T, N]:
 //   add_bias           x[t, i] = x[t, i] + bias[i]
 //   add_bias_backward  d_bias[i] += sum_t d_out[t, i], in float32
-// Layout: pieces of 16 bytes; the sums as in rows.cuh. Bound: bytes of x, read and written once, or of
-// d_out, read once.
+// Layout: pieces of 16 bytes; the sums as in rows.cuh. Bound: bytes of x, read and written once, or
+// of d_out, read once.
+// H100, [16384, 1536] and [16384, 8960] bfloat16: 90 and 100 % of copy bandwidth; backward 69 and
+// 96 %.
 #include "kernels.hpp"
 #include "rows.cuh"
 

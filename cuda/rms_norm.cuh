@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the two passes of RMSNorm share: pieces of rows as they lie in registers, and how many lanes take
-// a row.
+// What the two passes of RMSNorm share: pieces of rows as they lie in registers, and how many lanes
+// take a row.
 #pragma once
 
 #include "rows.cuh"
@@ -15,8 +15,8 @@ __device__ float lanes_sum(float x) {
     return x;
 }
 
-/// Calls body<kLanes, kVecs, kRows>(): kLanes lanes take kRows rows at once, kVecs pieces of each. For
-/// rows of up to kMaxLanesVecs pieces.
+/// Calls body<kLanes, kVecs, kRows>(): kLanes lanes take kRows rows at once, kVecs pieces of each.
+/// For rows of up to kMaxLanesVecs pieces.
 constexpr int kMaxLanesVecs = 256;
 template <class Body>
 void with_lanes(int vecs, const Body& body) {
@@ -31,6 +31,8 @@ void with_lanes(int vecs, const Body& body) {
 
 /// Threads of a block that holds a wider row, kBlockVecs pieces each.
 constexpr int kBlockVecs = 4;
-inline int threads_for(int vecs) { return (vecs + 32 * kBlockVecs - 1) / (32 * kBlockVecs) * 32; }
+inline int threads_for(int vecs) {
+    return (vecs + 32 * kBlockVecs - 1) / (32 * kBlockVecs) * 32;
+}
 
 }  // namespace gradus::cuda

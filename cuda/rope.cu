@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary embedding (Su et al. 2021). A pair (a, b) of a head at position p with frequency f turns by the
-// angle p f, rounded to float32:
+// Rotary embedding (Su et al. 2021). A pair (a, b) of a head at position p with frequency f turns
+// by the angle p f, rounded to float32:
 //   a' = a cos - b sin,  b' = b cos + a sin,  cos and sin times `scale`, sin times `sign`
 //   rope         turns x [T, heads, D] in place
 //   split_heads  packed [T, (nq + 2 nkv) D] + bias -> q, k, v, q and k turned
 //   merge_heads  its backward: d_q, d_k, d_v -> packed, d_q and d_k turned back
-// All three are one kernel, which takes heads from one place, turns some and leaves them at another.
-// Layout: a block takes a few tokens and computes their sines once for all heads, while its first loads
-// are on their way. A thread takes 16 bytes of one half of a head and the 16 bytes that turn with them, in
-// every fourth or so of the heads.
-// Bound: bytes, each head read and written once.
+// All three are one kernel, which takes heads from one place, turns some and leaves them at
+// another. Layout: a block takes a few tokens and computes their sines once for all heads, while
+// its first loads are on their way. A thread takes 16 bytes of one half of a head and the 16 bytes
+// that turn with them, in every fourth or so of the heads. Bound: bytes, each head read and written
+// once.
+// H100, 16384 tokens of 16 and 36 heads of 128 bfloat16: 80 to 94 % of copy bandwidth.
 #include "kernels.hpp"
 #include "rows.cuh"
 
@@ -17,8 +18,7 @@ namespace gradus::cuda {
 
 namespace {
 
-constexpr int kThreads = 256, kUnroll = 2;
-constexpr int kHeads = 4;  // a thread, about
+constexpr int kThreads = 256, kUnroll = 4;
 constexpr int kMaxAngles = 6144;  // a block: 48 KiB
 
 /// q [T, nq, D], k and v [T, nkv, D]; or heads of one tensor [T, nq, D], without k and v.
@@ -44,9 +44,9 @@ struct Turning {
     const float* inv_freq;
     std::int64_t tokens;
     int heads, turned_heads, width;
-    int half;      // frequencies, 0: nothing turns
-    int begin;     // of the turned numbers in a head
-    bool whole;    // moves the numbers that do not turn, too
+    int half;    // frequencies, 0: nothing turns
+    int begin;   // of the turned numbers in a head
+    bool whole;  // moves the numbers that do not turn, too
     bool interleaved;
     float scale, sign;
     int number_lanes, head_lanes, tokens_per_block;  // a block, their product is its threads
@@ -56,13 +56,14 @@ struct Turning {
 template <class T, int kCount>
 using PieceOf = std::conditional_t<kCount == 1, Vec<T, 1>, Packed<T>>;
 
-/// The pieces of one head are items. With kPairs an item of turned numbers is a piece and its partner, of
-/// the other half or, for single numbers, of the pair; else it is a piece that holds neighbouring pairs.
+/// The pieces of one head are items. With kPairs an item of turned numbers is a piece and its
+/// partner, of the other half or, for single numbers, of the pair; else it is a piece that holds
+/// neighbouring pairs.
 template <class T, int kCount, bool kPairs>
 struct Layout {
     static constexpr int kAngles = kPairs ? kCount : kCount / 2;  // an item
-    int turned, begin, partner;  // items; pieces
-    int step;                    // pieces between turned items
+    int turned, begin, partner;                                   // items; pieces
+    int step;                                                     // pieces between turned items
     __device__ __host__ explicit Layout(const Turning<T>& p)
         : turned(p.half / kAngles), begin(p.begin / kCount) {
         const bool neighbours = kPairs && p.interleaved;  // of single numbers
@@ -103,7 +104,7 @@ __device__ inline void turn(float& a, float& b, float2 angle) {
 }
 
 template <class T, int kCount, bool kPairs>
-__global__ void __launch_bounds__(kThreads, 3) turn_heads_kernel(Turning<T> p) {
+__global__ void __launch_bounds__(kThreads, 2) turn_heads_kernel(Turning<T> p) {
     extern __shared__ float2 angles[];  // a token: [kAngles, turned], so that lanes read neighbours
     using L = Layout<T, kCount, kPairs>;
     using P = PieceOf<T, kCount>;
@@ -182,15 +183,15 @@ template <class T, int kCount, bool kPairs>
 void launch(const Context& c, Turning<T> p) {
     const int items = Layout<T, kCount, kPairs>(p).items(p);
     if (items == 0 || p.heads == 0) return;
-    p.number_lanes = std::min(items, kThreads);
-    p.head_lanes =
-        std::clamp((p.heads + kHeads - 1) / kHeads, 1, kThreads / p.number_lanes);
     // Few tokens spread over all multiprocessors.
     const std::int64_t most = std::max<std::int64_t>(1, p.tokens / (4 * c.multiprocessors));
-    p.tokens_per_block = static_cast<int>(std::min<std::int64_t>(
-        std::max(1, std::min(kThreads / (p.number_lanes * p.head_lanes),
-                             kMaxAngles / std::max(p.half, 1))),
-        most));
+    const int heads_a_thread = most > 1 ? kUnroll : 1;
+    p.number_lanes = std::min(items, kThreads);
+    p.head_lanes =
+        std::clamp((p.heads + heads_a_thread - 1) / heads_a_thread, 1, kThreads / p.number_lanes);
+    const int tokens =
+        std::min(kThreads / (p.number_lanes * p.head_lanes), kMaxAngles / std::max(p.half, 1));
+    p.tokens_per_block = static_cast<int>(std::min<std::int64_t>(std::max(1, tokens), most));
     require(p.half <= kMaxAngles, "rope: {} frequencies", p.half);
     const dim3 grid(blocks_for(p.tokens, p.tokens_per_block), blocks_for(items, p.number_lanes));
     turn_heads_kernel<T, kCount, kPairs>

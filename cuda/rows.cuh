@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels that go over rows share: pieces as they lie in registers, pieces dealt to threads,
-// rows found by index, and sums of columns in two passes.
+// What the kernels that go over rows share: pieces as they lie in registers, pieces dealt to
+// threads, rows found by index, and sums of columns in two passes.
 #pragma once
 
 #include <algorithm>
@@ -56,8 +56,8 @@ __device__ void store_packed(T* to, const Packed<T>& x) {
     *reinterpret_cast<Packed<T>*>(to) = x;
 }
 
-/// A block takes consecutive pieces of rows of `width` pieces each, from number `first` on. One long
-/// division finds the first; those after it are short ones.
+/// A block takes consecutive pieces of rows of `width` pieces each, from number `first` on. One
+/// long division finds the first; those after it are short ones.
 struct RowWalk {
     struct Place {
         std::int64_t row;
@@ -76,22 +76,22 @@ struct RowWalk {
     }
 };
 
-/// out[r, :] = in[index[r] - offset, :], any type. Rows that `in` does not have are zero where `slice`
-/// (another rank has them); otherwise those of a negative index are zero, and those of an index too
-/// large are NaN, because a kernel cannot throw.
+/// out[r, :] = in[index[r] - offset, :], any type. Rows that `in` does not have are zero where
+/// `slice` (another rank has them); otherwise those of a negative index are zero, and those of an
+/// index too large are NaN, because a kernel cannot throw.
 void gather_slice(const Context& c, Tensor out, Tensor in, Tensor index, std::int64_t offset,
                   bool slice);
 
-// Column sums: a grid of chunks of rows leaves partial sums [chunks, columns], and a second kernel adds
-// them in order of chunks. Bound: the bytes of the terms.
+// Column sums: a grid of chunks of rows leaves partial sums [chunks, columns], and a second kernel
+// adds them in order of chunks. Bound: the bytes of the terms.
 
 constexpr int kColumnWarps = 8;
 constexpr int kColumnRows = 8;  // in flight a thread
 constexpr std::int64_t kMaxColumnChunks = 512;
 
-/// partial[chunk, column] = sum of terms over the chunk's rows. Term reads kCount neighbouring columns of
-/// a row at once: load(row, column), of which value(raw, k) is the k-th term. Warps of a block take rows
-/// in turn.
+/// partial[chunk, column] = sum of terms over the chunk's rows. Term reads kCount neighbouring
+/// columns of a row at once: load(row, column), of which value(raw, k) is the k-th term. Warps of a
+/// block take rows in turn.
 template <int kCount, class Term>
 __global__ void __launch_bounds__(32 * kColumnWarps, 3)
     column_partials_kernel(float* partial, std::int64_t rows, std::int64_t columns, Term term) {
@@ -133,8 +133,9 @@ __global__ void __launch_bounds__(1024)
     add_column_partials_kernel(Out* out, const float* partial, int chunks, std::int64_t columns) {
     __shared__ float sums[32][32];
     const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * 32 + threadIdx.x;
-    float sum = 0;
+    float sum = 0, old = 0;
     if (column < columns) {
+        if (threadIdx.y == 0) old = out[column];  // on its way while the others add
 #pragma unroll 4
         for (int i = threadIdx.y; i < chunks; i += 32) sum += partial[i * columns + column];
     }
@@ -144,7 +145,7 @@ __global__ void __launch_bounds__(1024)
     float all = 0;
 #pragma unroll
     for (int i = 0; i < 32; ++i) all += sums[i][threadIdx.x];
-    out[column] += all;
+    out[column] = old + all;
 }
 
 inline void add_column_partials(const Context& c, float* out, const float* partial, int chunks,
