@@ -35,7 +35,7 @@ void UploadRing::upload(cudaStream_t stream, void* to, const void* from, std::in
         char* staged = memory_ + piece_ * kPiece + used_;
         std::memcpy(staged, static_cast<const char*>(from) + at, static_cast<std::size_t>(n));
         check(cudaMemcpyAsync(static_cast<char*>(to) + at, staged, static_cast<std::size_t>(n),
-                              cudaMemcpyHostToDevice, stream));
+                              cudaMemcpyDefault, stream));
         used_ += n;
         at += n;
     }
@@ -88,7 +88,7 @@ CudaOps::CudaOps(const OpsLimits& limits, Arena& arena, CudaDevice* device,
     landing_ = pinned_->allocate(UploadRing::kPiece);
     matmul_ = std::make_unique<Matmul>(context_);
     experts_ = std::make_unique<ExpertProducts>(context_, product_workspace_.data(), Matmul::kWorkspace);
-    cudnn_ = std::make_unique<CudnnAttention>(context_);
+    cudnn_ = std::make_unique<CudnnAttention>();
     collectives_ = std::make_unique<Collectives>(context_, options.deterministic);
 }
 
@@ -140,7 +140,7 @@ void CudaOps::download(void* to, Tensor from) {
     const auto bytes = static_cast<std::size_t>(from.bytes());
     if (bytes == 0) return;
     const bool is_small = from.bytes() <= UploadRing::kPiece;
-    check(cudaMemcpyAsync(is_small ? landing_ : to, from.data(), bytes, cudaMemcpyDeviceToHost,
+    check(cudaMemcpyAsync(is_small ? landing_ : to, from.data(), bytes, cudaMemcpyDefault,
                           context_.stream));
     wait();
     if (is_small) std::memcpy(to, landing_, bytes);

@@ -29,8 +29,7 @@ inline std::string last_cudnn_error() {
 }
 
 /// Throws CudnnError with the file, line, name and words of the error.
-inline void check(cudnnStatus_t status,
-                  std::source_location at = std::source_location::current()) {
+inline void check(cudnnStatus_t status, std::source_location at = std::source_location::current()) {
     if (status == CUDNN_STATUS_SUCCESS) return;
     throw CudnnError(status, fmt::format("{}:{}: {}: {}", at.file_name(), at.line(),
                                          cudnnGetErrorString(status), last_cudnn_error()));

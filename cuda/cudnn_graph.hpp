@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The little of cuDNN's graph API that attention needs: tensors of four dimensions, five kinds of
-// operations, the engine that cuDNN's heuristics name first, and a plan that is executed by pointers.
+// operations, the engine that cuDNN's heuristics name first, and a plan that is executed by
+// pointers.
 #pragma once
 
 #include <cudnn.h>
@@ -90,7 +91,9 @@ class CudnnGraph {
 
   private:
     Id add_tensor(const Form& form, bool is_hidden, bool by_value);
-    cudnnBackendDescriptor_t tensor(Id id) const { return tensors_[static_cast<std::size_t>(id - 1)].get(); }
+    cudnnBackendDescriptor_t tensor(Id id) const {
+        return tensors_[static_cast<std::size_t>(id - 1)].get();
+    }
 
     std::vector<Descriptor> tensors_;  ///< number i + 1 is id
     std::vector<Descriptor> forms_;    ///< of operations, which refer to them

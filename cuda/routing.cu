@@ -44,8 +44,17 @@ struct Router {
 
 /// The sum of a group's best, largest first.
 __device__ float best_of_group(const float* choice, int size, int best) {
-    float sum = 0, last = INFINITY;
     const int turn = lane_id() % size;  // lanes start at different places: their groups share banks
+    if (best <= 2) {
+        float first = -INFINITY, second = -INFINITY;
+        for (int i = 0; i < size; ++i) {
+            const float x = choice[i + turn < size ? i + turn : i + turn - size];
+            second = fmaxf(second, fminf(first, x));
+            first = fmaxf(first, x);
+        }
+        return best == 1 ? first : first + second;
+    }
+    float sum = 0, last = INFINITY;
     for (int left = best; left > 0;) {
         float next = -INFINITY;
         int count = 0;

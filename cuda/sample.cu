@@ -5,8 +5,9 @@
 // segment in which the draw falls is walked again. Masses are computed anew in every pass, not stored.
 // Top-k and top-p keep the first tokens of one order, (mass descending, id ascending): all tokens above
 // a threshold mass and the first few that equal it. The threshold is found digit by digit of (mass - 1),
-// 44 bits in 4 digits, with a histogram of counts and masses a digit; tokens of mass 0 are never drawn
-// and count for nothing.
+// 44 bits in 4 digits, with a histogram of counts and masses a digit; once few tokens share the digits so
+// far, these are kept in a list and the row is left alone. Tokens of mass 0 are never drawn and count for
+// nothing.
 // One cluster of 1, 2, 4 or 8 blocks a row, so that few rows fill the device, too.
 // Bound: bytes, 8 R V, against about 17 float64 operations and 25 others an exponential: near balance.
 #include <cooperative_groups.h>
@@ -28,6 +29,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostBlocks = 8;  ///< a row
 constexpr int kDigitBits = 11, kBins = 1 << kDigitBits, kDigits = 4;
 constexpr int kBinsOfThread = kBins / kThreads;
+constexpr int kListed = 2048;  ///< tokens of a list, at most
 constexpr int kLoads = 4;
 constexpr unsigned kAll = 0xffffffffu;
 
@@ -47,6 +49,16 @@ struct Draws {
 struct Kept {
     Mass threshold = 0, ties = 0;
     Mass mass = 0;  ///< their sum
+};
+
+/// How many tokens to keep, or (count 0) how much of the mass `of`; 0: of all.
+struct Goal {
+    Mass count = 0, of = 0;
+    double top_p = 1;
+
+    __device__ bool reached(Mass tokens, Mass mass, Mass wanted) const {
+        return count > 0 ? tokens >= count : mass >= wanted;
+    }
 };
 
 /// Masses above the threshold and how many equal it, of a run of tokens.
@@ -71,6 +83,7 @@ struct Top {
 struct Histogram {
     Mass mass[kBins];
     unsigned count[kBins];
+    Mass list[kListed];  ///< masses of this block's tokens that begin with the digits so far
 };
 
 struct Shared {
@@ -78,6 +91,9 @@ struct Shared {
     Top own_top[kWarps], all_tops[kMostBlocks * kWarps];
     Mass before[kWarps];
     Mass digit, count_above, mass_above;
+    Mass within;    ///< mass of all tokens that begin with the digits so far
+    Mass in_digit;  ///< how many have the next one, too
+    unsigned listed;
 };
 
 __device__ Mass warp_sum_mass(Mass x) {
@@ -107,6 +123,7 @@ struct Row {
     const float* logits = in.logits + row * in.columns;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int segments = blocks * kWarps;
+    Mass everything = 0;  ///< sum of the masses, once cut() was called
     /// Columns a segment: whole steps of a warp.
     int length = (in.columns + segments * 128 - 1) / (segments * 128) * 128;
 
@@ -204,8 +221,9 @@ struct Row {
         in.log_probs[row] = log_prob_of(scaled(logits[id], max), total);
     }
 
-    __device__ Kept cut(float max, Mass goal, bool by_count);
-    __device__ void find_digit(Mass goal, bool by_count, Mass count_above, Mass mass_above);
+    __device__ void count(Mass m, bool here, int shift);
+    __device__ void find_digit(const Goal& goal, Mass count_above, Mass mass_above);
+    __device__ Kept cut(float max, const Goal& goal);
     template <bool kTruncate>
     __device__ void draw(float max, const Kept& kept, Mass total);
 };
@@ -222,13 +240,33 @@ __device__ Mass before_in_block(Mass x, Mass* warp_sums) {
     return before;
 }
 
-/// Walks the cluster's histogram from the highest digit down until the goal is reached. Bin 0 holds the
-/// sums of all digits, since most tokens would meet there.
+/// A token that begins with the digits so far, or none: all lanes call it. Bin 0 is left out, since most
+/// tokens would meet there.
 template <bool kVector>
-__device__ void Row<kVector>::find_digit(Mass goal, bool by_count, Mass count_above,
-                                         Mass mass_above) {
+__device__ void Row<kVector>::count(Mass m, bool here, int shift) {
+    const int bin = here ? static_cast<int>((m - 1) >> shift) & (kBins - 1) : 0;
+    if (!__any_sync(kAll, bin > 0)) return;
+    int same;
+    __match_all_sync(kAll, bin, &same);
+    if (same) {
+        const Mass sum = warp_sum_mass(m);
+        if (lane == 0) {
+            atomicAdd(&histogram->mass[bin], sum);
+            atomicAdd(&histogram->count[bin], 32u);
+        }
+    } else if (bin > 0) {
+        atomicAdd(&histogram->mass[bin], m);
+        atomicAdd(&histogram->count[bin], 1u);
+    }
+}
+
+/// Walks the cluster's histogram from the highest digit down until the goal is reached. Bin 0 holds the
+/// sums of all digits.
+template <bool kVector>
+__device__ void Row<kVector>::find_digit(const Goal& goal, Mass count_above, Mass mass_above) {
     Mass counts[kBinsOfThread], masses[kBinsOfThread], count = 0, mass = 0;
     const int first = kBins - 1 - static_cast<int>(threadIdx.x) * kBinsOfThread;
+#pragma unroll
     for (int k = 0; k < kBinsOfThread; ++k) {
         counts[k] = masses[k] = 0;
         for (int b = 0; b < blocks; ++b) {
@@ -236,22 +274,27 @@ __device__ void Row<kVector>::find_digit(Mass goal, bool by_count, Mass count_ab
             counts[k] += from->count[first - k];
             masses[k] += from->mass[first - k];
         }
+        if (first - k == 0) shared.within = masses[k];
         count += counts[k];
         mass += masses[k];
     }
     Mass count_before = before_in_block(count, shared.before);
     Mass mass_before = before_in_block(mass, shared.before);
+    // A share of everything: the first digit has seen everything.
+    const Mass wanted = goal.count > 0 ? 0 : mass_to_reach(goal.top_p, goal.of > 0 ? goal.of : shared.within);
+#pragma unroll
     for (int k = 0; k < kBinsOfThread; ++k) {
         if (first - k == 0) {
             counts[k] -= count_before;
             masses[k] -= mass_before;
         }
-        const Mass reached = by_count ? count_above + count_before : mass_above + mass_before;
-        const Mass more = by_count ? counts[k] : masses[k];
-        if (reached < goal && reached + more >= goal) {
+        const Mass tokens = count_above + count_before, above = mass_above + mass_before;
+        if (!goal.reached(tokens, above, wanted) &&
+            goal.reached(tokens + counts[k], above + masses[k], wanted)) {
             shared.digit = static_cast<Mass>(first - k);
-            shared.count_above = count_above + count_before;
-            shared.mass_above = mass_above + mass_before;
+            shared.count_above = tokens;
+            shared.mass_above = above;
+            shared.in_digit = counts[k];
         }
         count_before += counts[k];
         mass_before += masses[k];
@@ -259,41 +302,39 @@ __device__ void Row<kVector>::find_digit(Mass goal, bool by_count, Mass count_ab
     cluster.sync();
 }
 
-/// The fewest first tokens whose count or mass reaches the goal; all where nothing reaches it.
+/// The fewest first tokens that reach the goal; all where nothing reaches it.
 template <bool kVector>
-__device__ Kept Row<kVector>::cut(float max, Mass goal, bool by_count) {
+__device__ Kept Row<kVector>::cut(float max, const Goal& goal) {
     constexpr Mass kUnreached = kBins;
-    Mass prefix = 0, count_above = 0, mass_above = 0;
+    Mass prefix = 0, count_above = 0, mass_above = 0, wanted_of = goal.of;
+    int listed = -1;  // length of the list, once there is one
     for (int digit = 0; digit < kDigits; ++digit) {
         const int shift = kDigitBits * (kDigits - 1 - digit);
+        const bool lists = listed < 0 && digit > 0 && shared.in_digit <= kListed;
+        __syncthreads();
         for (int i = threadIdx.x; i < kBins; i += kThreads) {
             histogram->mass[i] = 0;
             histogram->count[i] = 0;
         }
-        if (threadIdx.x == 0) shared.digit = kUnreached;
+        if (threadIdx.x == 0) {
+            shared.digit = kUnreached;
+            shared.listed = 0;
+        }
         __syncthreads();
         Mass within = 0;
         unsigned tokens = 0;
-        each([&](float z, int, bool valid) {
-            const Mass m = valid ? mass(z, max) : 0;
+        const auto take = [&](Mass m) {
             const bool here = m > 0 && (m - 1) >> (shift + kDigitBits) == prefix;
             within += here ? m : 0;
             tokens += here ? 1 : 0;
-            const int bin = here ? static_cast<int>((m - 1) >> shift) & (kBins - 1) : 0;
-            if (!__any_sync(kAll, bin > 0)) return;
-            int same;
-            __match_all_sync(kAll, bin, &same);
-            if (same) {
-                const Mass sum = warp_sum_mass(m);
-                if (lane == 0) {
-                    atomicAdd(&histogram->mass[bin], sum);
-                    atomicAdd(&histogram->count[bin], 32u);
-                }
-            } else if (bin > 0) {
-                atomicAdd(&histogram->mass[bin], m);
-                atomicAdd(&histogram->count[bin], 1u);
-            }
-        });
+            if (here && lists) histogram->list[atomicAdd(&shared.listed, 1u)] = m;
+            count(m, here, shift);
+        };
+        if (listed >= 0)
+            for (int i = warp * 32; i < listed; i += kThreads)
+                take(i + lane < listed ? histogram->list[i + lane] : 0);
+        else
+            each([&](float z, int, bool valid) { take(valid ? mass(z, max) : 0); });
         within = warp_sum_mass(within);
         tokens = __reduce_add_sync(kAll, tokens);
         if (lane == 0) {
@@ -301,21 +342,22 @@ __device__ Kept Row<kVector>::cut(float max, Mass goal, bool by_count) {
             atomicAdd(&histogram->count[0], tokens);
         }
         cluster.sync();
-        find_digit(goal, by_count, count_above, mass_above);
-        if (shared.digit == kUnreached) {
-            Kept kept;
-            kept.mass = total(max);
-            return kept;
+        if (lists) listed = static_cast<int>(shared.listed);
+        find_digit({goal.count, wanted_of, goal.top_p}, count_above, mass_above);
+        if (digit == 0) {
+            everything = shared.within;
+            if (wanted_of == 0) wanted_of = everything;
         }
+        if (shared.digit == kUnreached) return {0, 0, everything};
         prefix = prefix << kDigitBits | shared.digit;
         count_above = shared.count_above;
         mass_above = shared.mass_above;
-        __syncthreads();
     }
     Kept kept;
     kept.threshold = prefix + 1;
-    kept.ties = by_count ? goal - count_above
-                         : (goal - mass_above + kept.threshold - 1) / kept.threshold;
+    kept.ties = goal.count > 0 ? goal.count - count_above
+                               : (mass_to_reach(goal.top_p, wanted_of) - mass_above + prefix) /
+                                     kept.threshold;
     kept.mass = mass_above + kept.ties * kept.threshold;
     return kept;
 }
@@ -414,12 +456,10 @@ __global__ void __launch_bounds__(kThreads, 2) sample_kernel(Draws in) {
         return;
     }
     if constexpr (kTruncate) {
-        const Mass total = row.total(top.max);
-        Kept kept{0, 0, total};
-        if (in.top_k > 0 && in.top_k < in.columns)
-            kept = row.cut(top.max, static_cast<Mass>(in.top_k), true);
-        if (in.top_p < 1) kept = row.cut(top.max, mass_to_reach(in.top_p, kept.mass), false);
-        row.template draw<true>(top.max, kept, total);
+        Kept kept;
+        if (in.top_k > 0) kept = row.cut(top.max, {.count = static_cast<Mass>(in.top_k)});
+        if (in.top_p < 1) kept = row.cut(top.max, {.of = kept.mass, .top_p = in.top_p});
+        row.template draw<true>(top.max, kept, row.everything);
     } else {
         row.template draw<false>(top.max, {}, 0);
     }

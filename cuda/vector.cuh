@@ -28,11 +28,11 @@ __device__ inline bf16 from_float<bf16>(float x) {
     return __float2bfloat16_rn(x);
 }
 
-/// 16 bytes of T: 4 float or 8 bfloat16.
-template <class T>
-struct alignas(16) Vec {
-    static constexpr int kSize = 16 / sizeof(T);
-    T at[kSize];
+/// 16 bytes of T, 4 float or 8 bfloat16; or as many T as said, 1 where rows do not vectorize.
+template <class T, int kCount = 16 / static_cast<int>(sizeof(T))>
+struct alignas(kCount * sizeof(T)) Vec {
+    static constexpr int kSize = kCount;
+    T at[kCount];
     __device__ float get(int i) const { return to_float(at[i]); }
     __device__ void set(int i, float x) { at[i] = from_float<T>(x); }
 };
@@ -40,9 +40,13 @@ template <class T>
 __device__ inline Vec<T> load_vec(const T* from) {
     return *reinterpret_cast<const Vec<T>*>(from);
 }
-template <class T>
-__device__ inline void store_vec(T* to, const Vec<T>& x) {
-    *reinterpret_cast<Vec<T>*>(to) = x;
+template <int kCount, class T>
+__device__ inline Vec<T, kCount> load_vec(const T* from) {
+    return *reinterpret_cast<const Vec<T, kCount>*>(from);
+}
+template <class T, int kCount>
+__device__ inline void store_vec(T* to, const Vec<T, kCount>& x) {
+    *reinterpret_cast<Vec<T, kCount>*>(to) = x;
 }
 /// Whether rows of `columns` T that begin at `pointers` can be read in 16-byte pieces.
 template <class T, class... Pointers>

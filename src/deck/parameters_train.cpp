@@ -34,6 +34,9 @@ std::vector<DeckKey> train_parameters() {
         {"optim.eps", number, "", "1e-8", ">0", kOptimiser, "AdamW: epsilon."},
         {"optim.weight_decay", number, "", "0.1", ">=0", kOptimiser,
          "AdamW: decoupled weight decay, on matrices only."},
+        {"optim.offload", flag, "", "false", "", kOptimiser,
+         "Masters and moments stay in page-locked memory of the host, where the GPU updates them over its bus: "
+         "12 bytes a parameter less of GPU memory, an update as slow as the bus."},
         {"optim.clip", number, "", "1", ">=0", kOptimiser,
          "Largest norm of the gradient of the whole model; 0: no clipping."},
         {"optim.router_bias_rate", number, "", "0", ">=0", kTraining,

@@ -88,8 +88,13 @@ OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size) {
 }
 
 AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
-             AdamWOptions options)
-    : parameters_(parameters), grid_(grid), ops_(ops), options_(options) {
+             AdamWOptions options, Arena* offload)
+    : parameters_(parameters),
+      grid_(grid),
+      ops_(ops),
+      options_(options),
+      offloaded_(offload != nullptr) {
+    Arena& state = offloaded_ ? *offload : arena;
     const auto& all = parameters_.all();
     for (std::size_t i = 0; i < all.size(); ++i) {
         const OwnedRows rows = my_rows(all[i], grid);
@@ -99,10 +104,10 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
         piece.rows = rows;
         if (!all[i].trained) continue;
         const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
-        piece.m = arena.take("adam.m", DType::f32, shape);
-        piece.v = arena.take("adam.v", DType::f32, shape);
+        piece.m = state.take("adam.m", DType::f32, shape);
+        piece.v = state.take("adam.v", DType::f32, shape);
         if (parameters_.dtype() != DType::f32)
-            piece.master = arena.take("adam.master", DType::f32, shape);
+            piece.master = state.take("adam.master", DType::f32, shape);
     }
     norm_scratch_ =
         arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
@@ -182,12 +187,18 @@ std::vector<Slab> AdamW::slabs() const {
     for (const Piece& piece : pieces_) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
         if (!writes(parameter, grid_)) continue;
-        slabs.push_back(slab_of(parameter, piece.rows, "weights",
-                                piece.master ? piece.master : piece_of(parameter.value, piece.rows),
-                                ops_));
+        const auto state = [&](const char* group, const Tensor& data) {
+            slabs.push_back(slab_of(parameter, piece.rows, group, data, ops_));
+            if (offloaded_) slabs.back().on_device = false;
+        };
+        if (piece.master)
+            state("weights", piece.master);
+        else
+            slabs.push_back(slab_of(parameter, piece.rows, "weights",
+                                    piece_of(parameter.value, piece.rows), ops_));
         if (!parameter.trained) continue;
-        slabs.push_back(slab_of(parameter, piece.rows, "adam_m", piece.m, ops_));
-        slabs.push_back(slab_of(parameter, piece.rows, "adam_v", piece.v, ops_));
+        state("adam_m", piece.m);
+        state("adam_v", piece.v);
     }
     return slabs;
 }

@@ -145,6 +145,8 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     state["tokenizer"] = run_.tokenizer->identity();
     state["optimizer_steps"] = stack_.optimizer->steps();
     state["finished"] = finished;
+    stack_.ops->synchronize();
+    if (std::string choices = stack_.ops->report(); !choices.empty()) state["products"] = choices;
     std::vector<Slab> slabs = stack_.optimizer->slabs();
     if (stack_.reference)
         for (Slab& slab : parameter_slabs(*stack_.reference, run_.grid, "reference", *stack_.ops))

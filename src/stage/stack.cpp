@@ -38,6 +38,14 @@ Recompute recompute_of(const Deck& deck) {
                                  : Recompute::none;
 }
 
+bool offloads(const Deck& deck) {
+    if (!deck.flag("optim.offload")) return false;
+    require<DeckError>(on_gpu(deck), "{}: optim.offload: on a CPU there is nowhere to move the state to; leave "
+                                     "the key out, or set run.device = cuda",
+                       deck.origin("optim.offload"));
+    return true;
+}
+
 std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const Grid& grid,
                               const Transformer::Limits& limits, const RunMemory& memory) {
     const OpsLimits bounds{.max_tokens = std::max(limits.max_tokens, limits.max_decode),
@@ -176,7 +184,8 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                          .beta2 = deck.number("optim.beta2"),
                          .eps = deck.number("optim.eps"),
                          .weight_decay = deck.number("optim.weight_decay"),
-                         .clip = deck.number("optim.clip")});
+                         .clip = deck.number("optim.clip")},
+            offloads(deck) ? &memory.host : nullptr);
         trainer = std::make_unique<Trainer>(*model, *policy, *optimizer, grid, *ops, arena, profile,
                                             trainer_limits(deck, config, needs, limits.max_tokens));
     }

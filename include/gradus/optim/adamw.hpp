@@ -29,7 +29,10 @@ OwnedRows owned_rows(std::int64_t rows, int data_rank, int data_size);
 /// checkpoint holds. What is not trained has no moments and stays as it is.
 class AdamW {
   public:
-    AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena, AdamWOptions options);
+    /// `offload`: memory of the host that the device reaches, for masters and moments; null: they lie in
+    /// `arena`.
+    AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena, AdamWOptions options,
+          Arena* offload = nullptr);
 
     /// Sums gradients over the ranks that hold the same parameters (the loss is already normalised globally), clips by the
     /// global norm over the whole model, updates owned rows, gathers the parameters, zeroes the
@@ -61,6 +64,7 @@ class AdamW {
     const Grid& grid_;
     Ops& ops_;
     AdamWOptions options_;
+    bool offloaded_;
     std::vector<Piece> pieces_;
     Tensor norm_scratch_;
     std::int64_t steps_ = 0;
