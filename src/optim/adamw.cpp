@@ -106,7 +106,7 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
         const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
         piece.m = state.take("adam.m", DType::f32, shape);
         piece.v = state.take("adam.v", DType::f32, shape);
-        if (parameters_.dtype() != DType::f32)
+        if (has_master(all[i]))
             piece.master = state.take("adam.master", DType::f32, shape);
     }
     norm_scratch_ =
@@ -191,7 +191,7 @@ std::vector<Slab> AdamW::slabs() const {
             slabs.push_back(slab_of(parameter, piece.rows, group, data, ops_));
             if (offloaded_) slabs.back().on_device = false;
         };
-        if (piece.master)
+        if (has_master(parameter))
             state("weights", piece.master);
         else
             slabs.push_back(slab_of(parameter, piece.rows, "weights",

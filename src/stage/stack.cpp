@@ -308,6 +308,8 @@ GenerationOptions resolve_generation(const Deck& deck, const ChatTemplate& chat,
 }
 
 std::int64_t generation_length(const Deck& deck, const ModelConfig& config) {
+    if (deck.stage() == "bench")
+        return std::min(deck.integer("bench.prompt") + deck.integer("rollout.max_new_tokens"), config.max_positions);
     const std::int64_t planned = deck.integer("train.max_length");
     return planned > 0 ? std::min(planned, config.max_positions) : config.max_positions;
 }

@@ -57,6 +57,9 @@ class AdamW {
         Tensor m, v;    ///< null for what is not trained
         Tensor master;  ///< null where the parameter is its own
     };
+    bool has_master(const Parameter& parameter) const {
+        return parameter.trained && parameters_.dtype() != DType::f32;
+    }
     /// Over the whole model, from gradients already summed over data ranks.
     double gradient_norm();
 
