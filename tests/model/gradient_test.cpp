@@ -168,6 +168,11 @@ BOOST_AUTO_TEST_CASE(of_latent_attention_experts_and_a_second_token) {
     check_gradients(test::deepseek_config());
 }
 
+BOOST_AUTO_TEST_CASE(with_attention_computed_again) {
+    check_gradients(test::full_config(), Recompute::attention);
+    check_gradients(test::latent_config(), Recompute::attention);
+}
+
 BOOST_AUTO_TEST_CASE(of_experts_with_softmax) { check_gradients(test::qwen_moe_config()); }
 
 BOOST_AUTO_TEST_CASE(of_experts_scaled_and_a_second_token_with_blocks_computed_again) {

@@ -221,27 +221,35 @@ BOOST_AUTO_TEST_CASE(routers_are_moved_towards_even_loads) {
     }
 }
 
-BOOST_AUTO_TEST_CASE(computing_blocks_again_changes_memory_and_no_bit) {
+BOOST_AUTO_TEST_CASE(computing_again_changes_memory_and_no_bit) {
     for (const ModelConfig& c : small_configs()) {
         Transformer::Limits limits{.max_tokens = kTokens, .max_length = kLongest, .mtp = c.mtp_layers > 0};
         Ready keep(c, limits);
+        limits.recompute = Recompute::attention;
+        Ready attention(c, limits);
         limits.recompute = Recompute::block;
-        Ready again(c, limits);
+        Ready block(c, limits);
+        BOOST_TEST(block.arena.bytes() < attention.arena.bytes());
+        BOOST_TEST(attention.arena.bytes() < keep.arena.bytes());
         Packed packed(test::random_sequences(c, kLengths));
-        BOOST_CHECK(same_bits(gradients(keep, packed), gradients(again, packed)));
-        BOOST_CHECK(same_bits(all_gradients(keep, packed), all_gradients(again, packed)));
-        BOOST_TEST(keep.model.take_balance_loss() == again.model.take_balance_loss());
-        BOOST_TEST(again.arena.bytes() < keep.arena.bytes());
-        BOOST_TEST(keep.model.balance_experts(keep.parameters, 0.1) ==
-                   again.model.balance_experts(again.parameters, 0.1));
-        BOOST_CHECK(same_bits(test::copy_of(keep.parameters.flat_values()),
-                              test::copy_of(again.parameters.flat_values())));
+        const Floats bare = gradients(keep, packed), all = all_gradients(keep, packed);
+        const double balance = keep.model.take_balance_loss(),
+                     load = keep.model.balance_experts(keep.parameters, 0.1);
+        for (Ready* again : {&attention, &block}) {
+            BOOST_CHECK(same_bits(gradients(*again, packed), bare));
+            BOOST_CHECK(same_bits(all_gradients(*again, packed), all));
+            BOOST_TEST(again->model.take_balance_loss() == balance);
+            BOOST_TEST(again->model.balance_experts(again->parameters, 0.1) == load);
+            for (const auto flat : {&ParameterSet::flat_values, &ParameterSet::flat_untrained})
+                BOOST_CHECK(same_bits(test::copy_of((again->parameters.*flat)()),
+                                      test::copy_of((keep.parameters.*flat)())));
+        }
     }
 }
 
 BOOST_AUTO_TEST_CASE(what_ran_before_leaves_no_trace) {
     for (const ModelConfig& c : small_configs())
-        for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+        for (const Recompute recompute : {Recompute::none, Recompute::attention, Recompute::block}) {
             const Transformer::Limits limits{.max_tokens = kTokens, .max_length = kLongest,
                                              .mtp = c.mtp_layers > 0, .recompute = recompute};
             Ready used(c, limits), fresh(c, limits);
@@ -327,6 +335,7 @@ BOOST_AUTO_TEST_CASE(passes_out_of_order_are_refused) {
 BOOST_AUTO_TEST_CASE(planned_memory_is_real_memory) {
     const std::vector<Transformer::Limits> all{
         {.max_tokens = 20, .max_length = 11, .head_chunk = 7},
+        {.max_tokens = 20, .max_length = 20, .recompute = Recompute::attention},
         {.max_tokens = 20, .max_length = 20, .recompute = Recompute::block},
         {.max_tokens = 9, .max_length = 9, .train = false, .max_decode = 33, .head_chunk = 11}};
     for (const ModelConfig& c : small_configs())

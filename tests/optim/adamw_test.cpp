@@ -42,8 +42,12 @@ ModelConfig config() {
 struct Setup {
     explicit Setup(AdamWOptions options, const Grid& g = grid(), bool planned = false)
         : arena(planned ? nullptr : device.get()),
-          ops(test::make_test_ops({.max_tokens = 8, .max_length = 8, .max_head_dim = 4, .max_heads = 2, .max_width = 8},
-                                   arena)),
+          ops(test::make_test_ops({.max_tokens = 8,
+                                   .max_length = 8,
+                                   .max_head_dim = 4,
+                                   .max_heads = 2,
+                                   .max_width = 8},
+                                  arena)),
           parameters(config(), g, arena, true, "policy"),
           optimizer(parameters, g, *ops, arena, options) {
         if (!planned) parameters.initialize(*ops, 3, 0.1);

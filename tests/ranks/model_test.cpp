@@ -182,7 +182,7 @@ BOOST_AUTO_TEST_CASE(hidden_states_scores_and_logits_are_those_of_one_rank) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_are_those_of_one_rank) {
-    for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+    for (const Recompute recompute : {Recompute::none, Recompute::attention, Recompute::block}) {
         Transformer::Limits limits = kLimits;
         limits.recompute = recompute;
         on_all_grids(limits, [](Pair& pair, const Grid& grid, const ModelConfig& c) {
@@ -196,7 +196,7 @@ BOOST_AUTO_TEST_CASE(gradients_are_those_of_one_rank) {
 }
 
 BOOST_AUTO_TEST_CASE(second_tokens_and_balance_are_those_of_one_rank) {
-    for (const Recompute recompute : {Recompute::none, Recompute::block}) {
+    for (const Recompute recompute : {Recompute::none, Recompute::attention, Recompute::block}) {
         Transformer::Limits limits = kLimits;
         limits.recompute = recompute;
         on_all_grids(limits, [](Pair& pair, const Grid& grid, const ModelConfig& c) {

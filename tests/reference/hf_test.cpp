@@ -232,8 +232,12 @@ void check_training(Case& c, const Layout& layout) {
         return result;
     };
     const Training whole = run(Recompute::none, packed.rows(), "");
-    const Training again = run(Recompute::block, packed.rows(), " with blocks computed again");
-    BOOST_TEST(same_bits(whole.gradients, again.gradients), c.name << ": recomputing changes bits");
+    for (const Recompute recompute : {Recompute::attention, Recompute::block}) {
+        const std::string what = recompute == Recompute::block ? "blocks" : "attention";
+        const Training again = run(recompute, packed.rows(), " with " + what + " computed again");
+        BOOST_TEST(same_bits(whole.gradients, again.gradients),
+                   c.name << ": computing " << what << " again changes bits");
+    }
     BOOST_REQUIRE(packed.rows() % 7 != 0);
     run(Recompute::none, 7, " with the head in chunks of 7");
 }

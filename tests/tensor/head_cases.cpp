@@ -98,17 +98,19 @@ OpCase head_case(std::int64_t rows, std::vector<std::int64_t> cuts, float inv_te
     return c;
 }
 
-/// The whole vocabulary at once; outputs: log-probs, entropies, row_max and sums. The gradients are
-/// another tensor than the logits.
+/// The whole vocabulary at once; outputs: log-probs, entropies, row_max, sums, and the gradient by the
+/// logits, which is another tensor than they, given the second and third input.
 OpCase whole_head_case(std::int64_t rows, std::int64_t v, float inv_temperature) {
     OpCase c = head_case(rows, {0, v}, inv_temperature, 3);
     c.name = fmt::format("whole head [{}, {}], 1/temperature {}", rows, v, inv_temperature);
     std::vector<std::int32_t> chosen;
     for (std::int64_t r = 0; r < rows; ++r) chosen.push_back(static_cast<std::int32_t>(r * 7919 % v));
     const Ints targets(chosen);
-    c.out = {Shape{rows}, Shape{rows}, Shape{rows}, Shape{rows, 3}};
+    c.in = {Shape{rows, v}, Shape{rows}, Shape{rows}};
+    c.out = {Shape{rows}, Shape{rows}, Shape{rows}, Shape{rows, 3}, Shape{rows, v}};
+    c.graded_in = 1;
     c.reference = [=](const Arrays& x) {
-        Arrays out{zeros(rows), zeros(rows), zeros(rows), zeros(3 * rows)};
+        Arrays out{zeros(rows), zeros(rows), zeros(rows), zeros(3 * rows), zeros(rows * v)};
         for (std::int64_t r = 0; r < rows; ++r) {
             auto z = [&](std::int64_t j) { return at(x[0], r * v + j) * double{inv_temperature}; };
             double max = z(0), s0 = 0, s1 = 0;
@@ -123,20 +125,27 @@ OpCase whole_head_case(std::int64_t rows, std::int64_t v, float inv_temperature)
             at(out[3], 3 * r + 1) = s1;
             at(out[3], 3 * r + 2) = z(targets[r]) - max;
             at(out[0], r) = z(targets[r]) - max - std::log(s0);
-            at(out[1], r) = std::log(s0) - s1 / s0;
+            const double entropy = at(out[1], r) = std::log(s0) - s1 / s0;
+            for (std::int64_t j = 0; j < v; ++j) {
+                const double lp = z(j) - max - std::log(s0), p = std::exp(lp);
+                at(out[4], r * v + j) = (at(x[1], r) * ((j == targets[r] ? 1 : 0) - p) -
+                                         at(x[2], r) * p * (lp + entropy)) * double{inv_temperature};
+            }
         }
         return out;
     };
     c.forward = [=](Ops& ops, Data& d) {
         ops.head_statistics(d.out[2], d.out[3], d.in[0], targets.tensor(), inv_temperature);
         ops.head_finish(d.out[0], d.out[1], d.out[3]);
+        ops.head_backward(d.out[4], d.in[0], d.out[2], d.out[3], targets.tensor(), d.in[1], d.in[2], 0,
+                          inv_temperature);
     };
     c.backward = [=](Ops& ops, Data& d) {
         ops.head_backward(d.d_in[0], d.in[0], d.out[2], d.out[3], targets.tensor(), d.d_out[0],
                           d.d_out[1], 0, inv_temperature);
     };
     c.all_f32 = false;
-    c.f32_in = {0};
+    c.f32_in = {0, 1, 2};
     c.f32_out = {0, 1, 2, 3};
     c.bf16_gradients = {0};
     return c;

@@ -44,6 +44,7 @@ std::vector<float> last_gradient(const Tiny& tiny) {
 
 /// Adds `factor` times a direction in the order of last_gradient to the parameters.
 void move(Tiny& tiny, const std::vector<float>& direction, double factor) {
+    tiny.ops->synchronize();
     std::size_t i = 0;
     for (Parameter& p : tiny.parameters.all())
         for (float& x : p.value.floats()) x += static_cast<float>(factor * direction[i++]);
