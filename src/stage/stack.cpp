@@ -46,11 +46,18 @@ bool offloads(const Deck& deck) {
     return true;
 }
 
+/// Of queries, keys and rotation; absorbed latent attention attends to whole latent rows.
+std::int64_t widest_head(const ModelConfig& config) {
+    const std::int64_t latent =
+        config.is_latent() ? config.latent.kv_rank + config.latent.rope_dim : std::int64_t{0};
+    return std::max({config.head_dim, config.rope_dim(), latent});
+}
+
 std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const Grid& grid,
                               const Transformer::Limits& limits, const RunMemory& memory) {
     const OpsLimits bounds{.max_tokens = std::max(limits.max_tokens, limits.max_decode),
                            .max_length = limits.max_length,
-                           .max_head_dim = config.is_latent() ? config.head_dim : config.rope_dim(),
+                           .max_head_dim = widest_head(config),
                            .max_heads = config.heads / grid.tensor_size(),
                            .max_width = config.hidden,
                            .max_decode = limits.max_decode};
