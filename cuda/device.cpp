@@ -67,6 +67,7 @@ class Gpu final : public CudaDevice {
         }
         check(status);
         check(cudaMemset(memory, 0, static_cast<std::size_t>(bytes)));
+        check(cudaStreamSynchronize(nullptr));  // the operations' stream does not wait for this one
         return memory;
     }
     void release(void* memory, std::int64_t) noexcept override { cudaFree(memory); }

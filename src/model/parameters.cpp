@@ -55,11 +55,13 @@ NormalFill address_of(const Parameter& p, std::uint64_t seed, std::uint64_t tens
 
 ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
                            const std::string& label, bool train_mtp, DType dtype) {
+    std::vector<bool> by_gradients;  // whether it ever is trained by them
     for (ParameterInfo& info : describe_parameters(config)) {
         index_.emplace(info.name, parameters_.size());
         Parameter& p = parameters_.emplace_back();
         static_cast<ParameterInfo&>(p) = std::move(info);
         p.box = local_box(p, grid);
+        by_gradients.push_back(p.trained);
         p.trained = p.trained && (train_mtp || !p.mtp);
     }
     std::vector<std::int64_t> offsets(parameters_.size());
@@ -74,7 +76,9 @@ ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& a
         }
         align();
     };
-    const auto has_gradient = [](const Parameter& p) { return p.trained || p.mtp; };
+    const auto has_gradient = [&](const Parameter& p) {
+        return by_gradients[static_cast<std::size_t>(&p - parameters_.data())];
+    };
     place([](const Parameter& p) { return p.trained && !p.expert; });
     dense_ = total;
     place([](const Parameter& p) { return p.trained && p.expert; });

@@ -68,8 +68,9 @@ struct Transformer::Impl {
     std::vector<Tensor> streams;         ///< one a layer and one more, or one for all
     Tensor hidden, final_inv_rms, d_stream;
     Tensor logits, d_logits, slices, gathered, row_max, sums;
-    /// By the set's list, whose entries the pointers are: a set may be moved or made anew.
-    std::map<const Parameter*, ModelWeights> looked_up;
+    /// By the set's list, whose entries the pointers are, and its memory, where joined ones lie: a set may
+    /// be moved or made anew.
+    std::map<std::pair<const Parameter*, const void*>, ModelWeights> looked_up;
     std::int64_t kept_tokens = -1;  ///< of the pass that backward() may follow, -1: none
     std::vector<double> loads;      ///< tokens sent to each expert of each layer, [layers, E]
 };
@@ -126,10 +127,11 @@ void Transformer::Impl::count_loads(std::int64_t layer) {
 }
 
 const ModelWeights& Transformer::Impl::weights(const ParameterSet& parameters) {
-    const Parameter* list = parameters.all().data();
-    const auto found = looked_up.find(list);
+    const std::pair key(parameters.all().data(),
+                        static_cast<const void*>(parameters.flat_values().data()));
+    const auto found = looked_up.find(key);
     if (found != looked_up.end()) return found->second;
-    return looked_up.emplace(list, look_up(config, parameters)).first->second;
+    return looked_up.emplace(key, look_up(config, parameters)).first->second;
 }
 
 Tensor Transformer::Impl::stream(std::int64_t layer, std::int64_t tokens) const {

@@ -35,7 +35,7 @@ struct Slot {
 
 /// Decode steps of one number of rows, recorded for one set of parameters and way of sampling.
 struct RecordedStep {
-    const Parameter* parameters = nullptr;
+    const void* weights = nullptr;
     SamplingOptions sampling;
     std::unique_ptr<Recording> recording;
 };
@@ -162,10 +162,11 @@ void Engine::Impl::decode(const ParameterSet& parameters, std::int64_t rows,
 
 void Engine::Impl::run_step(const ParameterSet& parameters, std::int64_t rows,
                             const SamplingOptions& sampling) {
-    if (!model.decode_is_recordable()) return decode(parameters, rows, sampling);
+    if (ops.on_host() || !model.decode_is_recordable()) return decode(parameters, rows, sampling);
     RecordedStep& recorded = steps[rows];
-    const Parameter* set = parameters.all().data();
-    if (recorded.recording && recorded.parameters == set && same(recorded.sampling, sampling))
+    // By the weights' memory, which is what a recording holds; lists may be made anew at an old address.
+    const void* set = parameters.flat_values().data();
+    if (recorded.recording && recorded.weights == set && same(recorded.sampling, sampling))
         return recorded.recording->replay();
     recorded = {set, sampling, ops.record([this, &parameters, rows, sampling] {
                     decode(parameters, rows, sampling);
