@@ -33,6 +33,9 @@ void prefer(const char* name, const char* value) { setenv(name, value, 0); }
 }  // namespace
 
 Collectives::Collectives(const Context& context, bool deterministic) : context_(context) {
+    cuda::check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking));
+    for (cudaEvent_t* event : {&ready_, &done_})
+        cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
     if (!deterministic) return;
     // NVLink SHARP sums in an order that may differ from call to call.
     prefer("NCCL_NVLS_ENABLE", "0");
@@ -40,7 +43,12 @@ Collectives::Collectives(const Context& context, bool deterministic) : context_(
     prefer("NCCL_PROTO", "Simple");
 }
 
-Collectives::~Collectives() { abort(); }
+Collectives::~Collectives() {
+    abort();
+    cudaEventDestroy(ready_);
+    cudaEventDestroy(done_);
+    cudaStreamDestroy(side_);
+}
 
 void Collectives::abort() noexcept {
     for (auto& [group, comm] : groups_) ncclCommAbort(comm);
@@ -80,16 +88,38 @@ void Collectives::say(const char* what, std::int64_t bytes, const Communicator& 
     last_ = fmt::format("{} of {} over `{}`", what, format_bytes(static_cast<double>(bytes)), group.name());
 }
 
-void Collectives::all_reduce(Communicator& group, Tensor x, Reduce op) {
+void Collectives::sum_on(cudaStream_t stream, Communicator& group, Tensor x, Reduce op) {
     ncclComm_t comm = comm_of(group);
     say("all_reduce", x.bytes(), group);
     check(ncclAllReduce(x.data(), x.data(), static_cast<std::size_t>(x.elements()), type_of(x.dtype()),
-                        op_of(op), comm, context_.stream));
+                        op_of(op), comm, stream));
     wait_for(comm, last_);
+}
+
+void Collectives::all_reduce(Communicator& group, Tensor x, Reduce op) {
+    finish_sums();
+    sum_on(context_.stream, group, x, op);
+}
+
+void Collectives::start_sum(Communicator& group, Tensor x) {
+    comm_of(group);
+    if (groups_.size() > 1) return all_reduce(group, x, Reduce::sum);
+    cuda::check(cudaEventRecord(ready_, context_.stream));
+    cuda::check(cudaStreamWaitEvent(side_, ready_, 0));
+    sum_on(side_, group, x, Reduce::sum);
+    started_ = true;
+}
+
+void Collectives::finish_sums() {
+    if (!started_) return;
+    started_ = false;
+    cuda::check(cudaEventRecord(done_, side_));
+    cuda::check(cudaStreamWaitEvent(context_.stream, done_, 0));
 }
 
 void Collectives::all_gather_blocks(Communicator& group, Tensor x,
                                     std::span<const std::int64_t> offsets) {
+    finish_sums();
     ncclComm_t comm = comm_of(group);
     say("all_gather", x.bytes(), group);
     check(ncclGroupStart());
@@ -106,6 +136,7 @@ void Collectives::all_gather_blocks(Communicator& group, Tensor x,
 void Collectives::all_to_all(Communicator& group, Tensor send,
                              std::span<const std::int64_t> send_offsets, Tensor recv,
                              std::span<const std::int64_t> recv_offsets) {
+    finish_sums();
     ncclComm_t comm = comm_of(group);
     say("all_to_all", send.bytes(), group);
     check(ncclGroupStart());

@@ -16,8 +16,10 @@
 namespace gradus::cuda {
 
 /// Collectives of device memory over NCCL: a communicator a group of the process grid, made when the
-/// group is first used, all on the operations' stream, so that their order is the program's. They do
-/// not block the host; whoever waits for the stream asks check() now and then.
+/// group is first used, on the operations' stream, so that their order is the program's. Sums that are
+/// started go on a stream of their own, so that computation goes on beside them, as long as theirs is the
+/// only group: two groups' operations side by side might wait for each other. They do not block the host;
+/// whoever waits for the stream asks check_failures() now and then.
 class Collectives {
   public:
     /// `deterministic`: ring and simple protocol, whose order of sums is fixed.
@@ -25,6 +27,8 @@ class Collectives {
     ~Collectives();
 
     void all_reduce(Communicator& group, Tensor x, Reduce op);
+    void start_sum(Communicator& group, Tensor x);
+    void finish_sums();
     void all_gather_blocks(Communicator& group, Tensor x, std::span<const std::int64_t> offsets);
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
                     Tensor recv, std::span<const std::int64_t> recv_offsets);
@@ -41,7 +45,12 @@ class Collectives {
     void wait_for(ncclComm_t comm, const std::string& what);
     void say(const char* what, std::int64_t bytes, const Communicator& group);
 
+    void sum_on(cudaStream_t stream, Communicator& group, Tensor x, Reduce op);
+
     const Context& context_;
+    cudaStream_t side_ = nullptr;     ///< of sums that go on beside the operations
+    cudaEvent_t ready_ = nullptr, done_ = nullptr;
+    bool started_ = false;
     std::map<const Communicator*, ncclComm_t> groups_;
     std::string last_ = "none";
 };

@@ -183,6 +183,16 @@ void CudaOps::all_reduce(Communicator& group, Tensor x, Reduce op) {
     upload(x, halves.data());
 }
 
+void CudaOps::start_sum(Communicator& group, Tensor x) {
+    if (group.size() == 1 || x.elements() == 0) return;
+    if (is_staged()) return all_reduce(group, x, Reduce::sum);
+    collectives_->start_sum(group, x);
+}
+
+void CudaOps::finish_sums() {
+    if (collectives_) collectives_->finish_sums();
+}
+
 void CudaOps::all_gather_blocks(Communicator& group, Tensor x,
                                 std::span<const std::int64_t> offsets) {
     if (group.size() == 1) return;

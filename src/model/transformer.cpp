@@ -205,7 +205,7 @@ Tensor Transformer::prefill(const ParameterSet& parameters, const PackedTokens& 
 }
 
 void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden,
-                           double balance) {
+                           double balance, const std::function<void(std::int64_t)>& done) {
     Impl& m = *impl_;
     if (m.blocks.experts() != nullptr) m.blocks.experts()->set_balance(balance);
     const std::int64_t tokens = batch.tokens.elements();
@@ -222,6 +222,7 @@ void Transformer::backward(ParameterSet& parameters, const PackedTokens& batch, 
         const Tensor x = m.stream(layer, tokens);
         m.blocks.recompute(b, layer, x, batch.packing, m.limits.recompute);
         m.blocks.backward(b, layer, x, d_x, batch.packing);
+        if (done) done(layer);
     }
     m.ops.embedding_backward(w.embedding->grad, d_x, batch.tokens, m.vocabulary_offset());
 }

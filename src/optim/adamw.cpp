@@ -113,11 +113,17 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
         arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
 }
 
-double AdamW::step(double lr) {
-    if (grid_.data_size() > 1)
-        ops_.all_reduce(grid_.data(), parameters_.dense_grads(), Reduce::sum);
-    if (grid_.expert_data().size() > 1)
-        ops_.all_reduce(grid_.expert_data(), parameters_.expert_grads(), Reduce::sum);
+void AdamW::start_sums(std::int64_t layer) {
+    for (const ParameterSet::GradientPart& part : parameters_.gradient_parts())
+        if (part.layer == layer)
+            ops_.start_sum(part.expert ? grid_.expert_data() : grid_.data(), part.grads);
+}
+
+double AdamW::step(double lr, bool summed) {
+    if (!summed)
+        for (const ParameterSet::GradientPart& part : parameters_.gradient_parts())
+            ops_.start_sum(part.expert ? grid_.expert_data() : grid_.data(), part.grads);
+    ops_.finish_sums();
     const double norm = gradient_norm();
     const double clip = options_.clip;
     // As torch.nn.utils.clip_grad_norm_.

@@ -18,6 +18,8 @@ class CpuOps final : public Ops {
     void download(void* to, Tensor from) override;
     std::unique_ptr<Recording> record(std::function<void()> work) override;
     void all_reduce(Communicator& group, Tensor x, Reduce op) override;
+    void start_sum(Communicator& group, Tensor x) override { all_reduce(group, x, Reduce::sum); }
+    void finish_sums() override {}
     void all_gather_blocks(Communicator& group, Tensor x,
                            std::span<const std::int64_t> offsets) override;
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,

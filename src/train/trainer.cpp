@@ -204,9 +204,18 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
     const double balance =
         limits_.balance_coef / std::max(1.0, static_cast<double>(batch.size()));
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
-    for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
+    const auto& micro = plan.micro[static_cast<std::size_t>(grid_.data_rank())];
+    const std::int64_t blocks = model_.config().layers;
+    // The last backward pass finishes the gradients: their sums over ranks begin block by block.
+    const std::function<void(std::int64_t)> sum = [&](std::int64_t block) { optimizer_.start_sums(block); };
+    for (std::size_t i = 0; i < micro.size(); ++i) {
+        const std::vector<std::int64_t>& indices = micro[i];
+        const bool last = update && i + 1 == micro.size();
         // Fewer sequences than ranks.
-        if (indices.empty() && !model_.passes_are_collective()) continue;
+        if (indices.empty() && !model_.passes_are_collective()) {
+            for (std::int64_t block = blocks - 1; last && block >= -1; --block) sum(block);
+            continue;
+        }
         const std::vector<const Sequence*> members = members_of(batch, indices);
         Tensor hidden;
         {
@@ -223,7 +232,9 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
         if (more) more(members, d_hidden, balance);
         {
             Profile::Region region(profile_, "train.backward");
-            model_.backward(parameters_, micro_.packed(), d_hidden, balance);
+            model_.backward(parameters_, micro_.packed(), d_hidden, balance,
+                            last ? sum : std::function<void(std::int64_t)>{});
+            if (last) sum(-1);
             ops_.synchronize();
         }
         take_pending(loss);
@@ -306,7 +317,7 @@ double Trainer::update_parameters(double lr, RouterResult& router) {
     if (model_.config().moe.experts > 0)
         router.balance_loss = grid_.data().sum(model_.take_balance_loss());
     Profile::Region region(profile_, "train.optimizer");
-    const double norm = optimizer_.step(lr);
+    const double norm = optimizer_.step(lr, true);
     router.load_max = model_.balance_experts(parameters_, limits_.router_bias_rate);
     return norm;
 }

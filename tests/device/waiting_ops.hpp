@@ -45,6 +45,11 @@ class WaitingOps final : public Ops {
         ops_->all_reduce(group, x, op);
         wait();
     }
+    void start_sum(Communicator& group, Tensor x) override {
+        ops_->start_sum(group, x);
+        wait();
+    }
+    void finish_sums() override { ops_->finish_sums(); }
     void all_gather_blocks(Communicator& group, Tensor x,
                            std::span<const std::int64_t> offsets) override {
         ops_->all_gather_blocks(group, x, offsets);

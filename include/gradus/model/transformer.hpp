@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -57,9 +58,10 @@ class Transformer {
     /// activations for `backward` are kept.
     Tensor forward(const ParameterSet& parameters, const PackedTokens& batch, bool keep);
     /// Gradients of all parameters += given dL/dhidden [T, H] (overwritten). After forward(keep).
-    /// `balance`: weight of the sequence-wise balance loss of the routers, 0: none.
+    /// `balance`: weight of the sequence-wise balance loss of the routers, 0: none. `done`: called with
+    /// the number of each block whose gradients this pass has finished.
     void backward(ParameterSet& parameters, const PackedTokens& batch, Tensor d_hidden,
-                  double balance = 0);
+                  double balance = 0, const std::function<void(std::int64_t)>& done = {});
     /// The balance loss of this rank's backward passes since the last call, times its weight; resets.
     double take_balance_loss();
     /// Moves each router's correction bias by `rate` towards experts with less than the mean load of

@@ -38,7 +38,10 @@ class AdamW {
     /// global norm over the whole model, updates owned rows, gathers the parameters, zeroes the
     /// gradients. Returns the norm before clipping. Throws NumericError where it is not finite,
     /// before anything is changed.
-    double step(double lr);
+    /// `summed`: the gradients' sums were started with start_sums(), of every part once.
+    double step(double lr, bool summed = false);
+    /// Starts the sums of the gradients of block `layer` (ParameterSet::GradientPart).
+    void start_sums(std::int64_t layer);
     std::int64_t steps() const { return steps_; }
 
     /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns.

@@ -124,6 +124,11 @@ class Ops {
     virtual std::unique_ptr<Recording> record(std::function<void()> work) = 0;
     /// Collectives of device memory over `group`; as the functions of Communicator. f32 or bf16.
     virtual void all_reduce(Communicator& group, Tensor x, Reduce op) = 0;
+    /// Starts the sum of x over `group` beside later operations, which leave x alone until
+    /// finish_sums(); every member starts the same sums in the same order.
+    virtual void start_sum(Communicator& group, Tensor x) = 0;
+    /// Operations after this one see all sums that were started.
+    virtual void finish_sums() = 0;
     virtual void all_gather_blocks(Communicator& group, Tensor x,
                                    std::span<const std::int64_t> offsets) = 0;
     virtual void all_to_all(Communicator& group, Tensor send,
