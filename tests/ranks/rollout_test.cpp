@@ -87,6 +87,8 @@ BOOST_AUTO_TEST_CASE(tensor_ranks_generate_what_one_rank_does) {
             BOOST_TEST(distance(results, wanted) < 1e-4);
             BOOST_TEST(same_on_all(grid.tensor(), numbers));
             BOOST_TEST(split.calls("rollout.decode") == whole.calls("rollout.decode"));
+            BOOST_TEST(split.engine.preemptions() == whole.engine.preemptions());
+            BOOST_TEST((split.engine.preemptions() > 0) == (pages > 0));
         }
     }
 }
@@ -149,7 +151,9 @@ BOOST_AUTO_TEST_CASE(expert_ranks_generate_what_one_rank_does) {
             for (const int expert : {1, 2, 4}) {
                 if (world % (tensor * expert) != 0) continue;
                 const Grid grid(MPI_COMM_WORLD, tensor, expert);
-                SmallEngine split(setup, grid);
+                SmallEngine::Setup tight = setup;  // passes that compute preempted sequences again
+                tight.limits.pages = 17;
+                SmallEngine split(tight, grid);
                 const Share mine = share_of(grid.data_rank(), grid.data_size(), all, whole);
                 for (int time = 0; time < 2; ++time) {  // the second finds nothing left over
                     const auto got = split.generate(mine.requests, kUsual);
@@ -204,7 +208,9 @@ BOOST_AUTO_TEST_CASE(expert_ranks_report_each_pass) {
     int world = 0;
     MPI_Comm_size(MPI_COMM_WORLD, &world);
     const Grid grid(MPI_COMM_WORLD, 1, world);
-    SmallEngine on(experts_setup(), grid);
+    SmallEngine::Setup setup = experts_setup();
+    setup.limits.pages = 17;
+    SmallEngine on(setup, grid);
     const bool works = grid.rank() == world - 1;  // the others idle
     std::int64_t passes = 0;
     GenerationOptions options = kUsual;
@@ -213,6 +219,7 @@ BOOST_AUTO_TEST_CASE(expert_ranks_report_each_pass) {
     const std::int64_t prefills = on.calls("rollout.prefill"), steps = on.calls("rollout.decode");
     BOOST_TEST((prefills > 1) == works);
     BOOST_TEST((steps > 1) == works);
+    BOOST_TEST((on.engine.preemptions() > 0) == works);
     // And once more, to find that none is left.
     BOOST_TEST(passes == grid.expert().sum(prefills + steps) + 1);
 }

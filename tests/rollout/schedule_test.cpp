@@ -108,9 +108,9 @@ BOOST_AUTO_TEST_CASE(prompts_are_computed_ahead_where_pages_are_left) {
     const auto results = on.generate(requests, kUsual);
     BOOST_TEST(on.calls("rollout.prefill") <= 1 + (64 - 18) / 3);
     BOOST_TEST(on.calls("rollout.decode") == steps_of(results, 16));
-    // 16 sequences of 36 tokens, and the copy of the last one's half-filled page: none is left for
-    // prompts ahead, and no slot waits. With a page less, one does.
-    for (const std::int64_t pages : {16 * 9 + 1, 16 * 9}) {
+    // 16 sequences of 36 tokens: none is left for prompts ahead, and no slot waits. With a page less,
+    // one does.
+    for (const std::int64_t pages : {16 * 9, 16 * 9 - 1}) {
         SmallEngine tight({.limits = {.slots = 16,
                                       .max_length = 48,
                                       .page_size = 4,
@@ -119,7 +119,8 @@ BOOST_AUTO_TEST_CASE(prompts_are_computed_ahead_where_pages_are_left) {
                            .eos = -1});
         const auto endless = tight.generate(requests, kUsual);
         const long steps = tight.calls("rollout.decode");
-        BOOST_TEST((steps == steps_of(endless, 16)) == (pages == 16 * 9 + 1));
+        BOOST_TEST((steps == steps_of(endless, 16)) == (pages == 16 * 9));
+        BOOST_TEST((tight.engine.preemptions() == 0) == (pages == 16 * 9));
     }
 }
 
@@ -138,7 +139,8 @@ BOOST_AUTO_TEST_CASE(prompts_share_their_full_pages) {
                     .eos = -1});
     on.generate(requests, options);
     BOOST_TEST(on.calls("rollout.decode") == 7);
-    // A page less: the last sample waits for another one's pages.
+    // A page less: when the samples come to their second page, the last one gives its own back. It waits
+    // for the others' ends with 3 steps to go.
     SmallEngine less({.limits = {.slots = 8,
                                  .max_length = 24,
                                  .page_size = 4,
@@ -146,7 +148,8 @@ BOOST_AUTO_TEST_CASE(prompts_share_their_full_pages) {
                                  .prefill_tokens = 24},
                       .eos = -1});
     less.generate(requests, options);
-    BOOST_TEST(less.calls("rollout.decode") == 14);
+    BOOST_TEST(less.engine.preemptions() == 1);
+    BOOST_TEST(less.calls("rollout.decode") == 7 + 3);
 }
 
 // The engine itself throws where at the end of a call a page has not come back.
