@@ -82,7 +82,7 @@ class Engine {
     /// How often the latest call of generate() took a sequence's pages back before its end.
     std::int64_t preemptions() const;
 
-    struct Impl;  // named by the engine's own source file only
+    struct Impl;  // named by the engine's own source files only
 
   private:
     std::unique_ptr<Impl> impl_;
