@@ -25,6 +25,9 @@ std::vector<DeckKey> stage_parameters() {
          "Sequences that a data rank generates at once."},
         {"rollout.page_size", integer, "tokens", "16", ">0", kGenerating,
          "Tokens of a page of the key/value cache."},
+        {"rollout.cache_tokens", integer, "tokens", "0", ">=0", kGenerating,
+         "Most tokens in a data rank's key/value cache, all sequences and prompts together; where they do "
+         "not last, sequences wait and are computed again. 0: enough for rollout.slots of full length."},
 
         {"sample.n", integer, "samples", "4", ">0", "sample", "Samples a prompt."},
         {"sample.keep_correct", flag, "", "true", "", "sample", "Keep only those with the right answer."},

@@ -24,13 +24,23 @@ struct Prompt {
     std::int32_t started = 0;         ///< samples that have a slot or are done
 };
 
-/// A sequence being decoded.
+/// A sequence being decoded, or one that was preempted: it has no pages and waits to resume.
 struct Slot {
     std::size_t result = 0;  ///< index into the results
     std::size_t request = 0;
-    std::int64_t cached = 0;  ///< tokens in the cache
+    std::int64_t cached = 0;  ///< tokens in the cache; of one that waits: to be computed again
     TokenId next = 0;         ///< sampled, not yet fed
+    std::int64_t most = 0;    ///< pages at its full length
+    bool preemptible = false;
     std::vector<std::int32_t> pages;
+
+    std::int64_t lacking() const { return most - static_cast<std::int64_t>(pages.size()); }
+};
+
+/// Tokens from a sequence's beginning, and the pages that their keys and values go to.
+struct Text {
+    std::vector<TokenId> tokens;
+    std::span<const std::int32_t> pages;
 };
 
 /// Decode steps of one number of rows, recorded for one set of parameters and way of sampling.
@@ -68,6 +78,7 @@ struct Engine::Impl {
     Tensor drawn;  ///< i32 [2, draw_rows]: tokens, then the bits of their log-probs
     std::map<std::int64_t, RecordedStep> steps;  ///< by rows
     std::function<void()> on_pass;
+    std::int64_t preemptions = 0;  ///< of the latest call of generate()
 
     Impl(Transformer& m, const Tokenizer& t, const Grid& grid, Ops& o, Arena& arena, Profile& p,
          Limits l);
@@ -104,7 +115,8 @@ Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops&
     const ModelConfig& config = model.config();
     max_pages = pages_for(limits.max_length, limits.page_size);
     // One page more a sequence: the prompt's own copy of its last, partly filled page.
-    if (limits.pages == 0) limits.pages = limits.slots * (max_pages + 1);
+    const std::int64_t enough = limits.slots * (max_pages + 1);
+    limits.pages = limits.pages == 0 ? enough : std::min(limits.pages, enough);
     const CacheShape shape = cache_shape(config, grid.tensor_size());
     const auto pages = [&](const char* name, std::int64_t width) {
         // Nothing is in the cache before a call of generate() and of use after it.
@@ -180,9 +192,31 @@ Engine::Engine(Transformer& model, const Tokenizer& tokenizer, const Grid& grid,
     : impl_(std::make_unique<Impl>(model, tokenizer, grid, ops, arena, profile, limits)) {}
 Engine::~Engine() = default;
 
+std::int64_t Engine::preemptions() const { return impl_->preemptions; }
+
 namespace {
 
 /// One call of generate(): the waiting, the prompts in the cache, the sequences being decoded.
+///
+/// Most sequences start when the pages that they need next are free, far fewer than they may come to
+/// take; where a page is lacking later, the sequence that started last gives back all of its own and
+/// waits (it is preempted). It resumes by a prefill of its prompt and the tokens that it has; as draws
+/// are addressed, it goes on with the tokens that it would have had. Where that prefill could be too
+/// long for a pass, sequences are not preemptible: they start when all pages that they could ever
+/// take are free, and these are reserved for them.
+///
+/// All requests are met. Sequences whose pages are reserved can always go on. Preemptible ones that run
+/// are older than those that wait, these are older than all that have not started, and the last of the
+/// running ones is preempted first. So when the oldest finds no page, and no reserved sequence runs that
+/// would give its own back at its end, then all pages but the oldest's are those of prompts_. But
+///
+///     (pages of prompts_) + (most pages of s) <= all pages    for every preemptible sequence s that
+///                                                             runs, waits or is one of prompts_,
+///
+/// so there is a page for it. prefill_waiting() keeps this: only there the left side grows, while no
+/// sequence waits. For the same reason the oldest of the waiting can resume once nothing runs, and
+/// the front of prompts_ can start (one that is not preemptible: by the same bound for its private
+/// pages). Nobody is preempted at once for one that starts or resumes: see spare_pages().
 class Generation {
   public:
     Generation(Engine::Impl& e, const ParameterSet& p, const std::vector<Request>& r,
@@ -195,9 +229,18 @@ class Generation {
   private:
     void check_requests() const;
     void check_request(const Request& request) const;
+    std::int64_t most_pages(const Request& request) const;
     std::int64_t private_pages(const Request& request) const;
+    std::int64_t pages_to_start(const Request& request) const;
+    bool preemptible(const Request& request) const;
+    std::int64_t spare_pages() const;
+    void take_page(Slot& slot);
+    void make_room();
+    void preempt_last();
+    void resume_waiting();
     void prefill_waiting(std::int64_t free_slots);
     void prefill(std::size_t first, std::size_t count);
+    Tensor compute(std::span<const Text> texts);
     bool start_sample(Prompt& prompt);
     void fill_step(std::int64_t n);
     void flush_copies();
@@ -216,12 +259,13 @@ class Generation {
     const GenerationOptions& options_;
     const Engine::FinishedCallback& on_finished_;
     PagePool pool_;
-    std::int64_t reserved_ = 0;  ///< free pages promised to running sequences
+    std::int64_t reserved_ = 0;  ///< free pages promised to sequences that are not preemptible
     std::vector<Generated> results_;
     std::vector<std::size_t> first_result_;  ///< of each request
     std::size_t next_request_ = 0;           ///< first request without a prompt in the cache
     std::deque<Prompt> prompts_;
-    std::vector<Slot> running_;
+    std::vector<Slot> running_;  ///< the preemptible ones among them in the order of their results
+    std::deque<Slot> waiting_;   ///< preempted, in the order of their results
     std::vector<std::int32_t> copies_from_, copies_to_;
     std::int64_t finished_ = 0;
     std::size_t longest_stop_ = 0;
@@ -274,15 +318,109 @@ void Generation::check_request(const Request& request) const {
                            request.prompt, token, vocabulary);
 }
 
+/// Pages of a sequence at its full length.
+std::int64_t Generation::most_pages(const Request& request) const {
+    return pages_for(static_cast<std::int64_t>(request.tokens.size()) + options_.max_new_tokens,
+                     e_.limits.page_size);
+}
+
 /// Pages that a sample needs beyond the full prompt pages that it shares.
 std::int64_t Generation::private_pages(const Request& request) const {
-    const auto prompt = static_cast<std::int64_t>(request.tokens.size());
-    return pages_for(prompt + options_.max_new_tokens, e_.limits.page_size) -
-           prompt / e_.limits.page_size;
+    return most_pages(request) -
+           static_cast<std::int64_t>(request.tokens.size()) / e_.limits.page_size;
+}
+
+/// Pages that must be free for a sample to start: if it is preemptible, for its copy of the partly
+/// filled prompt page and the page after it.
+std::int64_t Generation::pages_to_start(const Request& request) const {
+    const std::int64_t all = private_pages(request);
+    if (!preemptible(request)) return all;
+    const auto length = static_cast<std::int64_t>(request.tokens.size());
+    return std::min<std::int64_t>(all, length % e_.limits.page_size > 0 ? 2 : 1);
+}
+
+/// Whether samples may be preempted: what is computed again fits a pass, and beside the prompt's pages,
+/// kept for the samples behind, there is room for a resumed sequence, which shares none with it.
+bool Generation::preemptible(const Request& request) const {
+    const auto length = static_cast<std::int64_t>(request.tokens.size());
+    return length + options_.max_new_tokens <= e_.limits.prefill_tokens &&
+           pages_for(length, e_.limits.page_size) + most_pages(request) <= pool_.size();
+}
+
+/// Pages that something new may take. Each preemptible sequence that runs keeps one free for itself, so
+/// that all get on by a page's tokens before anything that starts now can cause a preemption.
+std::int64_t Generation::spare_pages() const {
+    return pool_.free_pages() - reserved_ -
+           std::count_if(running_.begin(), running_.end(), [](const Slot& slot) {
+               return slot.preemptible && slot.lacking() > 0;
+           });
+}
+
+void Generation::take_page(Slot& slot) {
+    slot.pages.push_back(pool_.take());
+    if (!slot.preemptible) --reserved_;
+}
+
+/// Gives each running sequence the page that its next token goes to, the oldest first; who is
+/// preempted for it has none yet.
+void Generation::make_room() {
+    for (std::size_t b = 0; b < running_.size(); ++b) {
+        const auto needs_page = [&](const Slot& slot) {
+            return slot.cached / e_.limits.page_size >= static_cast<std::int64_t>(slot.pages.size());
+        };
+        // The last one may be b itself; the next then takes its place here.
+        while (b < running_.size() && needs_page(running_[b])) {
+            if (running_[b].preemptible && pool_.free_pages() == reserved_)
+                preempt_last();
+            else
+                take_page(running_[b]);
+        }
+    }
+}
+
+void Generation::preempt_last() {
+    auto last = running_.end();
+    do --last;
+    while (!last->preemptible);
+    for (std::int32_t page : last->pages) pool_.drop(page);
+    last->pages.clear();
+    waiting_.push_front(std::move(*last));
+    running_.erase(last);
+    ++e_.preemptions;
+}
+
+/// Computes preempted sequences again, the oldest first, as many in a pass as its token budget allows.
+void Generation::resume_waiting() {
+    for (;;) {
+        const std::size_t first = running_.size();
+        std::int64_t tokens = 0;
+        while (!waiting_.empty() && static_cast<std::int64_t>(running_.size()) < e_.limits.slots) {
+            Slot& slot = waiting_.front();
+            const std::int64_t own = pages_for(slot.cached, e_.limits.page_size);
+            if (tokens + slot.cached > e_.limits.prefill_tokens) break;
+            if (spare_pages() < std::min(own + 1, slot.most)) break;
+            tokens += slot.cached;
+            for (std::int64_t p = 0; p < own; ++p) take_page(slot);
+            running_.push_back(std::move(slot));
+            waiting_.pop_front();
+        }
+        std::vector<Text> texts;
+        for (std::size_t i = first; i < running_.size(); ++i) {
+            const Slot& slot = running_[i];
+            Text& text = texts.emplace_back(Text{requests_[slot.request].tokens, slot.pages});
+            const std::vector<TokenId>& drawn = results_[slot.result].tokens;
+            text.tokens.insert(text.tokens.end(), drawn.begin(), drawn.end() - 1);
+        }
+        if (texts.empty()) return;
+        Profile::Region region(e_.profile, "rollout.prefill");
+        compute(texts);
+    }
 }
 
 void Generation::admit() {
-    for (;;) {
+    resume_waiting();
+    // Those that still wait are older than anything new.
+    while (waiting_.empty()) {
         auto free_slots = e_.limits.slots - static_cast<std::int64_t>(running_.size());
         while (free_slots > 0 && !prompts_.empty() && start_sample(prompts_.front()))
             free_slots = e_.limits.slots - static_cast<std::int64_t>(running_.size());
@@ -307,22 +445,37 @@ void Generation::flush_copies() {
 
 /// Computes as many waiting prompts as slots, pages and the token budget of a pass allow; a few more
 /// than the free slots take, because one pass over several prompts is faster than one for each.
+/// Called with neither prompts in the cache nor preempted sequences.
 void Generation::prefill_waiting(std::int64_t free_slots) {
-    std::int64_t tokens = 0, pages = pool_.free_pages() - reserved_;
-    std::int64_t slots = free_slots + e_.limits.slots / 8;
+    std::int64_t tokens = 0, slots = free_slots, spare = spare_pages();
+    // What is left if all that runs or starts takes its full length.
+    std::int64_t surplus = pool_.free_pages() - reserved_;
+    std::int64_t held = 0, largest = 0;  // the two sides of the invariant, see Generation
+    for (const Slot& slot : running_) {
+        if (!slot.preemptible) continue;
+        surplus -= slot.lacking();
+        largest = std::max(largest, slot.most);
+    }
     std::size_t count = 0;
-    while (next_request_ + count < requests_.size() && slots > 0 &&
+    while (next_request_ + count < requests_.size() && slots + e_.limits.slots / 8 > 0 &&
            static_cast<std::int64_t>(count) < e_.limits.slots) {
         const Request& request = requests_[next_request_ + count];
         const auto length = static_cast<std::int64_t>(request.tokens.size());
         const std::int64_t own = pages_for(length, e_.limits.page_size);
-        // At least one sample must be able to start, or the prompt would block its pages; those
-        // behind the first take no pages that samples before them could use.
-        const std::int64_t starting = count == 0 ? 1 : request.samples;
         if (tokens + length > e_.limits.prefill_tokens) break;
-        if (own + starting * private_pages(request) > pages) break;
+        largest = std::max(largest, preemptible(request) ? most_pages(request) : private_pages(request));
+        if (held + own + largest > pool_.size()) break;
+        // At least one sample must be able to start, or the prompt would block its pages. Those ahead
+        // of the free slots take no pages that samples before them could use.
+        const std::int64_t starting =
+            count == 0 ? 1 : std::clamp<std::int64_t>(slots, 0, request.samples);
+        if (starting > 0 && own + starting * pages_to_start(request) > spare) break;
+        const std::int64_t most = own + request.samples * private_pages(request);
+        if (starting == 0 && most > surplus) break;
         tokens += length;
-        pages -= own + request.samples * private_pages(request);
+        held += own;
+        spare -= own + starting * pages_to_start(request);
+        surplus -= most;
         slots -= request.samples;
         ++count;
     }
@@ -332,42 +485,51 @@ void Generation::prefill_waiting(std::int64_t free_slots) {
 
 void Generation::prefill(std::size_t first, std::size_t count) {
     Profile::Region region(e_.profile, "rollout.prefill");
-    std::int64_t longest = 0;
-    std::vector<std::int32_t> tokens, positions, slots, starts(1, 0), ends;
+    std::vector<Text> texts;
+    std::vector<Prompt*> fresh;
+    std::vector<std::int32_t> ends;
+    std::int32_t end = -1;
     for (std::size_t i = 0; i < count; ++i) {
-        const Request& request = requests_[first + i];
-        Prompt prompt{.request = first + i};
-        const auto length = static_cast<std::int64_t>(request.tokens.size());
+        const std::vector<TokenId>& tokens = requests_[first + i].tokens;
+        const auto length = static_cast<std::int64_t>(tokens.size());
+        Prompt& prompt = prompts_.emplace_back(Prompt{.request = first + i});
         for (std::int64_t p = 0; p < pages_for(length, e_.limits.page_size); ++p)
             prompt.pages.push_back(pool_.take());
-        for (std::int64_t p = 0; p < length; ++p) {
-            const std::int64_t page = prompt.pages[static_cast<std::size_t>(p / e_.limits.page_size)];
-            tokens.push_back(request.tokens[static_cast<std::size_t>(p)]);
+        texts.push_back({tokens, prompt.pages});
+        fresh.push_back(&prompt);
+        ends.push_back(end += static_cast<std::int32_t>(length));
+    }
+    draw_first_tokens(compute(texts), fresh, ends);
+}
+
+/// One pass over texts from their beginnings; returns the hidden states of all tokens.
+Tensor Generation::compute(std::span<const Text> texts) {
+    std::size_t longest = 0;
+    std::vector<std::int32_t> tokens, positions, slots, starts(1, 0);
+    for (const Text& text : texts) {
+        for (std::size_t p = 0; p < text.tokens.size(); ++p) {
+            const auto at = static_cast<std::int64_t>(p);
+            const std::int64_t page = text.pages[static_cast<std::size_t>(at / e_.limits.page_size)];
+            tokens.push_back(text.tokens[p]);
             positions.push_back(static_cast<std::int32_t>(p));
             slots.push_back(
-                static_cast<std::int32_t>(page * e_.limits.page_size + p % e_.limits.page_size));
+                static_cast<std::int32_t>(page * e_.limits.page_size + at % e_.limits.page_size));
         }
         starts.push_back(static_cast<std::int32_t>(tokens.size()));
-        ends.push_back(starts.back() - 1);
-        longest = std::max(longest, length);
-        prompts_.push_back(std::move(prompt));
+        longest = std::max(longest, text.tokens.size());
     }
     e_.fill(e_.tokens, tokens);
     e_.fill(e_.positions, positions);
     e_.fill(e_.slots, slots);
     e_.fill(e_.starts, starts);
-    const auto n = static_cast<std::int64_t>(count), t = static_cast<std::int64_t>(tokens.size());
+    const auto n = static_cast<std::int64_t>(texts.size()), t = static_cast<std::int64_t>(tokens.size());
     const PackedTokens batch{.tokens = e_.tokens.as({t}),
                              .packing = {.starts = e_.starts.as({n + 1}),
                                          .positions = e_.positions.as({t}),
                                          .sequences = n,
-                                         .max_length = longest}};
+                                         .max_length = static_cast<std::int64_t>(longest)}};
     e_.pass_is_due(true);
-    const Tensor hidden = e_.model.prefill(parameters_, batch, e_.caches, e_.slots.as({t}));
-    std::vector<Prompt*> fresh;
-    for (std::size_t i = prompts_.size() - count; i < prompts_.size(); ++i)
-        fresh.push_back(&prompts_[i]);
-    draw_first_tokens(hidden, fresh, ends);
+    return e_.model.prefill(parameters_, batch, e_.caches, e_.slots.as({t}));
 }
 
 /// All samples of a prompt begin from the same hidden state, each with bits of its own.
@@ -407,23 +569,26 @@ void Generation::draw_first_tokens(Tensor hidden, std::span<Prompt* const> promp
 /// cache once its last sample has started.
 bool Generation::start_sample(Prompt& prompt) {
     const Request& request = requests_[prompt.request];
-    const std::int64_t needed = private_pages(request);
-    if (pool_.free_pages() - reserved_ < needed) return false;
+    if (spare_pages() < pages_to_start(request)) return false;
     const auto number = static_cast<std::size_t>(prompt.started++);
     const std::size_t result = first_result_[prompt.request] + number;
     const SampledToken first = prompt.first[number];
     if (!accept(result, prompt.request, first)) {
         const auto length = static_cast<std::int64_t>(request.tokens.size());
         const auto full = static_cast<std::size_t>(length / e_.limits.page_size);
-        Slot slot{.result = result, .request = prompt.request, .cached = length, .next = first.token};
+        Slot slot{.result = result,
+                  .request = prompt.request,
+                  .cached = length,
+                  .next = first.token,
+                  .most = most_pages(request),
+                  .preemptible = preemptible(request)};
         slot.pages.assign(prompt.pages.begin(),
                           prompt.pages.begin() + static_cast<std::ptrdiff_t>(full));
         for (std::int32_t page : slot.pages) pool_.share(page);
-        reserved_ += needed;
+        if (!slot.preemptible) reserved_ += slot.lacking();
         if (full < prompt.pages.size()) {
             // Rows of the partly filled page are written by each sample: a copy a sample.
-            slot.pages.push_back(pool_.take());
-            --reserved_;
+            take_page(slot);
             copies_from_.push_back(prompt.pages[full]);
             copies_to_.push_back(slot.pages.back());
         }
@@ -496,10 +661,6 @@ void Generation::fill_step(std::int64_t n) {
     for (std::int64_t b = 0; b < n; ++b) {
         Slot& slot = running_[static_cast<std::size_t>(b)];
         const std::int64_t at = slot.cached++;
-        if (at / e_.limits.page_size >= static_cast<std::int64_t>(slot.pages.size())) {
-            slot.pages.push_back(pool_.take());
-            --reserved_;
-        }
         const std::int64_t page = slot.pages[static_cast<std::size_t>(at / e_.limits.page_size)];
         tokens[b] = slot.next;
         positions[b] = static_cast<std::int32_t>(at);
@@ -516,6 +677,7 @@ void Generation::fill_step(std::int64_t n) {
 }
 
 void Generation::decode_step() {
+    make_room();
     const auto n = static_cast<std::int64_t>(running_.size());
     if (n == 0) {
         require(done(), "no response can start although {} of {} pages are free, {} promised",
@@ -547,10 +709,7 @@ void Generation::decode_step() {
             continue;
         }
         const Slot& slot = running_[b];
-        const Request& request = requests_[slot.request];
-        const auto shared = static_cast<std::int64_t>(request.tokens.size()) / e_.limits.page_size;
-        const auto taken = static_cast<std::int64_t>(slot.pages.size()) - shared;
-        reserved_ -= private_pages(request) - taken;
+        if (!slot.preemptible) reserved_ -= slot.lacking();
         for (std::int32_t page : slot.pages) pool_.drop(page);
     }
     running_ = std::move(still);
@@ -570,6 +729,7 @@ std::vector<Generated> Engine::generate(const ParameterSet& parameters,
                                         const GenerationOptions& options,
                                         const FinishedCallback& finished) {
     impl_->on_pass = options.on_pass;
+    impl_->preemptions = 0;
     std::optional<Generation> started;
     std::string refusal;
     try {

@@ -219,6 +219,8 @@ PendingRollout ReinforcementLearning::make_pending(const std::vector<RolloutRow>
 PendingRollout ReinforcementLearning::roll_out(std::int64_t step) {
     const std::vector<RolloutRow> rows = gather_rows(run_.grid, sample_and_score(step));
     PendingRollout pending = make_pending(rows, step);
+    const std::int64_t preempted = run_.grid.data().sum(stack_.engine->preemptions());
+    if (preempted > 0) pending.statistics["preempted"] = preempted;
     ++rollouts_;
     tokens_ += pending.statistics["rollout_tokens"].get<double>();
     return pending;

@@ -135,6 +135,23 @@ Transformer::Limits model_limits(const Deck& deck, const ModelConfig& config,
             .dtype = model_dtype(deck)};
 }
 
+/// Pages of the key/value cache; 0: as many as rollout.slots sequences take.
+std::int64_t cache_pages(const Deck& deck, const ModelConfig& config) {
+    const std::int64_t tokens = deck.integer("rollout.cache_tokens");
+    if (tokens == 0) return 0;
+    const std::int64_t page_size = deck.integer("rollout.page_size");
+    const std::int64_t length = generation_length(deck, config);
+    const std::int64_t pages = (tokens - 1) / page_size + 1;
+    // One page more: the last one of the prompt, which each sample copies.
+    const std::int64_t fewest = (length - 1) / page_size + 2;
+    require<DeckError>(pages >= fewest,
+                       "{}: rollout.cache_tokens = {} is too small for one sequence of full length: {} tokens and "
+                       "a page of its prompt's take {} (rollout.page_size = {}); give more or lower {}",
+                       deck.origin("rollout.cache_tokens"), tokens, length, fewest * page_size, page_size,
+                       deck.stage() == "bench" ? "rollout.max_new_tokens" : "train.max_length");
+    return pages;
+}
+
 std::int64_t padded_vocabulary(std::int64_t tokens, std::int64_t tensor) {
     const std::int64_t multiple = std::lcm<std::int64_t>(8, tensor);
     return (tokens + multiple - 1) / multiple * multiple;
@@ -235,6 +252,7 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                                           Engine::Limits{.slots = deck.integer("rollout.slots"),
                                                          .max_length = generation_length(deck, config),
                                                          .page_size = deck.integer("rollout.page_size"),
+                                                         .pages = cache_pages(deck, config),
                                                          .prefill_tokens = limits.max_tokens});
     if (needs.train) {
         std::int64_t bytes = needs.extra_checkpoint_bytes;

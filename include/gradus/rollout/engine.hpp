@@ -45,8 +45,9 @@ struct GenerationOptions {
 };
 
 /// Batched generation with a paged key/value cache: the prompt of a group is computed once and its
-/// full pages are shared by its samples; a finished sequence's place is refilled at once. The
-/// schedule is a function of the requests, never of time. All tensor ranks of a column call
+/// full pages are shared by its samples; a finished sequence's place is refilled at once. Where the
+/// pages do not last, the sequences that started last wait and are computed again later. The
+/// schedule is a function of the requests and limits, never of time. All tensor ranks of a column call
 /// `generate` with the same requests and get the same results. A response does not depend on the
 /// limits nor on the other requests but for the rounding of products of other sizes; the same call
 /// repeats its bits. Where experts are split over data ranks these call it together, with requests
@@ -57,7 +58,8 @@ class Engine {
         std::int64_t slots = 256;       ///< sequences decoded at once
         std::int64_t max_length = 1024; ///< prompt and response
         std::int64_t page_size = 16;    ///< tokens a page
-        std::int64_t pages = 0;         ///< 0: enough for `slots` sequences of max_length
+        /// At most so many are of use; 0: as many as `slots` sequences of max_length take.
+        std::int64_t pages = 0;
         std::int64_t prefill_tokens = 0;///< token budget of a prefill (the model's max_tokens)
     };
     using FinishedCallback = std::function<void(const Generated& result, std::size_t index)>;
@@ -76,6 +78,9 @@ class Engine {
                                     const std::vector<Request>& requests,
                                     const GenerationOptions& options,
                                     const FinishedCallback& finished);
+
+    /// How often the latest call of generate() took a sequence's pages back before its end.
+    std::int64_t preemptions() const;
 
     struct Impl;  // named by the engine's own source file only
 
