@@ -167,7 +167,7 @@ std::unique_ptr<Recording> CudaOps::record(std::function<void()> work) {
 }
 
 void CudaOps::all_reduce(Communicator& group, Tensor x, Reduce op) {
-    if (group.size() == 1 || x.elements() == 0) return;
+    if (x.elements() == 0) return;
     if (!is_staged()) return collectives_->all_reduce(group, x, op);
     std::vector<float> values(static_cast<std::size_t>(x.elements()));
     if (x.dtype() == DType::f32) {
@@ -184,7 +184,7 @@ void CudaOps::all_reduce(Communicator& group, Tensor x, Reduce op) {
 }
 
 void CudaOps::start_sum(Communicator& group, Tensor x) {
-    if (group.size() == 1 || x.elements() == 0) return;
+    if (group.size() == 1 || x.elements() == 0) return;  // nothing to add; x is its sum
     if (is_staged()) return all_reduce(group, x, Reduce::sum);
     collectives_->start_sum(group, x);
 }
@@ -195,7 +195,6 @@ void CudaOps::finish_sums() {
 
 void CudaOps::all_gather_blocks(Communicator& group, Tensor x,
                                 std::span<const std::int64_t> offsets) {
-    if (group.size() == 1) return;
     if (!is_staged()) return collectives_->all_gather_blocks(group, x, offsets);
     std::vector<std::byte> bytes(static_cast<std::size_t>(x.bytes()));
     download(bytes.data(), x);

@@ -54,6 +54,9 @@ std::vector<DeckKey> train_parameters() {
         {"rl.epochs", integer, "", "1", ">0", "rl", "Passes over a rollout."},
         {"rl.reference_every", integer, "steps", "0", ">=0", "rl",
          "The reference becomes a copy of the policy every so many updates; 0: never."},
+        {"rl.reference_offload", flag, "", "false", "", "rl",
+         "The reference stays in page-locked memory of the host and is copied for each use into memory that "
+         "training and generation leave free: its weights less of GPU memory, a copy over the bus a rollout."},
         {"rl.old_logprobs", choice, "", "auto", "auto | trainer | sampler", "rl",
          "Log-probs that the ratio is taken against: the trainer's before the first update (auto: only "
          "computed where a rollout feeds several updates), or the sampler's."},

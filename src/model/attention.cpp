@@ -29,7 +29,7 @@ class GroupedQueryAttention final : public Attention {
                   const Packing& packing) override;
 
   private:
-    Kept make_kept() const;
+    Kept make_kept(Phase phase) const;
     void project(const BlockWeights& w, Kept& a, Tensor h, Tensor positions);
     /// Backward of y = norm(x W^T + b) for q or k: d_y -> gradient by x W^T + b, in place.
     void norm_backward(Parameter& weight, Tensor d_y, Tensor raw, Tensor inv_rms, std::int64_t heads);
@@ -59,11 +59,11 @@ GroupedQueryAttention::GroupedQueryAttention(const PartContext& context, std::si
              .scale = attention_scale(context.config)},
       form_{.interleaved = context.config.rope_interleaved, .scale = rotary_scale(context.config)} {
     const std::int64_t d = shape_.head_dim, tokens = context.tokens;
-    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept());
-    const auto take = [&](Shape shape) { return context.take(kScratchMemory, shape); };
-    packed_ = take({tokens, columns()});
+    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept(phase_of_slot(i)));
+    packed_ = context.take(kScratchMemory, {tokens, columns()});
     inv_freq_ = context.take_rotary_frequencies();
     if (!context.train) return;
+    const auto take = [&](Shape shape) { return context.take(kScratchMemory, shape, Phase::training); };
     d_q_ = take({tokens, shape_.heads * d});
     d_k_ = take({tokens, shape_.kv_heads * d});
     d_v_ = take({tokens, shape_.kv_heads * d});
@@ -71,23 +71,23 @@ GroupedQueryAttention::GroupedQueryAttention(const PartContext& context, std::si
     d_qk_weight_ = context.take_f32(kScratchMemory, {d});
 }
 
-Kept GroupedQueryAttention::make_kept() const {
+Kept GroupedQueryAttention::make_kept(Phase phase) const {
     const std::int64_t nh = shape_.heads, nkv = shape_.kv_heads, d = shape_.head_dim;
     const auto take = [&](std::int64_t columns) {
-        return context_.take(kKeptMemory, {context_.tokens, columns});
+        return context_.take(kKeptMemory, {context_.tokens, columns}, phase);
     };
     Kept a;
     if (normalized_) {
         a.q_raw = take(nh * d);
         a.k_raw = take(nkv * d);
-        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nh});
-        a.k_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nkv});
+        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nh}, phase);
+        a.k_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens, nkv}, phase);
     }
     a.q = take(nh * d);
     a.k = take(nkv * d);
     a.v = take(nkv * d);
     a.attention = take(nh * d);
-    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, nh});
+    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, nh}, phase);
     return a;
 }
 

@@ -85,7 +85,7 @@ Blocks::Blocks(const PartContext& context, std::int64_t layers, Recompute recomp
     attention_ = c.is_latent() ? make_latent_attention(context, kept(keeps_attention, all))
                                : make_attention(context, kept(keeps_attention, all));
     for (std::size_t i = 0; i < kept(keeps_feed, all); ++i)
-        mid_.push_back(context.take(kKeptMemory, {context.tokens, c.hidden}));
+        mid_.push_back(context.take(kKeptMemory, {context.tokens, c.hidden}, phase_of_slot(i)));
     if (dense > 0)
         mlp_ = make_mlp(context, kept(keeps_feed, dense), c.intermediate / context.grid.tensor_size(),
                         [](const BlockWeights& w) -> const MlpWeights& { return w.mlp; });
@@ -112,23 +112,22 @@ Tensor Blocks::add_and_normalize(Tensor sum, Tensor x, const NextNorm& next) {
 
 void Blocks::begin(const BlockWeights& w, Tensor x) { normalize(x, *w.norm1); }
 
-void Blocks::feed_forward(const BlockWeights& w, std::int64_t layer, Tensor mid, Tensor h, Tensor out,
+void Blocks::feed_forward(const BlockWeights& w, const LayerSlots& s, Tensor mid, Tensor h, Tensor out,
                           const NextNorm& next) {
-    const std::size_t slot = slots(layer).feed;
-    feed(layer).prepare(w, slot, h);
-    feed(layer).finish(w, slot, projection_.rows(0, out.dim(0)));
+    feed(s).prepare(w, s.feed, h);
+    feed(s).finish(w, s.feed, projection_.rows(0, out.dim(0)));
     add_and_normalize(out, mid, next);
 }
 
 void Blocks::forward(const BlockWeights& w, std::int64_t layer, Tensor x, Tensor out,
                      const NextNorm& next, const Packing& packing, const PagedCache* cache,
-                     Tensor slot) {
-    const LayerSlots& s = slots(layer);
+                     Tensor slot, bool keep) {
+    const LayerSlots s = keep ? slots(layer) : first_slots(layer);
     const std::int64_t t = x.dim(0);
     const Tensor mid = mid_[s.mid].rows(0, t);
     attention_->forward(w, s.attention, norm_.rows(0, t), projection_.rows(0, t), packing, cache, slot);
     const Tensor h = add_and_normalize(mid, x, {.weight = w.norm2});
-    feed_forward(w, layer, mid, h, out, next);
+    feed_forward(w, s, mid, h, out, next);
 }
 
 void Blocks::decode(const BlockWeights& w, std::int64_t layer, Tensor x, const NextNorm& next,
@@ -136,7 +135,7 @@ void Blocks::decode(const BlockWeights& w, std::int64_t layer, Tensor x, const N
     const std::int64_t t = x.dim(0);
     attention_->decode(w, norm_.rows(0, t), projection_.rows(0, t), rows, cache);
     const Tensor h = add_and_normalize(x, x, {.weight = w.norm2});
-    feed_forward(w, layer, x, h, x, next);
+    feed_forward(w, first_slots(layer), x, h, x, next);
 }
 
 void Blocks::recompute(const BlockWeights& w, std::int64_t layer, Tensor x, const Packing& packing,
@@ -148,7 +147,7 @@ void Blocks::recompute(const BlockWeights& w, std::int64_t layer, Tensor x, cons
     attention_->forward(w, s.attention, normalize(x, *w.norm1), projection_.rows(0, t), packing,
                         nullptr, {});
     if (what == Recompute::attention) return;
-    feed(layer).prepare(w, s.feed, add_and_normalize(mid, x, {.weight = w.norm2}));
+    feed(s).prepare(w, s.feed, add_and_normalize(mid, x, {.weight = w.norm2}));
 }
 
 /// projection_ holds this rank's part of the gradient by norm(x): it goes through the norm to d_x.
@@ -162,7 +161,7 @@ void Blocks::backward(const BlockWeights& w, std::int64_t layer, Tensor x, Tenso
                       const Packing& packing) {
     const LayerSlots& s = slots(layer);
     const Tensor mid = mid_[s.mid].rows(0, x.dim(0)), d_h = projection_.rows(0, x.dim(0));
-    feed(layer).backward(w, s.feed, normalize(mid, *w.norm2), d_x, d_h, packing);
+    feed(s).backward(w, s.feed, normalize(mid, *w.norm2), d_x, d_h, packing);
     through_norm(d_x, mid, *w.norm2);
     attention_->backward(w, s.attention, normalize(x, *w.norm1), d_x, d_h, packing);
     through_norm(d_x, x, *w.norm1);

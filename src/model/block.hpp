@@ -37,9 +37,10 @@ class Blocks {
     /// Before the first block: the norm of its input x [T, H].
     void begin(const BlockWeights& w, Tensor x);
     /// Residual stream x [T, H] -> out [T, H] (may be x), and its norm. Keys and values go to `cache`
-    /// at `slot` where it is given.
+    /// at `slot` where it is given. `keep`: for a backward pass; else through the first slots.
     void forward(const BlockWeights& w, std::int64_t layer, Tensor x, Tensor out,
-                 const NextNorm& next, const Packing& packing, const PagedCache* cache, Tensor slot);
+                 const NextNorm& next, const Packing& packing, const PagedCache* cache, Tensor slot,
+                 bool keep);
     /// The same for one new token a row against the cache, in place.
     void decode(const BlockWeights& w, std::int64_t layer, Tensor x, const NextNorm& next,
                 const DecodeRows& rows, const PagedCache& cache);
@@ -55,13 +56,14 @@ class Blocks {
     Experts* experts() const { return experts_.get(); }
 
   private:
-    FeedForward& feed(std::int64_t layer) const {
-        return slots(layer).moe ? static_cast<FeedForward&>(*experts_) : *mlp_;
+    LayerSlots first_slots(std::int64_t layer) const { return {.moe = slots(layer).moe}; }
+    FeedForward& feed(const LayerSlots& s) const {
+        return s.moe ? static_cast<FeedForward&>(*experts_) : *mlp_;
     }
     Tensor normalize(Tensor x, const Parameter& weight);
     /// sum = x + projection_ (over tensor ranks); returns its norm.
     Tensor add_and_normalize(Tensor sum, Tensor x, const NextNorm& next);
-    void feed_forward(const BlockWeights& w, std::int64_t layer, Tensor mid, Tensor h, Tensor out,
+    void feed_forward(const BlockWeights& w, const LayerSlots& s, Tensor mid, Tensor h, Tensor out,
                       const NextNorm& next);
     void through_norm(Tensor d_x, Tensor x, Parameter& weight);
 

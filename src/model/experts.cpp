@@ -53,7 +53,7 @@ class RoutedExperts final : public Experts {
     }
 
   private:
-    Kept make_kept() const;
+    Kept make_kept(Phase phase) const;
     bool travels() const { return ranks_ > 1; }
     void route(const BlockWeights& w, Kept& a, Tensor h);
     void plan_exchange(Kept& a);
@@ -102,14 +102,15 @@ RoutedExperts::RoutedExperts(const PartContext& context, std::size_t slots)
               .groups = m.groups,
               .top_groups = m.top_groups,
               .group_best = m.group_best};
-    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept());
-    const auto take = [&](Shape shape) { return context.take(kScratchMemory, shape); };
+    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept(phase_of_slot(i)));
+    Phase phase = Phase::always;
+    const auto take = [&](Shape shape) { return context.take(kScratchMemory, shape, phase); };
     if (m.shared > 0) {
         shared_ = make_mlp(context, slots, m.shared * width_,
                            [](const BlockWeights& w) -> const MlpWeights& { return w.shared; });
         shared_out_ = take({context.tokens, hidden_});
     }
-    const auto take_f32 = [&](Shape shape) { return context.take_f32(kScratchMemory, shape); };
+    const auto take_f32 = [&](Shape shape) { return context.take_f32(kScratchMemory, shape, phase); };
     logits_ = take_f32({context.tokens, m.experts});
     rows_ = take({most_rows_, hidden_});
     product_ = take({most_rows_, width_});
@@ -118,20 +119,21 @@ RoutedExperts::RoutedExperts(const PartContext& context, std::size_t slots)
         raw_ = take({most_rows_, hidden_});
     }
     if (!context.train) return;
+    balance_loss_ = take_f32({1});  // from pass to pass until it is asked for
+    phase = Phase::training;
     d_rows_ = take({most_rows_, hidden_});
     d_product_ = take({most_rows_, width_});
     d_logits_ = take({context.tokens, m.experts});
     d_row_weights_ = take_f32({most_rows_});
     d_weights_ = take_f32({context.tokens, m.per_token});
     d_scores_ = take_f32({context.tokens, m.experts});
-    balance_loss_ = take_f32({1});
 }
 
-Kept RoutedExperts::make_kept() const {
+Kept RoutedExperts::make_kept(Phase phase) const {
     const std::int64_t tokens = context_.tokens;
-    const auto take = [&](Shape shape) { return context_.take(kKeptMemory, shape); };
-    const auto take_f32 = [&](Shape shape) { return context_.take_f32(kKeptMemory, shape); };
-    const auto ints = [&](Shape shape) { return context_.take_i32(kKeptMemory, shape); };
+    const auto take = [&](Shape shape) { return context_.take(kKeptMemory, shape, phase); };
+    const auto take_f32 = [&](Shape shape) { return context_.take_f32(kKeptMemory, shape, phase); };
+    const auto ints = [&](Shape shape) { return context_.take_i32(kKeptMemory, shape, phase); };
     Kept a;
     a.scores = take_f32({tokens, shape_.experts});
     a.chosen = ints({tokens, shape_.per_token});

@@ -32,7 +32,7 @@ class MultiHeadLatentAttention final : public Attention {
                   const Packing& packing) override;
 
   private:
-    Kept make_kept() const;
+    Kept make_kept(Phase phase) const;
     void project_queries(const BlockWeights& w, Kept& a, Tensor h, Tensor positions);
     /// kv_a, and from it latent_ and rope_key_.
     void project_latent(const BlockWeights& w, Kept& a, Tensor h, Tensor positions);
@@ -84,9 +84,10 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(const PartContext& context, s
     key_form_ = {.interleaved = c.rope_interleaved, .scale = rotary_scale(c)};
     query_form_ = key_form_;
     query_form_.begin = latent_.nope_dim;
-    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept());
+    for (std::size_t i = 0; i < slots; ++i) kept_.push_back(make_kept(phase_of_slot(i)));
+    Phase phase = Phase::always;
     const auto take = [&](std::int64_t rows, std::int64_t columns) {
-        return context.take(kScratchMemory, {rows, columns});
+        return context.take(kScratchMemory, {rows, columns}, phase);
     };
     inv_freq_ = context.take_rotary_frequencies();
     if (latent_.q_rank > 0) q_norm_ = take(tokens, latent_.q_rank);
@@ -98,6 +99,7 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(const PartContext& context, s
     absorbed_q_ = take(context.decode_rows, nh * cache_dim());
     absorbed_out_ = take(context.decode_rows, nh * latent_.kv_rank);
     if (!context.train) return;
+    phase = Phase::training;
     d_q_ = take(tokens, of_q(1).elements());
     d_k_ = take(tokens, of_q(1).elements());
     d_v_ = take(tokens, of_v(1).elements());
@@ -108,22 +110,22 @@ MultiHeadLatentAttention::MultiHeadLatentAttention(const PartContext& context, s
     d_kv_a_ = take(tokens, cache_dim());
 }
 
-Kept MultiHeadLatentAttention::make_kept() const {
+Kept MultiHeadLatentAttention::make_kept(Phase phase) const {
     const auto take = [&](std::int64_t columns) {
-        return context_.take(kKeptMemory, {context_.tokens, columns});
+        return context_.take(kKeptMemory, {context_.tokens, columns}, phase);
     };
     Kept a;
     if (latent_.q_rank > 0) {
         a.q_a = take(latent_.q_rank);
-        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens});
+        a.q_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens}, phase);
     }
     a.kv_a = take(cache_dim());
-    a.kv_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens});
+    a.kv_inv_rms = context_.take_f32(kKeptMemory, {context_.tokens}, phase);
     a.q = take(of_q(1).elements());
     a.k = take(of_q(1).elements());
     a.v = take(of_v(1).elements());
     a.heads = take(of_v(1).elements());
-    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, shape_.heads});
+    a.lse = context_.take_f32(kKeptMemory, {context_.tokens, shape_.heads}, phase);
     return a;
 }
 

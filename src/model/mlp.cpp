@@ -13,9 +13,10 @@ class Mlp final : public FeedForward {
     Mlp(const PartContext& context, std::size_t slots, std::int64_t width, PickMlp pick)
         : ops_(context.ops), pick_(pick) {
         for (std::size_t i = 0; i < slots; ++i)
-            kept_.push_back(context.take(kKeptMemory, {context.tokens, 2 * width}));
+            kept_.push_back(context.take(kKeptMemory, {context.tokens, 2 * width}, phase_of_slot(i)));
         product_ = context.take(kScratchMemory, {context.tokens, width});
-        if (context.train) d_product_ = context.take(kScratchMemory, {context.tokens, width});
+        if (context.train)
+            d_product_ = context.take(kScratchMemory, {context.tokens, width}, Phase::training);
     }
 
     void prepare(const BlockWeights& weights, std::size_t slot, Tensor h) override {

@@ -48,7 +48,7 @@ Tensor MtpModule::forward(const MtpWeights& w, const BlockWeights& block, Blocks
     ops_.gemm(in, joined, kNo, w.projection->value, kYes, 1, 0);
     blocks.begin(block, in);
     blocks.forward(block, layer_, in, out, {.weight = w.norm, .out = normed_, .inv_rms = inv_rms_},
-                   packing, nullptr, {});
+                   packing, nullptr, {}, true);
     return normed;
 }
 

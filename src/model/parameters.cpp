@@ -62,7 +62,7 @@ std::int64_t block_of(const Parameter& p) {
 }  // namespace
 
 ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
-                           const std::string& label, bool train_mtp, DType dtype) {
+                           const std::string& label, bool train_mtp, DType dtype, Phase phase) {
     std::vector<bool> by_gradients;  // whether it ever is trained by them
     for (ParameterInfo& info : describe_parameters(config)) {
         index_.emplace(info.name, parameters_.size());
@@ -96,8 +96,8 @@ ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& a
     const std::int64_t values = total;
     total = 0;
     place([&](const Parameter& p) { return !has_gradient(p); });
-    values_ = arena.take(label + ".weights", dtype, {values});
-    untrained_ = arena.take(label + ".weights", DType::f32, {total});
+    values_ = arena.take(label + ".weights", dtype, {values}, phase);
+    untrained_ = arena.take(label + ".weights", DType::f32, {total}, phase);
     if (trained) grads_ = arena.take(label + ".gradients", DType::f32, {with_gradient});
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         Parameter& p = parameters_[i];

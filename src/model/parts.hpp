@@ -49,17 +49,23 @@ struct PartContext {
         if (grid.tensor_size() > 1) ops.all_reduce(grid.tensor(), x, Reduce::sum);
     }
     /// Memory for activations.
-    Tensor take(const char* name, Shape shape) const { return arena.take(name, dtype, shape); }
-    /// For statistics, whatever the type of the activations.
-    Tensor take_f32(const char* name, Shape shape) const {
-        return arena.take(name, DType::f32, shape);
+    Tensor take(const char* name, Shape shape, Phase phase = Phase::always) const {
+        return arena.take(name, dtype, shape, phase);
     }
-    Tensor take_i32(const char* name, Shape shape) const {
-        return arena.take(name, DType::i32, shape);
+    /// For statistics, whatever the type of the activations.
+    Tensor take_f32(const char* name, Shape shape, Phase phase = Phase::always) const {
+        return arena.take(name, DType::f32, shape, phase);
+    }
+    Tensor take_i32(const char* name, Shape shape, Phase phase = Phase::always) const {
+        return arena.take(name, DType::i32, shape, phase);
     }
     /// Uploads the angles a position of the rotated pairs: f32 [rope_dim / 2].
     Tensor take_rotary_frequencies() const;
 };
+/// A pass that keeps nothing goes through the first slot of each part. The others, and what backward
+/// passes alone use, hold something from a pass that keeps its activations to the backward pass that
+/// follows it: generation comes in between never, and may have their memory.
+inline Phase phase_of_slot(std::size_t slot) { return slot == 0 ? Phase::always : Phase::training; }
 inline constexpr const char* kKeptMemory = "activations.blocks";
 inline constexpr const char* kScratchMemory = "activations.scratch";
 

@@ -65,7 +65,7 @@ struct Transformer::Impl {
     std::int64_t vocabulary;  ///< this rank's slice
     Blocks blocks;
     std::optional<MtpModule> mtp;
-    std::vector<Tensor> streams;         ///< one a layer and one more, or one for all
+    std::vector<Tensor> streams;         ///< one a layer and one more, or one; passes that keep nothing: the first
     Tensor hidden, final_inv_rms, d_stream;
     Tensor logits, d_logits, slices, gathered, row_max, sums;
     /// By the set's list, whose entries the pointers are, and its memory, where joined ones lie: a set may
@@ -87,19 +87,22 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
     limits.head_chunk = std::min(limits.head_chunk, rows);
     if (limits.mtp && config.mtp_layers > 0) mtp.emplace(parts(arena));
     loads.resize(static_cast<std::size_t>((config.layers + config.mtp_layers) * config.moe.experts));
-    const auto take = [&](const char* name, Shape shape) { return arena.take(name, l.dtype, shape); };
+    const auto take = [&](const char* name, Shape shape, Phase phase = Phase::always) {
+        return arena.take(name, l.dtype, shape, phase);
+    };
     const auto take_f32 = [&](const char* name, Shape shape) {
         return arena.take(name, DType::f32, shape);
     };
     for (std::int64_t i = 0; i < (limits.train ? config.layers + 1 : 1); ++i)
-        streams.push_back(take("activations.residual", {rows, config.hidden}));
+        streams.push_back(take("activations.residual", {rows, config.hidden},
+                               phase_of_slot(static_cast<std::size_t>(i))));
     hidden = take("activations.residual", {rows, config.hidden});
     final_inv_rms = take_f32("activations.scratch", {rows});
-    if (limits.train) d_stream = take("activations.scratch", {rows, config.hidden});
+    if (limits.train) d_stream = take("activations.scratch", {rows, config.hidden}, Phase::training);
     logits = take_f32("head", {limits.head_chunk, vocabulary});
     d_logits = logits;
     if (limits.train && limits.dtype != DType::f32)
-        d_logits = take("head", {limits.head_chunk, vocabulary});
+        d_logits = take("head", {limits.head_chunk, vocabulary}, Phase::training);
     if (grid.tensor_size() > 1) {
         slices = take_f32("head", {grid.tensor_size(), limits.head_chunk, vocabulary});
         gathered = take_f32("head", {limits.head_chunk, config.vocab_size});
@@ -135,7 +138,7 @@ const ModelWeights& Transformer::Impl::weights(const ParameterSet& parameters) {
 }
 
 Tensor Transformer::Impl::stream(std::int64_t layer, std::int64_t tokens) const {
-    return streams[streams.size() == 1 ? 0 : static_cast<std::size_t>(layer)].rows(0, tokens);
+    return streams[static_cast<std::size_t>(layer)].rows(0, tokens);
 }
 
 void Transformer::Impl::embed(const ModelWeights& w, Tensor tokens, Tensor out) {
@@ -158,8 +161,9 @@ Tensor Transformer::Impl::run(const ParameterSet& parameters, const PackedTokens
     blocks.begin(w.blocks[0], stream(0, tokens));
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         const auto i = static_cast<std::size_t>(layer);
-        blocks.forward(w.blocks[i], layer, stream(layer, tokens), stream(layer + 1, tokens),
-                       norm_after(w, layer), batch.packing, caches.empty() ? nullptr : &caches[i], slot);
+        blocks.forward(w.blocks[i], layer, stream(keep ? layer : 0, tokens),
+                       stream(keep ? layer + 1 : 0, tokens), norm_after(w, layer), batch.packing,
+                       caches.empty() ? nullptr : &caches[i], slot, keep);
         if (keep) count_loads(layer);
     }
     return hidden.rows(0, tokens);

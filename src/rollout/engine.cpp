@@ -26,7 +26,9 @@ Engine::Impl::Impl(Transformer& m, const Tokenizer& t, const Grid& grid_in, Ops&
     limits.pages = limits.pages == 0 ? enough : std::min(limits.pages, enough);
     const CacheShape shape = cache_shape(config, grid.tensor_size());
     const auto pages = [&](const char* name, std::int64_t width) {
-        return arena.take(name, model.dtype(), {limits.pages, limits.page_size, shape.heads, width});
+        // Nothing is in the cache before a call of generate() and of use after it.
+        return arena.take(name, model.dtype(), {limits.pages, limits.page_size, shape.heads, width},
+                          Phase::generation);
     };
     for (std::int64_t layer = 0; layer < config.layers; ++layer) {
         PagedCache& cache = caches.emplace_back();

@@ -105,7 +105,7 @@ Ceilings measure_ceilings(Run& run, Stack& stack, std::int64_t runs, Json& resul
             step_products(stack.config, run.deck.integer("bench.tokens"), run.grid.tensor_size()), runs);
     }
     Arena arena(&run.device());
-    const std::int64_t floats = run.gpu ? std::int64_t{1} << 28 : std::int64_t{1} << 24;
+    const std::int64_t floats = run.gpu ? std::int64_t{1} << 28 : std::int64_t{1} << 22;
     const Tensor from = arena.take("bench", DType::f32, {floats}), to = arena.take("bench", DType::f32, {floats});
     top.copy = 8.0 * static_cast<double>(floats) / seconds_of(ops, runs, [&] { ops.copy(to, from); });
     result["ceilings"] = {{"product_flops_per_s", top.product},

@@ -87,7 +87,7 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         if (stack.optimizer) stack.optimizer->masters_from_parameters();
         run.log.info("weights initialised from seed {}", run.deck.integer("run.seed"));
     }
-    if (stack.reference) stack.reference->copy_from(*stack.policy, *stack.ops);
+    if (stack.reference) stack.renew_reference();
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);
@@ -149,7 +149,7 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     if (std::string choices = stack_.ops->report(); !choices.empty()) state["products"] = choices;
     std::vector<Slab> slabs = stack_.optimizer->slabs();
     if (stack_.reference)
-        for (Slab& slab : parameter_slabs(*stack_.reference, run_.grid, "reference", *stack_.ops))
+        for (Slab& slab : stack_.reference_slabs(run_.grid))
             slabs.push_back(std::move(slab));
     slabs.insert(slabs.end(), extra.begin(), extra.end());
     stack_.checkpoints->write(step, slabs, state, run_.deck.resolved());

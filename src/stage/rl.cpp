@@ -210,7 +210,7 @@ PendingRollout ReinforcementLearning::make_pending(const std::vector<RolloutRow>
     for (std::int64_t i = 0; i < pending.updates; ++i) reference_wanted |= kl_coef.at(step + i) != 0;
     if (reference_wanted) {
         Profile::Region region(run_.profile, "logprobs.reference");
-        auto all = stack_.trainer->log_probs(*stack_.reference, pending.sequences, pending.temperature);
+        auto all = stack_.trainer->log_probs(stack_.bring_reference(), pending.sequences, pending.temperature);
         for (std::size_t i = 0; i < all.size(); ++i) pending.sequences[i].ref_log_prob = std::move(all[i]);
     }
     return pending;
@@ -337,7 +337,7 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         const double pass = measure(step);
         record(step, result, lr, pass, now_seconds() - began, life);
         if (reference_every_ > 0 && step % reference_every_ == 0)
-            stack_.reference->copy_from(*stack_.policy, *stack_.ops);
+            stack_.renew_reference();
         const bool stop = life.end_step(step);
         if (stop || step == total_ || life.due(step)) {
             const bool finished = step == total_;

@@ -67,6 +67,33 @@ std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const
                           .timeout = deck.number("run.timeout")});
 }
 
+/// Training and generation take turns: the activations that one needs for its backward passes and the
+/// other's key/value cache lie over one another, and under both the reference model where it is offloaded.
+/// What they share is laid out so that neither leaves anything there for the other:
+/// - of training, what lives from a forward pass that keeps its activations to the end of its backward pass
+///   (Phase::training in src/model and the trainer). Passes that keep nothing (prefill, decode, log-probs)
+///   go through the first slots and the first stream, which are not shared;
+/// - of generation, the cache, which each call of Engine::generate fills anew and reads only what it wrote;
+/// - of the reference, all its weights, brought for each use (Stack::bring_reference).
+bool phases_share(const StackNeeds& needs) { return needs.train && needs.generate; }
+
+bool offloads_reference(const Deck& deck, const StackNeeds& needs) {
+    if (!needs.reference || !deck.flag("rl.reference_offload")) return false;
+    require<DeckError>(on_gpu(deck), "{}: rl.reference_offload: on a CPU there is nowhere to move the model to; "
+                                     "leave the key out, or set run.device = cuda",
+                       deck.origin("rl.reference_offload"));
+    return true;
+}
+
+/// Bytes that the phases share: what the same constructors take on paper.
+std::int64_t planned_share(const Deck& deck, const ModelConfig& config, const Grid& grid,
+                           const Tokenizer& tokenizer, const StackNeeds& needs) {
+    Arena device(nullptr), host(nullptr);
+    Profile profile;
+    const Stack plan(deck, config, grid, tokenizer, {device, on_gpu(deck) ? host : device}, profile, needs);
+    return device.largest_phase();
+}
+
 /// Whether the deck trains the module of multi-token prediction.
 bool trains_mtp(const Deck& deck, const StackNeeds& needs) {
     return needs.train && (deck.stage() == "pretrain" || deck.stage() == "sft") &&
@@ -195,11 +222,18 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                        config.max_positions);
     const Transformer::Limits limits = model_limits(deck, config, needs);
     ops = make_ops(deck, config, grid, limits, memory);
+    if (phases_share(needs))
+        arena.share_between_phases(
+            arena.planned() ? 0 : planned_share(deck, config, grid, tokenizer, needs));
     policy = std::make_unique<ParameterSet>(config, grid, arena, needs.train, "policy", limits.mtp,
                                             limits.dtype);
+    const bool away = offloads_reference(deck, needs);
     if (needs.reference)
-        reference = std::make_unique<ParameterSet>(config, grid, arena, false, "reference", limits.mtp,
-                                                   limits.dtype);
+        reference = std::make_unique<ParameterSet>(config, grid, away ? memory.host : arena, false,
+                                                   "reference", limits.mtp, limits.dtype);
+    if (away)
+        brought_ = std::make_unique<ParameterSet>(config, grid, arena, false, "reference", limits.mtp,
+                                                  limits.dtype, Phase::reference);
     model = std::make_unique<Transformer>(config, grid, *ops, arena, limits);
     if (needs.train) {
         optimizer = std::make_unique<AdamW>(
@@ -224,7 +258,7 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         std::int64_t bytes = needs.extra_checkpoint_bytes;
         for (const Slab& slab : optimizer->slabs()) bytes += slab.box.elements() * size_of(slab.dtype);
         if (reference)
-            for (const Slab& slab : parameter_slabs(*reference, grid, "reference", *ops))
+            for (const Slab& slab : reference_slabs(grid))
                 bytes += slab.box.elements() * size_of(slab.dtype);
         checkpoint_bytes = bytes;
         CheckpointOptions options{.run_dir = deck.text("run.dir"),
@@ -238,6 +272,26 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         checkpoints =
             std::make_unique<CheckpointWriter>(grid.world(), std::move(options), bytes, memory.host);
     }
+}
+
+const ParameterSet& Stack::bring_reference() {
+    if (!brought_) return *reference;
+    ops->synchronize();  // an upload to the copy of the host may still be on its way
+    ops->upload(brought_->flat_values(), reference->flat_values().data());
+    ops->upload(brought_->flat_untrained(), reference->flat_untrained().data());
+    return *brought_;
+}
+
+void Stack::renew_reference() {
+    if (!brought_) return reference->copy_from(*policy, *ops);
+    ops->download(reference->flat_values().data(), policy->flat_values());
+    ops->download(reference->flat_untrained().data(), policy->flat_untrained());
+}
+
+std::vector<Slab> Stack::reference_slabs(const Grid& grid) const {
+    std::vector<Slab> slabs = parameter_slabs(*reference, grid, "reference", *ops);
+    for (Slab& slab : slabs) slab.on_device = slab.on_device && !brought_;
+    return slabs;
 }
 
 std::string memory_table(const RunMemory& memory) {

@@ -154,10 +154,10 @@ Trainer::Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer,
       d_log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_hidden_(arena.take("batch.d_hidden", parameters.dtype(),
-                           {limits.micro_tokens, model.config().hidden})) {
+                           {limits.micro_tokens, model.config().hidden}, Phase::training)) {
     if (limits.mtp_coef > 0)
         d_mtp_hidden_ = arena.take("batch.d_hidden", parameters.dtype(),
-                                   {limits.micro_tokens, model.config().hidden});
+                                   {limits.micro_tokens, model.config().hidden}, Phase::training);
 }
 
 void Trainer::download_log_probs(std::int64_t n) {

@@ -83,6 +83,46 @@ BOOST_AUTO_TEST_CASE(arena_counts_what_it_gives) {
     BOOST_TEST(real.table().find("adam.m") != std::string::npos);
 }
 
+BOOST_AUTO_TEST_CASE(phases_lie_over_one_another) {
+    auto device = make_cpu_device();
+    Arena planned(nullptr), real(device.get());
+    const auto take = [](Arena& arena) {
+        return std::vector<Tensor>{arena.take("weights", DType::f32, {5}),
+                                   arena.take("kept", DType::f32, {10}, Phase::training),
+                                   arena.take("kept", DType::bf16, {300}, Phase::training),
+                                   arena.take("cache", DType::f32, {100}, Phase::generation)};
+    };
+    planned.share_between_phases(0);
+    for (const Tensor& x : take(planned)) BOOST_TEST(!x);
+    BOOST_TEST(planned.largest_phase() == 256 + 768);
+    real.share_between_phases(planned.largest_phase());
+    const std::vector<Tensor> pieces = take(real);
+    BOOST_TEST(real.bytes() == 64 + 256 + 768);
+    BOOST_TEST(real.bytes() == planned.bytes());
+    BOOST_TEST(real.table() == planned.table());
+    BOOST_TEST(real.table().find("shared by phases") != std::string::npos);
+    BOOST_TEST(real.rows()[2].bytes == 512);
+    BOOST_TEST(pieces[1].data() == pieces[3].data());
+    BOOST_TEST(pieces[1].data() == real.shared_block().data());
+    BOOST_TEST(static_cast<char*>(pieces[2].data()) - static_cast<char*>(pieces[1].data()) == 256);
+    for (const float x : pieces[3].floats()) BOOST_TEST(x == 0.0F);
+    // The smaller phase has room; the largest none.
+    BOOST_TEST(static_cast<bool>(real.take("cache", DType::f32, {128}, Phase::generation)));
+    BOOST_CHECK_THROW(real.take("kept", DType::f32, {1}, Phase::training), InternalError);
+    BOOST_CHECK_THROW(real.share_between_phases(256), InternalError);
+}
+
+BOOST_AUTO_TEST_CASE(phases_of_an_arena_that_does_not_share_lie_apart) {
+    auto device = make_cpu_device();
+    Arena arena(device.get());
+    const Tensor a = arena.take("kept", DType::f32, {16}, Phase::training);
+    const Tensor b = arena.take("cache", DType::f32, {16}, Phase::generation);
+    BOOST_TEST(a.data() != b.data());
+    BOOST_TEST(arena.bytes() == 128);
+    BOOST_TEST(!arena.shared_block());
+    BOOST_TEST(arena.table().find("shared") == std::string::npos);
+}
+
 BOOST_AUTO_TEST_CASE(operations_of_a_plan_take_the_same_memory) {
     auto device = make_cpu_device();
     Arena real(device.get());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Between the host and the device's own memory, and work that is recorded.
 #include <boost/test/unit_test.hpp>
+#include <mpi.h>
+
 #include <numeric>
 #include <vector>
 
@@ -50,6 +52,31 @@ BOOST_AUTO_TEST_CASE(many_small_ones_in_order) {
         ops->add(sum, x);
     }
     BOOST_TEST(values(sum) == (std::vector<float>{2000, 4000, 4000}), boost::test_tools::per_element());
+}
+
+/// Over NCCL on a GPU: a group of one goes the same way as a larger one.
+BOOST_AUTO_TEST_CASE(collectives_of_one_rank) {
+    int initialized = 0;
+    MPI_Initialized(&initialized);
+    if (initialized == 0) return;  // a CPU build of these tests starts without MPI
+    const auto group = make_mpi_communicator(MPI_COMM_SELF, "alone");
+    for (const DType type : {DType::f32, DType::bf16}) {
+        if (type == DType::bf16 && ops->on_host()) continue;
+        const Tensor x = arena.take("x", DType::f32, {1000}), y = arena.take("y", type, {1000});
+        std::vector<float> small(1000);
+        for (std::size_t i = 0; i < small.size(); ++i) small[i] = static_cast<float>(i % 100);
+        ops->upload(x, small.data());
+        ops->copy(y, x);
+        for (const Reduce op : {Reduce::sum, Reduce::max, Reduce::min}) ops->all_reduce(*group, y, op);
+        ops->start_sum(*group, y);
+        ops->finish_sums();
+        const std::int64_t bytes = y.bytes(), offsets[2] = {0, bytes};
+        ops->all_gather_blocks(*group, y, offsets);
+        const Tensor z = arena.take("z", type, {1000});
+        ops->all_to_all(*group, y, offsets, z, offsets);
+        ops->copy(x, z);
+        BOOST_TEST((values(x) == small));
+    }
 }
 
 BOOST_AUTO_TEST_CASE(a_recording_is_done_once_and_again) {

@@ -28,9 +28,10 @@ class ParameterSet {
     /// Lays out the parameters of `config` for this rank. `label` names the arena's rows:
     /// "LABEL.weights" and, where `trained`, "LABEL.gradients". `train_mtp`: the module of multi-token
     /// prediction is trained too; sets of which one is copied to the other must agree in it. `dtype`:
-    /// f32 or bf16.
+    /// f32 or bf16. `phase`: when the values are there; gradients always are.
     ParameterSet(const ModelConfig& config, const Grid& grid, Arena& arena, bool trained,
-                 const std::string& label, bool train_mtp = false, DType dtype = DType::f32);
+                 const std::string& label, bool train_mtp = false, DType dtype = DType::f32,
+                 Phase phase = Phase::always);
 
     DType dtype() const { return values_.dtype(); }
 

@@ -43,13 +43,23 @@ struct Stack {
 
     ModelConfig config;
     std::unique_ptr<Ops> ops;
-    std::unique_ptr<ParameterSet> policy, reference;
+    std::unique_ptr<ParameterSet> policy;
+    std::unique_ptr<ParameterSet> reference;  ///< in memory of the host where the deck offloads it
     std::unique_ptr<Transformer> model;
     std::unique_ptr<AdamW> optimizer;
     std::unique_ptr<Trainer> trainer;
     std::unique_ptr<Engine> engine;
     std::unique_ptr<CheckpointWriter> checkpoints;
     std::int64_t checkpoint_bytes = 0;  ///< this rank's share of a checkpoint, at most
+
+    /// The reference where the model can use it, until the next training or generation.
+    const ParameterSet& bring_reference();
+    /// The reference becomes a copy of the policy.
+    void renew_reference();
+    std::vector<Slab> reference_slabs(const Grid& grid) const;
+
+  private:
+    std::unique_ptr<ParameterSet> brought_;  ///< on the device, where the reference is offloaded
 };
 
 /// The shape of the model: of the checkpoint that `model.from` names, else of the `model.` keys.
