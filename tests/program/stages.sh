@@ -53,6 +53,12 @@ is "sample: rows kept" "$(wc -l <sample/sft.jsonl)" "$(jq .kept sample/acceptanc
 is "sample: what it writes, sft reads" "$(jq -c 'has("prompt") and has("response")' sample/sft.jsonl | sort -u)" true
 run 2 "$decks/pretrain.in" stage=sft "run.dir=$ROOT/sft" "data.path=$ROOT/sample/sft.jsonl" data.bad_lines=skip train.steps=2 "model.from=$ROOT/pretrain"
 is "sft on it" "$rc" 0
+run 2 sample.in "run.dir=$ROOT/tight" rollout.cache_tokens=320
+is "a small key/value cache" "$rc" 0
+is "a small key/value cache: as many kept" "$(jq .kept tight/acceptance.json)" "$(jq .kept sample/acceptance.json)"
+run 1 sample.in "run.dir=$ROOT/tighter" rollout.cache_tokens=192
+is "a key/value cache too small for a sequence: exit code" "$rc" 2
+has "a key/value cache too small for a sequence: what to do" "$out" "take 208 (rollout.page_size = 16); give more or lower train.max_length"
 run 2 sample.in "run.dir=$ROOT/none" sample.max_length=1
 is "nothing passes: exit code" "$rc" 3
 has "nothing passes: what to do" "$out" "no sample passed the filters"
