@@ -56,6 +56,16 @@ class CudaRecording final : public Recording {
     cudaStream_t stream_;
 };
 
+/// Work that goes through the host in between, which no graph can hold.
+class RepeatedWork final : public Recording {
+  public:
+    explicit RepeatedWork(std::function<void()> work) : work_(std::move(work)) {}
+    void replay() override { work_(); }
+
+  private:
+    std::function<void()> work_;
+};
+
 std::int64_t workspace_bytes(const OpsLimits& limits, bool deterministic) {
     return std::max({bias_workspace(limits), embedding_workspace(limits), rms_norm_workspace(limits),
                      routing_workspace(limits), flash_attention_workspace(limits),
@@ -111,21 +121,22 @@ std::int64_t CudaOps::recorded_rows(std::int64_t rows) const {
 
 void CudaOps::wait() {
     const double began = now_seconds();
-    double next_look = began + 0.01;
+    constexpr double kBusySeconds = 0.01;
+    double next_look = began + kBusySeconds;
     for (;;) {
         const cudaError_t status = cudaStreamQuery(context_.stream);
         if (status == cudaSuccess) return;
         if (status != cudaErrorNotReady) check(status);
-        if (now_seconds() < next_look) continue;
+        const double now = now_seconds();
+        if (now - began < kBusySeconds) continue;
         // A long wait: no need to keep the core busy, and time to look after the collectives.
-        next_look = now_seconds() + 0.01;
-        if (!collectives_->used()) {
-            std::this_thread::sleep_for(std::chrono::microseconds(20));
-            continue;
-        }
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+        if (!collectives_->used() || now < next_look) continue;
+        next_look = now + kBusySeconds;
         collectives_->check_failures();
-        require<CudaError>(now_seconds() - began < options_.timeout,
-                           "a collective does not end within run.timeout = {} s; last operation: {}",
+        require<CudaError>(now - began < options_.timeout,
+                           "the GPU has not come to an end within run.timeout = {} s; the last collective "
+                           "that was started is {}",
                            options_.timeout, collectives_->last());
     }
 }
@@ -147,6 +158,10 @@ void CudaOps::download(void* to, Tensor from) {
 }
 
 std::unique_ptr<Recording> CudaOps::record(std::function<void()> work) {
+    if (is_staged()) {  // its collectives wait for the device
+        work();
+        return std::make_unique<RepeatedWork>(std::move(work));
+    }
     check(cudaStreamBeginCapture(context_.stream, cudaStreamCaptureModeThreadLocal));
     cudaGraph_t graph = nullptr;
     try {

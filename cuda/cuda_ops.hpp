@@ -133,7 +133,7 @@ class CudaOps final : public Ops {
   private:
     /// Waits for the stream; throws where a collective has failed or takes too long.
     void wait();
-    /// Whether device data of this group goes through the host.
+    /// Whether device data goes to other ranks through the host: where GPUs are shared.
     bool is_staged() const { return shared_; }
 
     CudaOptions options_;

@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(kThreads) decode_any_kernel(Decode in, int mos
                 for (int i = lane; i < count; i += 32)
                     part += scores[h][i] = exp2f(scores[h][i] - top);
                 part = warp_sum(part);
+                __syncwarp();  // all lanes have read maxima[h]
                 if (lane == 0) {
                     keep[h] = exp2f(maxima[h] - top);
                     totals[h] = totals[h] * keep[h] + part;

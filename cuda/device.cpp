@@ -26,8 +26,8 @@ class Pinned final : public Device {
         if (status == cudaErrorMemoryAllocation) {
             cudaGetLastError();
             throw CudaError(fmt::format(
-                "cannot get {} of page-locked memory of the host: free memory there, use more nodes, or "
-                "set ckpt.async = false",
+                "cannot get {} of page-locked memory of the host: free memory there, use more nodes, or do "
+                "without ckpt.async, optim.offload and rl.reference_offload",
                 format_bytes(static_cast<double>(bytes))));
         }
         check(status);
@@ -61,7 +61,8 @@ class Gpu final : public CudaDevice {
             cudaMemGetInfo(&free, &total);
             throw CudaError(fmt::format(
                 "the GPU has no room for {} more, {} of {} are free: lower train.micro_tokens or "
-                "rollout.slots, set model.recompute = block, or use more ranks",
+                "rollout.cache_tokens, set model.recompute = block, optim.offload or rl.reference_offload, "
+                "or use more ranks (grid.tensor splits the model)",
                 format_bytes(static_cast<double>(bytes)), format_bytes(static_cast<double>(free)),
                 format_bytes(static_cast<double>(total))));
         }

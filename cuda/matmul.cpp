@@ -55,6 +55,7 @@ Matmul::Matmul(const Context&) { check(cublasLtCreate(&handle_)); }
 Matmul::~Matmul() { cublasLtDestroy(handle_); }
 
 const Matmul::Plan& Matmul::plan(const Product& p) {
+    if (plans_.size() >= kKept && !plans_.contains(p)) plans_.clear();
     std::unique_ptr<Plan>& kept = plans_[p];
     if (kept) return *kept;
     auto fresh = std::make_unique<Plan>();
@@ -125,7 +126,9 @@ void Matmul::run(const Context& c, const Product& product, const void* a, const 
 
 std::string Matmul::choices() const {
     std::string text;
+    std::size_t listed = 0;
     for (const auto& [p, plan] : plans_) {
+        if (listed++ == kListed) return text + fmt::format("and {} more\n", plans_.size() - kListed);
         const auto get = [&](cublasLtMatmulAlgoConfigAttributes_t attribute) {
             std::int32_t value = -1;
             std::size_t written = 0;

@@ -38,10 +38,12 @@ class Matmul {
     /// C = alpha op(A) op(B) + beta C. `workspace`: kWorkspace bytes.
     void run(const Context& c, const Product& product, const void* a, const void* b, void* result,
              float alpha, float beta, void* workspace);
-    /// A line an algorithm that was chosen, for the log.
+    /// A line an algorithm that was chosen, for the log; the first kListed.
     std::string choices() const;
 
   private:
+    /// Micro-batches have any number of tokens: plans beyond this are made anew.
+    static constexpr std::size_t kKept = 2048, kListed = 40;
     struct Plan;
     const Plan& plan(const Product& product);
     cublasLtHandle_t handle_ = nullptr;

@@ -31,8 +31,8 @@ std::vector<DeckKey> run_parameters() {
         {"run.timeout", duration, "", "600", ">0", "*",
          "A rank that makes no progress for so long ends the job and names itself."},
         {"run.deterministic", flag, "", "true", "", "*",
-         "Same deck, seed and grid give the same bits; what a GPU can only do without is refused. The CPU "
-         "program always keeps this."},
+         "Same deck, seed and grid give the same bits. A GPU without it runs attention's backward pass faster; "
+         "the CPU program always keeps it."},
         {"run.log_every", integer, "steps", "1", ">=0", "*", "Steps a line of the log; 0: none."},
         {"run.device", choice, "", "cpu", "cpu | cuda", "*",
          "What the ranks compute on: a core each, or a GPU each."},

@@ -31,7 +31,7 @@ struct Engine::Impl {
             return host.data() + (part.i32() - all.i32());
         }
     } step;
-    Tensor drawn;  ///< i32 [2, draw_rows]: tokens, then the bits of their log-probs
+    Tensor drawn;  ///< i32 [2, max(draw_rows, slots)]: tokens, then the bits of their log-probs
     /// Decode steps of one number of rows, recorded for one set of parameters and way of sampling.
     struct RecordedStep {
         const void* weights = nullptr;

@@ -110,6 +110,7 @@ class Bench {
         GenerationOptions endless = options;
         endless.end_tokens.clear();
         endless.stop.clear();
+        endless.on_pass = [this] { run_.watchdog.alive(); };
         double tokens = 0;
         const auto once = [&] {
             tokens = 0;
@@ -129,6 +130,7 @@ class Bench {
         for (const Slab& slab : slabs)
             bytes += static_cast<double>(slab.box.elements() * size_of(slab.dtype));
         double seconds = 1e300, plain = 1e300, still = 1e300;
+        stack_.ops->synchronize();  // offloaded state is the host's memory
         for (std::int64_t i = 0; i < std::max<std::int64_t>(2, runs_); ++i) {
             run_.grid.world().barrier();
             plain = std::min(plain, plain_write_seconds(run_.path(fmt::format("plain.{}", run_.grid.rank())),

@@ -84,8 +84,8 @@ double product_rate(Ops& ops, Device& device, DType dtype, const std::vector<Pro
 
 /// Dense bfloat16 FLOP/s by the makers' datasheets (H100 SXM and H200: 989e12, NVIDIA 2023).
 double datasheet_of(const std::string& device) {
-    return device.find("H100") != std::string::npos || device.find("H200") != std::string::npos ? 989e12
-                                                                                                : 0;
+    const auto is = [&](const char* name) { return device.starts_with(name); };
+    return is("NVIDIA H100 80GB HBM3") || is("NVIDIA H200") ? 989e12 : 0;
 }
 
 }  // namespace
@@ -252,12 +252,12 @@ void bench_attention(Run& run, Stack& stack, Json& result) {
                                        of(lse), packing, shape);
             });
             row["backward_flops_per_s"] = 2.5 * work / backward;
-            backward_rate = fmt::format("{:.0f}", 2.5e-12 * work / backward);
+            backward_rate = fmt::format("{:.3g}", 2.5e-12 * work / backward);
         } catch (const DeckError&) {
             // Deterministic and too long for the memory of its scores.
         }
         result["attention"].push_back(row);
-        run.log.info("{:>8} x {:>6} x {:>4} {:>6} {:>11.0f} {:>9}", sequences, shape.heads, d, length,
+        run.log.info("{:>8} x {:>6} x {:>4} {:>6} {:>11.3g} {:>9}", sequences, shape.heads, d, length,
                      1e-12 * work / forward, backward_rate);
         run.watchdog.alive();
     }

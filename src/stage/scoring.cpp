@@ -43,7 +43,8 @@ void exchange(Archive& a, Row& row) {
 StackNeeds stack_needs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "pretrain" || stage == "sft" || stage == "bench")
-        return {.train = true, .generate = stage == "bench" && bench_wants(deck, "generate")};
+        return {.train = stage != "bench" || bench_wants(deck, "train") || bench_wants(deck, "checkpoint"),
+                .generate = stage == "bench" && bench_wants(deck, "generate")};
     if (stage == "sample" || stage == "evaluate") return {.generate = true};
     if (stage != "rl") return {};
     const std::int64_t tokens = deck.integer("rl.prompts") * deck.integer("rl.group") *

@@ -21,7 +21,7 @@ namespace {
 constexpr std::int64_t kFileOverhead = std::int64_t{1} << 20, kBoxOverhead = 8192;
 
 Tensor take_staging(const CheckpointOptions& options, std::int64_t bytes, Arena& arena) {
-    if ((!options.background && !options.fetch) || bytes <= 0) return {};
+    if (!options.background || bytes <= 0) return {};
     return arena.take("checkpoint staging", DType::i32, {(bytes + 3) / 4});
 }
 

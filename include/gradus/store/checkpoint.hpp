@@ -43,7 +43,7 @@ struct CheckpointOptions {
 class CheckpointWriter {
   public:
     /// `staging_bytes`: size of this rank's largest checkpoint, taken from `arena` (host memory) as
-    /// "checkpoint staging" where background writing is on or slabs are fetched from a device.
+    /// "checkpoint staging" where background writing is on.
     CheckpointWriter(Communicator& world, CheckpointOptions options, std::int64_t staging_bytes,
                      Arena& arena);
     ~CheckpointWriter();
