@@ -146,8 +146,11 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     state["optimizer_steps"] = stack_.optimizer->steps();
     state["finished"] = finished;
     stack_.ops->synchronize();
-    if (const std::string choices = stack_.ops->report(); finished && !choices.empty())
-        run_.log.info("products:\n{}", choices);
+    // Another algorithm for a product gives other bits: where two runs differ, this tells why.
+    if (const std::string choices = stack_.ops->report(); !choices.empty()) {
+        state["products"] = choices;
+        if (finished) run_.log.info("products:\n{}", choices);
+    }
     std::vector<Slab> slabs = stack_.optimizer->slabs();
     if (stack_.reference)
         for (Slab& slab : stack_.reference_slabs(run_.grid))
