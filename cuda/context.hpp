@@ -17,7 +17,7 @@ struct Context {
     void* workspace = nullptr;
     std::int64_t workspace_bytes = 0;
     int multiprocessors = 0;
-    /// Bits repeat from run to run; what cannot do so refuses to run.
+    /// Bits repeat from run to run: what would not give way to what does.
     bool deterministic = true;
 
     /// The workspace as an array of at least `count` T. Throws InternalError where it is too small.
