@@ -20,7 +20,8 @@ constexpr std::array<std::string_view, 11> kStages = {
 std::vector<DeckKey> all_sections() {
     std::vector<DeckKey> all;
     for (const auto& section :
-         {run_parameters(), model_parameters(), train_parameters(), stage_parameters()})
+         {run_parameters(), model_parameters(), train_parameters(), rl_parameters(),
+          stage_parameters()})
         all.insert(all.end(), section.begin(), section.end());
     return all;
 }

@@ -47,44 +47,11 @@ std::vector<DeckKey> train_parameters() {
          "Responses of a conversation that are trained. Templates that drop past reasoning (deepseek-r1, "
          "qwen3) make a sequence for each."},
 
-        {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
-        {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
-        {"rl.updates", integer, "", "1", ">0", "rl",
-         "Updates that a rollout is split into; divides rl.prompts."},
-        {"rl.epochs", integer, "", "1", ">0", "rl", "Passes over a rollout."},
-        {"rl.reference_every", integer, "steps", "0", ">=0", "rl",
-         "The reference becomes a copy of the policy every so many updates; 0: never."},
-        {"rl.reference_offload", flag, "", "false", "", "rl",
-         "The reference stays in page-locked memory of the host and is copied for each use into memory that "
-         "training and generation leave free: its weights less of GPU memory, a copy over the bus a rollout."},
-        {"rl.old_logprobs", choice, "", "auto", "auto | trainer | sampler", "rl",
-         "Log-probs that the ratio is taken against: the trainer's before the first update (auto: only "
-         "computed where a rollout feeds several updates), or the sampler's."},
-        {"rl.mask_truncated", flag, "", "false", "", "rl",
-         "Responses cut off at rollout.max_new_tokens give no gradient (their rewards still count)."},
-
-        {"loss.clip_low", schedule, "", "0.2", ">=0", "rl", "Ratios below 1 - this are clipped."},
-        {"loss.clip_high", schedule, "", "0.2", ">=0", "rl", "Ratios above 1 + this are clipped."},
-        {"loss.kl_coef", schedule, "", "0.001", ">=0", "rl",
-         "Weight of the KL divergence to the reference (k3 estimator, in the loss)."},
-        {"loss.entropy_coef", schedule, "", "0", "", "rl", "Weight of an entropy bonus."},
-        {"loss.aggregation", choice, "", "sequence_mean", "sequence_mean | token_mean", "rl",
-         "Mean over sequences of their tokens' means (DeepSeekMath eq. 3), or over all tokens."},
-        {"loss.std", choice, "", "sample", "sample | population | none", "rl",
-         "Standard deviation that advantages are divided by."},
-        {"loss.std_eps", number, "", "1e-4", ">=0", "rl", "Added to that standard deviation."},
-
         {"loss.balance_coef", number, "", "0", ">=0", kTraining,
          "Weight of the routers' sequence-wise balance loss (DeepSeek-V3: 1e-4), for models with experts."},
         {"loss.mtp_coef", number, "", "0", ">=0", "pretrain sft",
          "Weight of the multi-token prediction loss (DeepSeek-V3: 0.3, later 0.1), for models with that "
          "module; 0: the module stays as it is."},
-
-        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition", "rl score",
-         "What the reward NAME measures."},
-        {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
-        {"reward.*.language", choice, "", "en", "en | zh", "rl score",
-         "kind = language: the language that the response is to keep to."},
     };
 }
 

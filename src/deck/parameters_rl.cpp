@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sections.hpp"
+
+namespace gradus {
+namespace {
+
+using enum ParameterType;
+
+std::vector<DeckKey> rollout_and_reference() {
+    return {
+        {"rl.prompts", integer, "prompts", "32", ">0", "rl", "Prompts of a rollout."},
+        {"rl.group", integer, "samples", "16", ">0", "rl", "Samples a prompt."},
+        {"rl.updates", integer, "", "1", ">0", "rl",
+         "Updates that a rollout is split into; divides rl.prompts, or without rl.keep_groups the samples."},
+        {"rl.epochs", integer, "", "1", ">0", "rl", "Passes over a rollout."},
+        {"rl.keep_groups", flag, "", "true", "", "rl",
+         "The samples of a prompt go into one update; without, a rollout is split sample by sample."},
+        {"rl.reference_every", integer, "steps", "0", ">=0", "rl",
+         "The reference becomes a copy of the policy every so many updates (DeepSeek-R1: 400); 0: never."},
+        {"rl.reference_mix", number, "", "1", "(0,1]", "rl",
+         "Then reference = this x policy + (1 - this) x reference: below 1 a moving average (TR-DPO: 0.6)."},
+        {"rl.reference_offload", flag, "", "false", "", "rl",
+         "The reference stays in page-locked memory of the host and is copied for each use into memory that "
+         "training and generation leave free: its weights less of GPU memory, a copy over the bus a rollout."},
+        {"rl.old_logprobs", choice, "", "auto", "auto | trainer | sampler", "rl",
+         "Log-probs that the ratio is taken against: the trainer's before the first update (auto: only "
+         "computed where a rollout feeds several updates), or the sampler's."},
+        {"rl.dynamic_sampling", flag, "", "false", "", "rl",
+         "Groups whose rewards are all alike are replaced by groups of further prompts (DAPO)."},
+        {"rl.max_rounds", integer, "rounds", "10", ">0", "rl",
+         "Rounds of sampling for one rollout; after the last, groups without spread fill it up."},
+        {"rl.mask_truncated", flag, "", "false", "", "rl",
+         "Responses cut off at rollout.max_new_tokens give no gradient (their rewards still count)."},
+        {"rl.truncated_penalty", number, "", "0", ">=0", "rl",
+         "Taken off the reward of responses cut off at rollout.max_new_tokens."},
+        {"rl.reward_clip", number, "", "0", ">=0", "rl",
+         "The sum of a response's rewards is held within plus and minus this; 0: it is not."},
+        {"rl.unscorable", choice, "", "any", "any | all", "rl",
+         "A response is left out of the statistics where any of its rewards cannot be judged, or where all "
+         "cannot; with `all` the others are summed (TRL)."},
+    };
+}
+
+std::vector<DeckKey> objective() {
+    return {
+        {"loss.objective", choice, "", "clip", "clip | cispo | sapo | vespo | reinforce", "rl",
+         "A token's term: PPO's clipped ratio; the log-prob weighted by the clipped ratio (CISPO); a soft gate "
+         "(SAPO); the log-prob weighted by the whole sequence's ratio (VESPO); the log-prob alone."},
+        {"loss.ratio", choice, "", "token", "token | sequence", "rl",
+         "Policy ratio of each token, or of the mean log-ratio of its sequence (GSPO)."},
+        {"loss.clip_low", schedule, "", "0.2", ">=0", "rl", "Ratios below 1 - this are clipped."},
+        {"loss.clip_high", schedule, "", "0.2", ">=0", "rl", "Ratios above 1 + this are clipped."},
+        {"loss.delta", number, "", "0", ">=0", "rl",
+         "Two-sided clip: the ratio of the unclipped term is at most this (INTELLECT-2); 0: no bound."},
+        {"loss.dual_clip", number, "", "0", ">=0", "rl",
+         "Where the advantage is negative the term is at most -advantage times this (verl: 3); 0: no bound."},
+        {"loss.ratio_clamp", number, "", "0", ">=0", "rl",
+         "Logarithms of ratios are held within plus and minus this (verl: 20), those of sequences from above "
+         "only; 0: they are not, and a ratio that overflows stops the run."},
+        {"loss.sapo_positive", number, "", "1", ">0", "rl", "SAPO: steepness of the gate where the advantage is positive."},
+        {"loss.sapo_negative", number, "", "1.05", ">0", "rl", "SAPO: the same where it is not."},
+        {"loss.aggregation", choice, "", "sequence_mean",
+         "sequence_mean | sequence_sum | token_mean | token_sum | constant", "rl",
+         "Mean over sequences of their tokens' means (DeepSeekMath eq. 3) or sums; mean or sum over all tokens; "
+         "the sum over sequences times loss.length (Dr. GRPO). Counted over the whole update on all ranks."},
+        {"loss.length", integer, "tokens", "0", ">=0", "rl",
+         "Length that aggregation = constant divides by; 0: rollout.max_new_tokens."},
+        {"loss.kl_coef", schedule, "", "0.001", ">=0", "rl",
+         "Weight of the KL divergence to the reference; 0 throughout: there is no reference."},
+        {"loss.kl", choice, "", "k3", "k1 | k2 | k3 | abs | k1+ | k3+ | abs+", "rl",
+         "Estimator of the divergence (Schulman 2020); with +, its value and the gradient of k2 (verl)."},
+        {"loss.kl_in", choice, "", "loss", "loss | reward", "rl",
+         "The divergence is a term of the loss, or taken off the reward of each token (PPO)."},
+        {"loss.kl_clamp_log", number, "", "0", ">=0", "rl",
+         "k3: the log-ratio is held within plus and minus this (verl: 20); 0: it is not."},
+        {"loss.kl_clamp", number, "", "0", ">=0", "rl", "k3: its value is at most this (verl: 10); 0: no bound."},
+        {"loss.kl_correction", choice, "", "none", "none | ratio | score", "rl",
+         "The term in the loss is multiplied by the policy ratio (DeepSeek-V3.2), or given the gradient of the "
+         "sampling too (NeMo-RL)."},
+        {"loss.entropy_coef", schedule, "", "0", "", "rl", "Weight of an entropy bonus."},
+        {"loss.entropy_target", number, "nats", "0", ">=0", "rl",
+         "The weight of the bonus adapts: it grows while the entropy is below this and falls above it, and "
+         "counts only below (Skywork-OR1); 0: it does not adapt."},
+        {"loss.entropy_step", number, "", "0.005", ">0", "rl", "How far that weight moves after an update, within 0 and 1."},
+        {"loss.top_entropy", number, "", "1", "(0,1]", "rl",
+         "Only this share of the tokens, those with the most entropy, have a policy term (arXiv 2506.01939: 0.2). Below 1 "
+         "each update begins with a forward pass over all its tokens."},
+        {"loss.sampler_ratio", choice, "", "none",
+         "none | token_truncate | token_mask | sequence_truncate | sequence_mask", "rl",
+         "Policy terms are multiplied by the ratio of the trainer's to the sampler's policy, of a token or of "
+         "the whole sequence: held within bounds (TIS), or 0 outside of them (IcePop)."},
+        {"loss.sampler_min", number, "", "0", ">=0", "rl", "Lower bound of that ratio."},
+        {"loss.sampler_max", number, "", "2", ">0", "rl", "Upper bound of that ratio."},
+        {"loss.off_policy_limit", number, "nats", "0", ">=0", "rl",
+         "Responses of negative advantage whose mean log-prob fell by more than this since they were sampled have no "
+         "policy term (DeepSeek-V3.2, eq. 9); 0: all have."},
+    };
+}
+
+std::vector<DeckKey> advantages() {
+    return {
+        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | process | reinforce | gae",
+         "rl",
+         "Against the group's mean (GRPO); against the mean of the others (RLOO); each reward by itself, then "
+         "summed (GDPO); of the best of k (arXiv 2508.10751); from the rewards of steps (DeepSeekMath, 4.1.3); the "
+         "discounted reward (REINFORCE); against a critic's values (PPO)."},
+        {"loss.std", choice, "", "sample", "sample | population | none | batch | mean", "rl",
+         "What advantages within a group are divided by: a standard deviation of the group's rewards, nothing "
+         "(Dr. GRPO), that of all rewards of the rollout, or the group's mean reward (MaxRL, for rewards >= 0)."},
+        {"loss.std_eps", number, "", "1e-4", ">=0", "rl", "Added to that divisor."},
+        {"loss.lone_reward", flag, "", "false", "", "rl",
+         "Where only one response of a group can be judged its advantage is its reward (verl); without, 0."},
+        {"loss.pass_k", integer, "samples", "4", ">0", "rl", "advantage = pass_at_k: the k."},
+        {"loss.gamma", number, "", "1", "[0,1]", "rl", "Discount a token, of advantage = reinforce and gae."},
+        {"loss.lambda", number, "", "1", "[0,1]", "rl", "advantage = gae: weight of the next token's advantage."},
+        {"loss.whiten", choice, "", "none", "none | sample | population", "rl",
+         "Advantages of all tokens of a rollout are brought to mean 0 and variance 1."},
+    };
+}
+
+std::vector<DeckKey> rewards() {
+    return {
+        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition | overlong", "rl score",
+         "What the reward NAME measures."},
+        {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
+        {"reward.*.language", choice, "", "en", "en | zh", "rl score",
+         "kind = language: the language that the response is to keep to."},
+        {"reward.*.max_tokens", integer, "tokens", "0", ">=0", "rl score",
+         "kind = overlong: length from which the reward is -1; 0: rollout.max_new_tokens (stage rl)."},
+        {"reward.*.buffer", integer, "tokens", "0", ">=0", "rl score",
+         "kind = overlong: over so many tokens before, the reward falls from 0 to -1 (DAPO, eq. 13)."},
+    };
+}
+
+}  // namespace
+
+std::vector<DeckKey> rl_parameters() {
+    std::vector<DeckKey> all;
+    for (const auto& part : {rollout_and_reference(), objective(), advantages(), rewards()})
+        all.insert(all.end(), part.begin(), part.end());
+    return all;
+}
+
+}  // namespace gradus
