@@ -59,6 +59,8 @@ std::vector<DeckKey> objective() {
          "only; 0: they are not, and a ratio that overflows stops the run."},
         {"loss.sapo_positive", number, "", "1", ">0", "rl", "SAPO: steepness of the gate where the advantage is positive."},
         {"loss.sapo_negative", number, "", "1.05", ">0", "rl", "SAPO: the same where it is not."},
+        {"loss.weight_gradient", flag, "", "false", "", "rl",
+         "VESPO: the gradient goes through the sequence's weight too, not only through the log-prob."},
         {"loss.aggregation", choice, "", "sequence_mean",
          "sequence_mean | sequence_sum | token_mean | token_sum | constant", "rl",
          "Mean over sequences of their tokens' means (DeepSeekMath eq. 3) or sums; mean or sum over all tokens; "

@@ -13,7 +13,7 @@ namespace {
 
 using Doubles = std::vector<double>;
 
-/// Added to the variance that tokens are whitened by (verl).
+/// verl's whitening adds this to the count of tokens and to the variance.
 constexpr double kWhitenEps = 1e-8;
 
 /// Statistics of what is not NaN.
@@ -187,15 +187,15 @@ void fill_by_time(const AdvantageOptions& o, const ScoredResponse& r, TokenAdvan
     double running = 0, next_value = 0;
     for (std::size_t t = out.advantage.size(); t-- > 0;) {
         double reward = t + 1 == out.advantage.size() ? r.reward : 0.0;
-        if (!r.token_rewards.empty()) reward += static_cast<double>(r.token_rewards[t]);
-        const double value = gae ? static_cast<double>(r.values[t]) : 0.0;
+        if (!r.token_rewards.empty()) reward += r.token_rewards[t];
+        const double value = gae ? r.values[t] : 0.0;
         running = reward + o.gamma * next_value - value + o.gamma * lambda * running;
         next_value = value;
         out.advantage[t] = running;
     }
     if (!gae) return;
     for (std::size_t t = 0; t < out.advantage.size(); ++t)
-        out.returns[t] = out.advantage[t] + static_cast<double>(r.values[t]);
+        out.returns[t] = out.advantage[t] + r.values[t];
 }
 
 void whiten(Whitening kind, const std::vector<ScoredResponse>& responses, std::vector<TokenAdvantages>& out) {
@@ -203,11 +203,15 @@ void whiten(Whitening kind, const std::vector<ScoredResponse>& responses, std::v
     Doubles all;
     for (std::size_t i = 0; i < out.size(); ++i)
         if (!std::isnan(responses[i].reward)) all.insert(all.end(), out[i].advantage.begin(), out[i].advantage.end());
-    const Statistics s(all);
-    const double std = kind == Whitening::sample ? s.sample_std() : s.population_std();
+    const bool spread = Statistics(all).spread;
+    const auto n = static_cast<double>(all.size());
+    const double mean = std::accumulate(all.begin(), all.end(), 0.0) / (n + kWhitenEps);
+    double variance = 0;
+    for (const double a : all) variance += (a - mean) * (a - mean) / (n + kWhitenEps);
+    if (kind == Whitening::sample) variance *= n / (n - 1);
     for (std::size_t i = 0; i < out.size(); ++i)
         for (double& a : out[i].advantage)
-            a = s.spread && !std::isnan(responses[i].reward) ? (a - s.mean) / std::sqrt(std * std + kWhitenEps) : 0.0;
+            a = spread && !std::isnan(responses[i].reward) ? (a - mean) / std::sqrt(variance + kWhitenEps) : 0.0;
 }
 
 }  // namespace
@@ -242,7 +246,7 @@ std::vector<TokenAdvantages> token_advantages(const AdvantageOptions& o,
             if (!std::isnan(responses[i].reward))
                 fill_by_time(o, responses[i], out[i]);
             else if (gae)  // the critic is left where it is
-                out[i].returns.assign(responses[i].values.begin(), responses[i].values.end());
+                out[i].returns = responses[i].values;
         }
     } else {
         const Doubles each = one_a_response(o, responses);

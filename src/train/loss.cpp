@@ -93,15 +93,21 @@ std::vector<double> sampler_ratios(const PolicyLossOptions& o, const PolicyToken
     return ratios;
 }
 
+/// VESPO's weight and its derivative by each of the sequence's log-probs.
+struct SequenceWeight {
+    double value = 1, slope = 0;
+};
+
 /// phi(W) = W^k e^(lambda (1 - W)) with W = the sequence's ratio, the sampler's included; (k, lambda) = (2, 3)
 /// for A >= 0, (3, 2) below (TRL, VESPO).
-double vespo_weight(std::span<const double> log_ratios, std::span<const double> sampler, double a) {
+SequenceWeight vespo_weight(std::span<const double> log_ratios, std::span<const double> sampler, double a) {
     double sum = 0;
     for (const double d : log_ratios) sum += std::clamp(d, -kVespoToken, kVespoToken);
     for (const double r : sampler) sum += std::log(r);
     const double log_w = std::clamp(sum, std::log(kVespoLow), kVespoHigh);
     const double k = a >= 0 ? 2 : 3, lambda = a >= 0 ? 3 : 2;
-    return std::exp(lambda + k * log_w - lambda * std::exp(log_w));
+    const double phi = std::exp(lambda + k * log_w - lambda * std::exp(log_w));
+    return {phi, log_w == sum && phi > 0 ? phi * (k - lambda * std::exp(log_w)) : 0.0};
 }
 
 template <class Real>
@@ -204,12 +210,14 @@ void policy_loss(const PolicyLossOptions& o, const LossNormalizer& normalizer, c
     const Ratios ratios = ratios_of(o, x);
     const std::vector<double> sampler = sampler_ratios(o, x);
     const bool vespo = o.objective == Objective::vespo;
-    const double sequence_weight = vespo ? vespo_weight(ratios.log, sampler, x.advantage[0]) : 1.0;
+    const SequenceWeight phi =
+        vespo ? vespo_weight(ratios.log, sampler, static_cast<double>(x.advantage[0])) : SequenceWeight{};
     const bool too_far = is_too_far(o, x);
     std::vector<double> own(n), through_ratio(n);
+    double through_weight = 0;
     for (std::size_t t = 0; t < n; ++t) {
         const double rho = ratios.value[t];
-        const Term term = policy_term(o, rho, sequence_weight, x.advantage[t], x.log_prob[t]);
+        const Term term = policy_term(o, rho, phi.value, x.advantage[t], x.log_prob[t]);
         const double kept = too_far || static_cast<double>(x.entropy[t]) < o.entropy_floor ? 0.0 : 1.0;
         // VESPO has the sampler's ratio in its weight.
         const double importance = sampler.empty() || vespo ? 1.0 : sampler[t];
@@ -218,10 +226,12 @@ void policy_loss(const PolicyLossOptions& o, const LossNormalizer& normalizer, c
         double loss = factor == 0 ? 0.0 : factor * term.value;
         double slope = factor == 0 ? 0.0 : factor * term.own;
         through_ratio[t] = factor == 0 ? 0.0 : weight * factor * term.through_ratio;
+        if (vespo && o.weight_gradient && factor != 0)
+            through_weight -= weight * factor * phi.slope * x.advantage[t] * x.log_prob[t];
         if (!x.ref_log_prob.empty()) {
             const KlTerm kl = kl_term(o.kl, x.log_prob[t], x.ref_log_prob[t]);
-            sums.kl += kl.value;
             const double times = o.kl_correction == KlCorrection::ratio ? rho : 1.0;
+            sums.kl += times * kl.value;
             if (o.kl_coef != 0) {
                 loss += o.kl_coef * times * kl.value;
                 slope += o.kl_coef * times * kl.slope;
@@ -251,8 +261,8 @@ void policy_loss(const PolicyLossOptions& o, const LossNormalizer& normalizer, c
     const bool together = o.ratio == RatioLevel::sequence;
     const double shared = sum_of(through_ratio) / static_cast<double>(n);
     for (std::size_t t = 0; t < n; ++t)
-        d_log_prob[t] = static_cast<Real>(own[t] + (together ? shared : through_ratio[t]));
-    sums.sequence_weight += vespo ? sequence_weight : 0.0;
+        d_log_prob[t] = static_cast<Real>(own[t] + (together ? shared : through_ratio[t]) + through_weight);
+    sums.sequence_weight += vespo ? phi.value : 0.0;
     sums.sequences += 1;
     sums.tokens += static_cast<double>(n);
 }

@@ -66,12 +66,13 @@ float inverse(double temperature) {
 /// The trained tokens of one sequence, side by side.
 struct TokenColumns {
     std::vector<std::int64_t> row;
-    std::vector<float> log_prob, entropy, old_log_prob, ref_log_prob, advantage;
+    std::vector<float> log_prob, entropy, old_log_prob, ref_log_prob, sampler_log_prob, advantage;
     std::vector<float> d_log_prob, d_entropy;
 
     void gather(const Sequence& s, std::size_t place, const MicroBatch& micro,
                 std::span<const float> log_probs, std::span<const float> entropies) {
-        for (auto* v : {&log_prob, &entropy, &old_log_prob, &ref_log_prob, &advantage}) v->clear();
+        for (auto* v : {&log_prob, &entropy, &old_log_prob, &ref_log_prob, &sampler_log_prob, &advantage})
+            v->clear();
         row.clear();
         for (std::size_t t = 1; t < s.tokens.size(); ++t) {
             if (!(s.weight[t] > 0)) continue;
@@ -82,10 +83,19 @@ struct TokenColumns {
             // On-policy: the ratio is 1 and its gradient that of the log-prob.
             old_log_prob.push_back(s.old_log_prob.empty() ? log_probs[r] : s.old_log_prob[t]);
             if (!s.ref_log_prob.empty()) ref_log_prob.push_back(s.ref_log_prob[t]);
+            if (!s.sampler_log_prob.empty()) sampler_log_prob.push_back(s.sampler_log_prob[t]);
             advantage.push_back(s.advantage[t]);
         }
         d_log_prob.assign(row.size(), 0.0f);
         d_entropy.assign(row.size(), 0.0f);
+    }
+    PolicyTokens<float> tokens() const {
+        return {.log_prob = log_prob,
+                .entropy = entropy,
+                .old_log_prob = old_log_prob,
+                .advantage = advantage,
+                .ref_log_prob = ref_log_prob,
+                .sampler_log_prob = sampler_log_prob};
     }
 };
 
@@ -98,43 +108,14 @@ void check_policy_sequence(const Sequence& s, const PolicyLossOptions& options) 
             n);
 }
 
-void measure_gap(const Sequence& s, const TokenColumns& columns, PolicyLossSums& sums) {
-    if (s.sampler_log_prob.empty()) return;
-    for (std::size_t t = 1, i = 0; t < s.tokens.size(); ++t) {
-        if (!(s.weight[t] > 0)) continue;
-        const double gap =
-            std::abs(static_cast<double>(columns.log_prob[i++]) - s.sampler_log_prob[t]);
-        sums.sampler_gap += gap;
-        sums.sampler_gap_max = std::max(sums.sampler_gap_max, gap);
-    }
-}
-
-void add(PolicyLossSums& sums, const PolicyLossSums& more) {
-    sums.loss += more.loss;
-    sums.kl += more.kl;
-    sums.entropy += more.entropy;
-    sums.ratio += more.ratio;
-    sums.clipped_low += more.clipped_low;
-    sums.clipped_high += more.clipped_high;
-    sums.sampler_gap += more.sampler_gap;
-    sums.sampler_gap_max = std::max(sums.sampler_gap_max, more.sampler_gap_max);
-    sums.tokens += more.tokens;
-}
-
 void reduce(PolicyLossSums& sums, Communicator& data) {
-    std::array<double, 8> values = {sums.loss,        sums.kl,           sums.entropy,
-                                    sums.ratio,       sums.clipped_low,  sums.clipped_high,
-                                    sums.sampler_gap, sums.tokens};
+    std::array<double, 14> values{};
+    const auto fields = sums.summed();
+    static_assert(std::tuple_size_v<std::remove_const_t<decltype(fields)>> == values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = *fields[i];
     data.all_reduce(std::span<double>(values), Reduce::sum);
-    sums = {.loss = values[0],
-            .kl = values[1],
-            .entropy = values[2],
-            .ratio = values[3],
-            .clipped_low = values[4],
-            .clipped_high = values[5],
-            .sampler_gap = values[6],
-            .sampler_gap_max = data.max(sums.sampler_gap_max),
-            .tokens = values[7]};
+    for (std::size_t i = 0; i < values.size(); ++i) *fields[i] = values[i];
+    sums.sampler_gap_max = data.max(sums.sampler_gap_max);
 }
 
 }  // namespace
@@ -347,11 +328,9 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
             const Sequence& s = *members[i];
             PolicyLossSums sums;
             columns.gather(s, i, micro_, rows_.log_prob, rows_.entropy);
-            policy_loss<float>(options, normalizer, columns.log_prob, columns.entropy,
-                               columns.old_log_prob, columns.ref_log_prob, columns.advantage,
-                               columns.d_log_prob, columns.d_entropy, sums);
-            measure_gap(s, columns, sums);
-            add(result.sums, sums);
+            policy_loss<float>(options, normalizer, columns.tokens(), columns.d_log_prob,
+                               columns.d_entropy, sums);
+            result.sums.add(sums);
             for (std::size_t k = 0; k < columns.row.size(); ++k) {
                 const auto r = static_cast<std::size_t>(columns.row[k]);
                 rows_.d_log_prob[r] = columns.d_log_prob[k];
@@ -371,6 +350,21 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
 std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameters,
                                                    const std::vector<Sequence>& batch,
                                                    double temperature) {
+    return score(parameters, batch, temperature, rows_.log_prob);
+}
+
+double Trainer::entropy_floor(const std::vector<Sequence>& batch, double top, double temperature) {
+    if (top >= 1) return -std::numeric_limits<double>::infinity();
+    const auto entropies = score(parameters_, batch, temperature, rows_.entropy);
+    std::vector<double> trained;
+    for (std::size_t i = 0; i < batch.size(); ++i)
+        for (std::size_t t = 1; t < batch[i].weight.size(); ++t)
+            if (batch[i].weight[t] > 0) trained.push_back(static_cast<double>(entropies[i][t]));
+    return gradus::entropy_floor(trained, top);
+}
+
+std::vector<std::vector<float>> Trainer::score(const ParameterSet& parameters, const std::vector<Sequence>& batch,
+                                               double temperature, const std::vector<float>& column) {
     const float inv_temperature = inverse(temperature);
     std::vector<std::size_t> starts(1, 0);
     for (const Sequence& s : batch) starts.push_back(starts.back() + s.tokens.size());
@@ -389,7 +383,7 @@ std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameter
             const auto index = static_cast<std::size_t>(indices[i]);
             const std::size_t length = batch[index].tokens.size();
             if (length < 2) continue;
-            const float* first = rows_.log_prob.data() + micro_.row(i, 1);
+            const float* first = column.data() + micro_.row(i, 1);
             std::copy_n(first, length - 1, flat.data() + starts[index] + 1);
         }
     }

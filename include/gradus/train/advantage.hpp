@@ -57,8 +57,8 @@ struct ScoredResponse {
     std::int64_t tokens = 0;
     std::vector<double> parts;          ///< rewards: weighted, NaN where unscorable
     std::vector<StepReward> steps;      ///< process
-    std::vector<float> token_rewards;   ///< added at each token (KL in the reward); empty: none
-    std::vector<float> values;          ///< gae: V at each token
+    std::vector<double> token_rewards;  ///< added at each token (KL in the reward); empty: none
+    std::vector<double> values;         ///< gae: V at each token
 };
 
 struct TokenAdvantages {

@@ -75,6 +75,7 @@ struct PolicyLossOptions {
     double dual_clip = 0;    ///< where A < 0 the term is at most -A times this (Ye et al. 2020); 0: not
     double ratio_clamp = 0;  ///< log rho is held within +-this, of sequences from above; 0: not
     double sapo_positive = 1.0, sapo_negative = 1.05;  ///< SAPO's tau
+    bool weight_gradient = false;  ///< VESPO: phi has a gradient too
     KlOptions kl;
     double kl_coef = 0;      ///< of the term in the loss
     KlCorrection kl_correction = KlCorrection::none;

@@ -62,6 +62,9 @@ class Trainer {
     std::vector<std::vector<float>> log_probs(const ParameterSet& parameters,
                                               const std::vector<Sequence>& batch,
                                               double temperature);
+    /// The entropy that the share `top` of the trained tokens with the most entropy reaches under the
+    /// policy (PolicyLossOptions::entropy_floor); a forward pass over the batch. -infinity for top = 1.
+    double entropy_floor(const std::vector<Sequence>& batch, double top, double temperature);
 
   private:
     /// Called once a micro-batch: from rows_.log_prob and rows_.entropy it gives rows_.d_log_prob and
@@ -80,6 +83,9 @@ class Trainer {
                        Tensor d_hidden);
     /// The second call of a linear loss, for the micro-batch whose log-probs have not been read.
     void take_pending(const Loss& loss);
+    /// One of the columns of rows_ for every token, exchanged between the ranks, as log_probs().
+    std::vector<std::vector<float>> score(const ParameterSet& parameters, const std::vector<Sequence>& batch,
+                                          double temperature, const std::vector<float>& column);
     void download_log_probs(std::int64_t n);
     void upload_gradients(std::int64_t n);
     TokenResult next_token(const std::vector<Sequence>& batch, bool update);
