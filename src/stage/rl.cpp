@@ -9,67 +9,40 @@
 #include "gradus/stage/data.hpp"
 #include "gradus/stage/lifecycle.hpp"
 #include "gradus/stage/scoring.hpp"
-#include "rl_batch.hpp"
+#include "rl_options.hpp"
+#include "rl_rollout.hpp"
 #include "stages.hpp"
 
 namespace gradus {
 namespace {
 
-struct MeanSpread {
-    double sum = 0, squares = 0, count = 0, low = INFINITY, high = -INFINITY;
-    void add(double x) {
-        sum += x;
-        squares += x * x;
-        ++count;
-        low = std::min(low, x);
-        high = std::max(high, x);
+/// The weight of the entropy bonus that follows the entropy (Skywork-OR1, arXiv 2505.22312): a step up after an
+/// update at which the entropy was below the target, a step down otherwise, within [0, 1]; it counts where the last
+/// entropy was below.
+class AdaptiveEntropy {
+  public:
+    explicit AdaptiveEntropy(const Deck& deck)
+        : target_(deck.number("loss.entropy_target")),
+          step_(deck.number("loss.entropy_step")),
+          coef_(deck.schedule("loss.entropy_coef").at(0)) {}
+    bool adapts() const { return target_ > 0; }
+    /// `scheduled` where the weight does not adapt.
+    double coef(double scheduled) const { return !adapts() ? scheduled : last_ <= target_ ? coef_ : 0.0; }
+    void observe(double entropy) {
+        if (!adapts()) return;
+        coef_ = std::clamp(coef_ + (entropy < target_ ? step_ : -step_), 0.0, 1.0);
+        last_ = entropy;
     }
-    double mean() const { return count > 0 ? sum / count : 0; }
-    double std() const {
-        return count > 0 ? std::sqrt(std::max(0.0, squares / count - mean() * mean())) : 0;
+    Json state() const { return {{"coef", coef_}, {"last", last_}}; }
+    void load(const Json& state) {
+        coef_ = state.at("coef");
+        last_ = state.at("last");
     }
-};
 
-/// Reward, length and group statistics of a rollout, as they go to metrics.jsonl.
-Json rollout_statistics(const std::vector<RolloutRow>& rows, const std::vector<NamedReward>& rewards,
-                        std::int32_t group_size) {
-    Json out;
-    MeanSpread reward, length;
-    double truncated = 0, flat_groups = 0, groups = 0;
-    for (std::size_t first = 0; first < rows.size(); first += static_cast<std::size_t>(group_size)) {
-        double low = INFINITY, high = -INFINITY;
-        for (std::size_t i = first; i < first + static_cast<std::size_t>(group_size); ++i) {
-            length.add(static_cast<double>(rows[i].tokens.size()));
-            truncated += rows[i].finish == FinishReason::length;
-            if (!std::isfinite(rows[i].reward)) continue;
-            reward.add(rows[i].reward);
-            low = std::min(low, rows[i].reward);
-            high = std::max(high, rows[i].reward);
-        }
-        flat_groups += !(low < high);
-        ++groups;
-    }
-    out["reward_mean"] = reward.mean();
-    out["reward_std"] = reward.std();
-    for (std::size_t r = 0; r < rewards.size(); ++r) {
-        MeanSpread column;
-        double unscorable = 0;
-        for (const RolloutRow& row : rows)
-            if (std::isfinite(row.rewards[r]))
-                column.add(row.rewards[r]);
-            else
-                ++unscorable;
-        out["rewards"][rewards[r].name] = {
-            {"mean", column.mean()}, {"std", column.std()}, {"unscorable", unscorable}};
-    }
-    out["groups_without_spread"] = flat_groups / groups;
-    out["length_mean"] = length.mean();
-    out["length_min"] = length.low;
-    out["length_max"] = length.high;
-    out["truncated"] = truncated / length.count;
-    out["rollout_tokens"] = length.sum;
-    return out;
-}
+  private:
+    double target_, step_, coef_;
+    double last_ = 0;
+};
 
 /// The loop of the stage with all that its steps share.
 class ReinforcementLearning {
@@ -79,10 +52,7 @@ class ReinforcementLearning {
     ExitCode loop(StartPoint& start);
 
   private:
-    PendingRollout roll_out(std::int64_t step);
-    std::vector<RolloutRow> sample_and_score(std::int64_t step);
-    void give_advantages(std::vector<RolloutRow>& rows, std::int64_t step) const;
-    PendingRollout make_pending(const std::vector<RolloutRow>& rows, std::int64_t step);
+    void roll_out(std::int64_t step);
     Trainer::PolicyResult update(std::int64_t step, double lr);
     /// pass@1 of the policy on held-out problems after `step` updates; NaN where none is due.
     double measure(std::int64_t step);
@@ -91,13 +61,13 @@ class ReinforcementLearning {
 
     Run& run_;
     Stack& stack_;
-    std::vector<PromptRow> prompts_;
-    RewardPool pool_;
-    Shuffler shuffler_;
+    RolloutMaker maker_;
     std::uint64_t seed_;
-    std::int64_t prompts_per_rollout_, updates_, epochs_, total_, reference_every_;
-    std::int32_t group_;
+    RolloutSplit split_;
+    std::int64_t total_, reference_every_;
     std::int64_t rollouts_ = 0;  ///< made so far
+    std::int64_t groups_ = 0;    ///< prompts drawn so far
+    AdaptiveEntropy entropy_;
     double tokens_ = 0;          ///< generated and trained, whole run
     PendingRollout pending_;
     std::vector<PromptRow> held_out_;
@@ -108,135 +78,34 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
                                              std::vector<PromptRow> held_out)
     : run_(run),
       stack_(stack),
-      prompts_(std::move(prompts)),
-      pool_(deck_rewards(run.deck), 1),
-      shuffler_(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
-                static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),
+      maker_(run, stack, std::move(prompts)),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
-      prompts_per_rollout_(run.deck.integer("rl.prompts")),
-      updates_(run.deck.integer("rl.updates")),
-      epochs_(run.deck.integer("rl.epochs")),
+      split_(rollout_split(run.deck)),
       total_(run.deck.integer("train.steps")),
       reference_every_(run.deck.integer("rl.reference_every")),
-      group_(static_cast<std::int32_t>(run.deck.integer("rl.group"))),
+      entropy_(run.deck),
       held_out_(std::move(held_out)),
-      measure_every_(run.deck.integer("eval.every")) {
-}
+      measure_every_(run.deck.integer("eval.every")) {}
 
-/// This rank's samples, scored, with advantages; written to the rollout table.
-std::vector<RolloutRow> ReinforcementLearning::sample_and_score(std::int64_t step) {
-    Profile::Region region(run_.profile, "rollout.other");
-    std::vector<std::int64_t> chosen, groups;
-    for (std::int64_t i = 0; i < prompts_per_rollout_; ++i) {
-        groups.push_back(rollouts_ * prompts_per_rollout_ + i);
-        chosen.push_back(shuffler_.row(groups.back()));
-    }
-    const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
-    std::vector<RolloutRow> rows = generate_and_score(
-        run_, stack_, pool_,
-        {.rows = prompts_, .prompts = chosen, .groups = groups, .samples = group_, .options = options});
-    give_advantages(rows, step);
-    if (run_.grid.tensor_rank() == 0) {
-        std::vector<std::string> names;
-        for (const NamedReward& reward : pool_.rewards()) names.push_back(reward.name);
-        write_rollouts(rollout_path(run_.dir, step, run_.grid.data_rank(), 0), names, rows);
-    }
-    return rows;
-}
-
-void ReinforcementLearning::give_advantages(std::vector<RolloutRow>& rows, std::int64_t step) const {
-    std::vector<double> weights;
-    for (const NamedReward& reward : pool_.rewards())
-        weights.push_back(run_.deck.schedule("reward." + reward.name + ".weight").at(step));
-    for (RolloutRow& row : rows) {
-        row.step = step;
-        row.reward = 0;
-        // One part that cannot be judged leaves the sum unknown.
-        for (std::size_t r = 0; r < weights.size(); ++r)
-            if (weights[r] != 0) row.reward += weights[r] * row.rewards[r];
-        if (std::isnan(row.reward)) row.reward = kUnscorable;
-    }
-    const GroupStd std = parse_group_std(run_.deck.text("loss.std"));
-    const double eps = run_.deck.number("loss.std_eps");
-    const auto size = static_cast<std::size_t>(group_);
-    for (std::size_t first = 0; first < rows.size(); first += size) {
-        std::vector<double> rewards;
-        for (std::size_t i = first; i < first + size; ++i) rewards.push_back(rows[i].reward);
-        const std::vector<double> advantages = group_advantages(rewards, std, eps);
-        for (std::size_t i = 0; i < size; ++i) rows[first + i].advantage = advantages[i];
-    }
-}
-
-PendingRollout ReinforcementLearning::make_pending(const std::vector<RolloutRow>& rows,
-                                                   std::int64_t step) {
-    PendingRollout pending;
-    pending.number = rollouts_;
-    pending.updates = updates_ * epochs_;
-    pending.prompts = prompts_per_rollout_;
-    pending.parts = updates_;
-    pending.temperature = run_.deck.schedule("rollout.temperature").at(step);
-    pending.statistics = rollout_statistics(rows, pool_.rewards(), group_);
-    const bool mask_truncated = run_.deck.flag("rl.mask_truncated");
-    for (const RolloutRow& row : rows) {
-        Sequence s;
-        s.tokens = row.prompt_tokens;
-        s.tokens.insert(s.tokens.end(), row.tokens.begin(), row.tokens.end());
-        const std::size_t prompt = row.prompt_tokens.size(), n = s.tokens.size();
-        const bool used = !(mask_truncated && row.finish == FinishReason::length);
-        s.weight.assign(n, 0.0f);
-        s.advantage.assign(n, 0.0f);
-        s.sampler_log_prob.assign(n, 0.0f);
-        for (std::size_t t = prompt; t < n; ++t) {
-            s.weight[t] = used ? 1.0f : 0.0f;
-            s.advantage[t] = static_cast<float>(row.advantage);
-            s.sampler_log_prob[t] = row.log_probs[t - prompt];
-        }
-        s.address = static_cast<std::int64_t>(pending.sequences.size());
-        pending.sequences.push_back(std::move(s));
-        pending.group.push_back(
-            static_cast<std::int32_t>(row.group - rollouts_ * prompts_per_rollout_));
-    }
-    const std::string& old = run_.deck.text("rl.old_logprobs");
-    // One update from one rollout is on-policy: the ratio is 1 by definition, nothing to compute.
-    if (old == "sampler") {
-        for (Sequence& s : pending.sequences) s.old_log_prob = s.sampler_log_prob;
-    } else if (old == "trainer" || pending.updates > 1) {
-        Profile::Region region(run_.profile, "logprobs.old");
-        auto all = stack_.trainer->log_probs(*stack_.policy, pending.sequences, pending.temperature);
-        for (std::size_t i = 0; i < all.size(); ++i) pending.sequences[i].old_log_prob = std::move(all[i]);
-    }
-    const Schedule kl_coef = run_.deck.schedule("loss.kl_coef");
-    bool reference_wanted = false;
-    for (std::int64_t i = 0; i < pending.updates; ++i) reference_wanted |= kl_coef.at(step + i) != 0;
-    if (reference_wanted) {
-        Profile::Region region(run_.profile, "logprobs.reference");
-        auto all = stack_.trainer->log_probs(stack_.bring_reference(), pending.sequences, pending.temperature);
-        for (std::size_t i = 0; i < all.size(); ++i) pending.sequences[i].ref_log_prob = std::move(all[i]);
-    }
-    return pending;
-}
-
-PendingRollout ReinforcementLearning::roll_out(std::int64_t step) {
-    const std::vector<RolloutRow> rows = gather_rows(run_.grid, sample_and_score(step));
-    PendingRollout pending = make_pending(rows, step);
+void ReinforcementLearning::roll_out(std::int64_t step) {
+    pending_ = maker_.make(rollouts_, step, groups_);
     const std::int64_t preempted = run_.grid.data().sum(stack_.engine->preemptions());
-    if (preempted > 0) pending.statistics["preempted"] = preempted;
+    if (preempted > 0) pending_.statistics["preempted"] = preempted;
     ++rollouts_;
-    tokens_ += pending.statistics["rollout_tokens"].get<double>();
-    return pending;
+    tokens_ += pending_.statistics["rollout_tokens"].get<double>();
 }
 
 Trainer::PolicyResult ReinforcementLearning::update(std::int64_t step, double lr) {
-    const Deck& deck = run_.deck;
-    const PolicyLossOptions options{
-        .clip_low = deck.schedule("loss.clip_low").at(step),
-        .clip_high = deck.schedule("loss.clip_high").at(step),
-        .kl_coef = deck.schedule("loss.kl_coef").at(step),
-        .entropy_coef = deck.schedule("loss.entropy_coef").at(step),
-        .aggregation = parse_aggregation(deck.text("loss.aggregation"))};
-    const std::vector<Sequence> batch = pending_.batch(seed_);
+    PolicyLossOptions options = policy_loss_options(run_.deck, step);
+    options.entropy_coef = entropy_.coef(options.entropy_coef);
+    const std::vector<Sequence> batch = pending_.batch(seed_, pending_.next);
+    options.entropy_floor =
+        stack_.trainer->entropy_floor(batch, run_.deck.number("loss.top_entropy"), pending_.temperature);
     ++pending_.next;
-    return stack_.trainer->policy_step(batch, options, pending_.temperature, lr);
+    const Trainer::PolicyResult result =
+        stack_.trainer->policy_step(batch, options, pending_.temperature, lr);
+    entropy_.observe(result.sums.entropy / std::max(1.0, result.sums.tokens));
+    return result;
 }
 
 double ReinforcementLearning::measure(std::int64_t step) {
@@ -282,7 +151,11 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                 {"ratio", sums.ratio / n},
                 {"clipped_low", sums.clipped_low / n},
                 {"clipped_high", sums.clipped_high / n},
+                {"masked", sums.masked / n},
                 {"trained_tokens", sums.tokens}};
+    if (run_.deck.number("loss.dual_clip") > 0) row["dual_clipped"] = sums.dual_clipped / n;
+    if (run_.deck.text("loss.sampler_ratio") != "none") row["sampler_ratio"] = sums.sampler_ratio / n;
+    if (entropy_.adapts()) row["entropy_coef"] = entropy_.coef(0);
     row.update(router_metrics(stack_.config, result.router));
     row.update(pending_.statistics);
     if (!std::isnan(pass)) row["pass_at_1"] = pass;
@@ -304,21 +177,19 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         const Json& state = start.own->state();
         try {
             rollouts_ = state.at("rollouts");
+            groups_ = state.at("groups");
             tokens_ = state.at("tokens");
+            entropy_.load(state.at("entropy"));
             pending_ = PendingRollout::load(*start.own);
         } catch (const Json::exception& e) {
             throw CheckpointError(fmt::format("{} was written by another version of gradus, whose rollouts "
                                               "this one cannot continue: {}",
                                               start.own->directory(), e.what()));
         }
-        require<DeckError>(
-            pending_.empty() || (pending_.prompts == prompts_per_rollout_ &&
-                                 pending_.parts == updates_ && pending_.updates == updates_ * epochs_),
-            "{} stands in the middle of a rollout of rl.prompts = {}, rl.updates = {}, rl.epochs = {}; "
-            "the deck now has {}, {}, {}: go on with the old values, or from another checkpoint",
-            start.own->directory(), pending_.prompts, pending_.parts,
-            pending_.updates / std::max<std::int64_t>(1, pending_.parts), prompts_per_rollout_, updates_,
-            epochs_);
+        require<DeckError>(pending_.empty() || pending_.split == split_,
+                           "{} stands in the middle of a rollout of {}; the deck now has {}: go on with the old "
+                           "values, or from another checkpoint",
+                           start.own->directory(), pending_.split.text(), split_.text());
     }
     const double tokens_before = tokens_;
     start.own.reset();
@@ -329,21 +200,25 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
     for (std::int64_t step = start.step; step < total_;) {
         const double began = now_seconds();
         life.begin_step();
-        if (pending_.empty()) pending_ = roll_out(step);
+        if (pending_.empty()) roll_out(step);
         const double lr = rate.at(step);
         const Trainer::PolicyResult result = life.guarded([&] { return update(step, lr); });
         ++step;
         tokens_ += result.tokens;
         const double pass = measure(step);
         record(step, result, lr, pass, now_seconds() - began, life);
-        if (reference_every_ > 0 && step % reference_every_ == 0)
-            stack_.renew_reference();
+        if (stack_.reference && reference_every_ > 0 && step % reference_every_ == 0)
+            stack_.renew_reference(run_.deck.number("rl.reference_mix"));
         const bool stop = life.end_step(step);
         if (stop || step == total_ || life.due(step)) {
             const bool finished = step == total_;
             if (finished) pending_ = PendingRollout{};
             life.save(step,
-                      {{"rollouts", rollouts_}, {"tokens", tokens_}, {"rollout", pending_.state()}},
+                      {{"rollouts", rollouts_},
+                       {"groups", groups_},
+                       {"tokens", tokens_},
+                       {"entropy", entropy_.state()},
+                       {"rollout", pending_.state()}},
                       pending_.slabs(run_.grid, storage), finished);
         }
         if (stop) return ExitCode::again;

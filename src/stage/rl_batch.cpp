@@ -1,49 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rl_batch.hpp"
 
+#include <array>
+
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 
 namespace gradus {
+namespace {
 
-std::vector<Sequence> PendingRollout::batch(std::uint64_t seed) const {
-    const std::int64_t groups = prompts, updates_per_epoch = parts;
-    const std::int64_t epoch = next / updates_per_epoch, part = next % updates_per_epoch;
-    const std::int64_t epochs = updates / updates_per_epoch;
-    std::vector<std::int64_t> order(static_cast<std::size_t>(groups));
-    random_permutation(seed, Stream::updates,
-                       static_cast<std::uint64_t>(number * epochs + epoch), groups, order.data());
-    std::vector<bool> chosen(static_cast<std::size_t>(groups));
-    for (std::int64_t i = groups * part / updates_per_epoch;
-         i < groups * (part + 1) / updates_per_epoch; ++i)
+/// The per-token inputs of the losses that a checkpoint holds. A column that a run does not use is empty.
+struct Column {
+    const char* name;
+    std::vector<float> Sequence::*values;
+};
+constexpr std::array kColumns = {Column{"weight", &Sequence::weight},
+                                 Column{"advantage", &Sequence::advantage},
+                                 Column{"old_log_prob", &Sequence::old_log_prob},
+                                 Column{"ref_log_prob", &Sequence::ref_log_prob},
+                                 Column{"sampler_log_prob", &Sequence::sampler_log_prob},
+                                 Column{"value", &Sequence::value},
+                                 Column{"returns", &Sequence::returns}};
+
+std::string slab_name(const char* column) { return std::string("rollout/") + column; }
+
+}  // namespace
+
+std::string RolloutSplit::text() const {
+    return fmt::format("rl.prompts = {}, rl.updates = {}, rl.epochs = {}, rl.keep_groups = {}", prompts, parts,
+                       epochs, keep_groups);
+}
+
+std::vector<std::size_t> PendingRollout::members(std::uint64_t seed, std::int64_t u) const {
+    const std::int64_t epoch = u / split.parts, part = u % split.parts;
+    const std::int64_t units = split.keep_groups ? split.prompts : std::ssize(sequences);
+    std::vector<std::int64_t> order(static_cast<std::size_t>(units));
+    random_permutation(seed, Stream::updates, static_cast<std::uint64_t>(number * split.epochs + epoch), units,
+                       order.data());
+    std::vector<bool> chosen(static_cast<std::size_t>(units));
+    for (std::int64_t i = units * part / split.parts; i < units * (part + 1) / split.parts; ++i)
         chosen[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])] = true;
-    std::vector<Sequence> batch;
+    std::vector<std::size_t> members;
     for (std::size_t s = 0; s < sequences.size(); ++s)
-        if (chosen[static_cast<std::size_t>(group[s])]) batch.push_back(sequences[s]);
+        if (chosen[split.keep_groups ? static_cast<std::size_t>(group[s]) : s]) members.push_back(s);
+    return members;
+}
+
+std::vector<Sequence> PendingRollout::batch(std::uint64_t seed, std::int64_t u) const {
+    std::vector<Sequence> batch;
+    for (const std::size_t s : members(seed, u)) batch.push_back(sequences[s]);
     return batch;
+}
+
+std::int64_t PendingRollout::bytes_per_token() {
+    return static_cast<std::int64_t>(sizeof(TokenId) + kColumns.size() * sizeof(float));
 }
 
 std::vector<Slab> PendingRollout::slabs(const Grid& grid, Storage& storage) const {
     storage = {};
+    storage.columns.resize(kColumns.size());
     if (empty()) return {};
-    auto append = [](std::vector<float>& to, const std::vector<float>& from, std::size_t n) {
-        // An input that the loss does not use is kept as zeros, so that columns stay parallel.
-        if (from.empty())
-            to.insert(to.end(), n, 0.0f);
-        else
-            to.insert(to.end(), from.begin(), from.end());
-    };
     for (std::size_t i = 0; i < sequences.size(); ++i) {
         const Sequence& s = sequences[i];
-        const std::size_t n = s.tokens.size();
-        storage.lengths.push_back(static_cast<std::int32_t>(n));
+        storage.lengths.push_back(static_cast<std::int32_t>(s.tokens.size()));
         storage.groups.push_back(group[i]);
         storage.tokens.insert(storage.tokens.end(), s.tokens.begin(), s.tokens.end());
-        append(storage.weight, s.weight, n);
-        append(storage.advantage, s.advantage, n);
-        append(storage.old_log_prob, s.old_log_prob, n);
-        append(storage.ref_log_prob, s.ref_log_prob, n);
-        append(storage.sampler_log_prob, s.sampler_log_prob, n);
+        for (std::size_t c = 0; c < kColumns.size(); ++c) {
+            const std::vector<float>& values = s.*kColumns[c].values;
+            storage.columns[c].insert(storage.columns[c].end(), values.begin(), values.end());
+        }
     }
     std::vector<Slab> slabs;
     if (grid.tensor_rank() != 0) return slabs;
@@ -52,7 +77,7 @@ std::vector<Slab> PendingRollout::slabs(const Grid& grid, Storage& storage) cons
         const std::int64_t begin = n * grid.data_rank() / grid.data_size();
         const std::int64_t end = n * (grid.data_rank() + 1) / grid.data_size();
         if (end > begin)
-            slabs.push_back({.tensor = std::string("rollout/") + name,
+            slabs.push_back({.tensor = slab_name(name),
                              .dtype = dtype,
                              .global = {n},
                              .box = {{begin}, {end - begin}},
@@ -61,28 +86,18 @@ std::vector<Slab> PendingRollout::slabs(const Grid& grid, Storage& storage) cons
     add("lengths", DType::i32, storage.lengths);
     add("groups", DType::i32, storage.groups);
     add("tokens", DType::i32, storage.tokens);
-    add("weight", DType::f32, storage.weight);
-    add("advantage", DType::f32, storage.advantage);
-    add("old_log_prob", DType::f32, storage.old_log_prob);
-    add("ref_log_prob", DType::f32, storage.ref_log_prob);
-    add("sampler_log_prob", DType::f32, storage.sampler_log_prob);
+    for (std::size_t c = 0; c < kColumns.size(); ++c) add(kColumns[c].name, DType::f32, storage.columns[c]);
     return slabs;
 }
 
 Json PendingRollout::state() const {
-    bool old_given = false, ref_given = false;
-    for (const Sequence& s : sequences) {
-        old_given |= !s.old_log_prob.empty();
-        ref_given |= !s.ref_log_prob.empty();
-    }
-    return {{"number", number},
-            {"next", next},
-            {"updates", updates},
-            {"temperature", temperature},
-            {"prompts", prompts},
-            {"parts", parts},
-            {"old", old_given},
-            {"reference", ref_given},
+    Json columns = Json::array();
+    for (const Column& column : kColumns)
+        if (!sequences.empty() && !(sequences.front().*column.values).empty()) columns.push_back(column.name);
+    return {{"number", number},           {"next", next},
+            {"temperature", temperature}, {"prompts", split.prompts},
+            {"parts", split.parts},       {"epochs", split.epochs},
+            {"keep_groups", split.keep_groups}, {"columns", columns},
             {"statistics", statistics}};
 }
 
@@ -91,43 +106,40 @@ PendingRollout PendingRollout::load(const CheckpointReader& reader) {
     const Json& state = reader.state().at("rollout");
     rollout.number = state.at("number");
     rollout.next = state.at("next");
-    rollout.updates = state.at("updates");
     rollout.temperature = state.at("temperature");
-    rollout.prompts = state.at("prompts");
-    rollout.parts = state.at("parts");
+    rollout.split = {.prompts = state.at("prompts"),
+                     .parts = state.at("parts"),
+                     .epochs = state.at("epochs"),
+                     .keep_groups = state.at("keep_groups")};
     rollout.statistics = state.at("statistics");
     if (rollout.empty()) return rollout;
-    auto column = [&](const char* name, auto& values) {
-        const std::string tensor = std::string("rollout/") + name;
+    auto read = [&](const char* name, auto& values) {
+        const std::string tensor = slab_name(name);
         const Shape shape = reader.info(tensor).global;
         values.resize(static_cast<std::size_t>(shape[0]));
         reader.read(tensor, {{0}, shape}, values.data());
     };
     Storage s;
-    column("lengths", s.lengths);
-    column("groups", s.groups);
-    column("tokens", s.tokens);
-    column("weight", s.weight);
-    column("advantage", s.advantage);
-    column("old_log_prob", s.old_log_prob);
-    column("ref_log_prob", s.ref_log_prob);
-    column("sampler_log_prob", s.sampler_log_prob);
+    read("lengths", s.lengths);
+    read("groups", s.groups);
+    read("tokens", s.tokens);
+    s.columns.resize(kColumns.size());
+    const auto present = state.at("columns").get<std::vector<std::string>>();
+    for (const std::string& name : present)
+        for (std::size_t c = 0; c < kColumns.size(); ++c)
+            if (name == kColumns[c].name) read(kColumns[c].name, s.columns[c]);
     std::ptrdiff_t at = 0;
     for (std::size_t i = 0; i < s.lengths.size(); ++i) {
         const std::ptrdiff_t end = at + s.lengths[i];
-        require<CheckpointError>(end <= static_cast<std::ptrdiff_t>(s.tokens.size()),
-                                 "{}: lengths of the pending rollout do not fit its tokens",
-                                 reader.directory());
-        auto part = [&](const std::vector<float>& v) {
-            return std::vector<float>(v.begin() + at, v.begin() + end);
-        };
         Sequence sequence;
-        sequence.tokens.assign(s.tokens.begin() + at, s.tokens.begin() + end);
-        sequence.weight = part(s.weight);
-        sequence.advantage = part(s.advantage);
-        if (state.at("old").get<bool>()) sequence.old_log_prob = part(s.old_log_prob);
-        if (state.at("reference").get<bool>()) sequence.ref_log_prob = part(s.ref_log_prob);
-        sequence.sampler_log_prob = part(s.sampler_log_prob);
+        auto part = [&](const auto& from, auto& to) {
+            require<CheckpointError>(end <= std::ssize(from),
+                                     "{}: lengths of the pending rollout do not fit its tokens", reader.directory());
+            to.assign(from.begin() + at, from.begin() + end);
+        };
+        part(s.tokens, sequence.tokens);
+        for (std::size_t c = 0; c < kColumns.size(); ++c)
+            if (!s.columns[c].empty()) part(s.columns[c], sequence.*kColumns[c].values);
         sequence.address = static_cast<std::int64_t>(i);
         rollout.sequences.push_back(std::move(sequence));
         at = end;

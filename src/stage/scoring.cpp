@@ -6,6 +6,8 @@
 
 #include "gradus/base/bytes.hpp"
 #include "gradus/base/error.hpp"
+#include "rl_batch.hpp"
+#include "rl_options.hpp"
 
 namespace gradus {
 namespace {
@@ -50,9 +52,9 @@ StackNeeds stack_needs(const Deck& deck) {
     const std::int64_t tokens = deck.integer("rl.prompts") * deck.integer("rl.group") *
                                 deck.integer("train.max_length");
     return {.train = true,
-            .reference = true,
+            .reference = wants_reference(deck),
             .generate = true,
-            .extra_checkpoint_bytes = tokens * 6 * 4};
+            .extra_checkpoint_bytes = tokens * PendingRollout::bytes_per_token()};
 }
 
 bool bench_wants(const Deck& deck, const std::string& what) {

@@ -282,10 +282,23 @@ const ParameterSet& Stack::bring_reference() {
     return *brought_;
 }
 
-void Stack::renew_reference() {
-    if (!brought_) return reference->copy_from(*policy, *ops);
-    ops->download(reference->flat_values().data(), policy->flat_values());
-    ops->download(reference->flat_untrained().data(), policy->flat_untrained());
+void Stack::renew_reference(double mix) {
+    const ParameterSet& old = mix < 1 ? bring_reference() : *reference;
+    if (mix < 1)
+        // mix p + (1 - mix) r, without memory for a third model.
+        for (const auto& [r, p] : {std::pair(old.flat_values(), policy->flat_values()),
+                                   std::pair(old.flat_untrained(), policy->flat_untrained())}) {
+            ops->scale(r, static_cast<float>((1 - mix) / mix));
+            ops->add(r, p);
+            ops->scale(r, static_cast<float>(mix));
+        }
+    if (!brought_) {
+        if (mix == 1) reference->copy_from(*policy, *ops);
+        return;
+    }
+    const ParameterSet& from = mix < 1 ? old : *policy;
+    ops->download(reference->flat_values().data(), from.flat_values());
+    ops->download(reference->flat_untrained().data(), from.flat_untrained());
 }
 
 std::vector<Slab> Stack::reference_slabs(const Grid& grid) const {

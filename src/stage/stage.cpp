@@ -11,6 +11,7 @@
 #include "gradus/stage/policy_text.hpp"
 #include "gradus/stage/stack.hpp"
 #include "gradus/stage/scoring.hpp"
+#include "rl_options.hpp"
 #include "stages.hpp"
 
 namespace gradus {
@@ -28,11 +29,7 @@ void check_keys(const Deck& deck) {
                          stage));
     if (stage == "rl") {
         auto whole = [&](const char* key) { return deck.integer(key); };
-        want(whole("rl.prompts") % whole("rl.updates") == 0,
-             fmt::format("{}: rl.prompts = {} does not divide into rl.updates = {} parts of whole groups",
-                         deck.origin("rl.updates"), whole("rl.prompts"), whole("rl.updates")));
-        want(whole("rl.group") >= 2, fmt::format("{}: rl.group = {}: advantages need at least 2 samples "
-                                                 "a prompt", deck.origin("rl.group"), whole("rl.group")));
+        for (const std::string& what : check_rl_keys(deck)) want(false, what);
         want(whole("train.steps") > 0, "stage = rl needs train.steps (policy updates in all)");
         want(deck.number("rollout.top_p") == 1 && whole("rollout.top_k") == 0,
              "stage = rl samples from the whole distribution that it trains: leave rollout.top_p = 1 and "

@@ -54,8 +54,8 @@ struct Stack {
 
     /// The reference where the model can use it, until the next training or generation.
     const ParameterSet& bring_reference();
-    /// The reference becomes a copy of the policy.
-    void renew_reference();
+    /// reference = mix x policy + (1 - mix) x reference; 1: a copy. In the type of the weights.
+    void renew_reference(double mix = 1);
     std::vector<Slab> reference_slabs(const Grid& grid) const;
 
   private:

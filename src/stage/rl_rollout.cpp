@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rl_rollout.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "gradus/base/error.hpp"
+#include "gradus/stage/scoring.hpp"
+#include "rl_options.hpp"
+
+namespace gradus {
+namespace {
+
+struct MeanSpread {
+    double sum = 0, squares = 0, count = 0, low = INFINITY, high = -INFINITY;
+    void add(double x) {
+        sum += x;
+        squares += x * x;
+        ++count;
+        low = std::min(low, x);
+        high = std::max(high, x);
+    }
+    double mean() const { return count > 0 ? sum / count : 0; }
+    double std() const {
+        return count > 0 ? std::sqrt(std::max(0.0, squares / count - mean() * mean())) : 0;
+    }
+};
+
+/// Whether the rewards of a group, side by side, differ.
+bool has_spread(std::span<const RolloutRow> group) {
+    double low = INFINITY, high = -INFINITY;
+    for (const RolloutRow& row : group) {
+        if (std::isnan(row.reward)) continue;
+        low = std::min(low, row.reward);
+        high = std::max(high, row.reward);
+    }
+    return low < high;
+}
+
+/// The weighted sum of a row's rewards. Rewards that cannot be judged leave it unknown: any of them, or all
+/// of them together.
+double weighted_sum(const std::vector<double>& rewards, const std::vector<double>& weights, bool any_unknown) {
+    double sum = 0;
+    bool known = false, unknown = false;
+    for (std::size_t r = 0; r < weights.size(); ++r) {
+        if (weights[r] == 0) continue;
+        if (!std::isfinite(rewards[r])) {
+            unknown = true;
+        } else {
+            known = true;
+            sum += weights[r] * rewards[r];
+        }
+    }
+    if (any_unknown ? unknown : unknown && !known) return kUnscorable;
+    return sum;
+}
+
+std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedReward>& rewards, std::int64_t step) {
+    std::vector<double> weights;
+    for (const NamedReward& reward : rewards)
+        weights.push_back(deck.schedule("reward." + reward.name + ".weight").at(step));
+    return weights;
+}
+
+}  // namespace
+
+RolloutSplit rollout_split(const Deck& deck) {
+    return {.prompts = deck.integer("rl.prompts"),
+            .parts = deck.integer("rl.updates"),
+            .epochs = deck.integer("rl.epochs"),
+            .keep_groups = deck.flag("rl.keep_groups")};
+}
+
+RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts)
+    : run_(run),
+      stack_(stack),
+      prompts_(std::move(prompts)),
+      pool_(deck_rewards(run.deck), 1),
+      shuffler_(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
+                static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),
+      seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
+      split_(rollout_split(run.deck)),
+      group_(static_cast<std::size_t>(run.deck.integer("rl.group"))) {}
+
+std::vector<RolloutRow> RolloutMaker::sample(std::int64_t step, std::int64_t count, std::int64_t& groups) {
+    std::vector<std::int64_t> chosen, addresses;
+    for (std::int64_t i = 0; i < count; ++i) {
+        addresses.push_back(groups++);
+        chosen.push_back(shuffler_.row(addresses.back()));
+    }
+    const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
+    std::vector<RolloutRow> rows = generate_and_score(run_, stack_, pool_,
+                                                      {.rows = prompts_,
+                                                       .prompts = chosen,
+                                                       .groups = addresses,
+                                                       .samples = static_cast<std::int32_t>(group_),
+                                                       .options = options});
+    add_up(rows, step);
+    return gather_rows(run_.grid, rows);
+}
+
+void RolloutMaker::add_up(std::vector<RolloutRow>& rows, std::int64_t step) const {
+    const std::vector<double> weights = reward_weights(run_.deck, pool_.rewards(), step);
+    const bool any = run_.deck.text("rl.unscorable") == "any";
+    const double penalty = run_.deck.number("rl.truncated_penalty"), bound = run_.deck.number("rl.reward_clip");
+    for (RolloutRow& row : rows) {
+        row.step = step;
+        row.reward = weighted_sum(row.rewards, weights, any);
+        if (row.finish == FinishReason::length) row.reward -= penalty;
+        if (bound > 0 && !std::isnan(row.reward)) row.reward = std::clamp(row.reward, -bound, bound);
+    }
+}
+
+std::vector<RolloutRow> RolloutMaker::sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds) {
+    std::vector<RolloutRow> kept, flat;
+    const auto wanted = static_cast<std::size_t>(split_.prompts) * group_;
+    const std::int64_t most = run_.deck.flag("rl.dynamic_sampling") ? run_.deck.integer("rl.max_rounds") : 1;
+    while (rounds.rounds < most && kept.size() < wanted) {
+        ++rounds.rounds;
+        const std::vector<RolloutRow> rows =
+            sample(step, static_cast<std::int64_t>((wanted - kept.size()) / group_), groups);
+        for (std::size_t first = 0; first < rows.size(); first += group_) {
+            const std::span group(rows.data() + first, group_);
+            std::vector<RolloutRow>& to = most == 1 || has_spread(group) ? kept : flat;
+            to.insert(to.end(), group.begin(), group.end());
+        }
+        if (most > 1)
+            run_.log.progress(fmt::format("round {}: {} of {} groups have spread", rounds.rounds,
+                                          kept.size() / group_, split_.prompts));
+    }
+    const std::size_t filled = (wanted - kept.size()) / group_;
+    rounds.replaced = static_cast<std::int64_t>(flat.size() / group_ - filled);
+    if (filled > 0)
+        run_.log.warn("{} of {} groups have no spread after rl.max_rounds = {} rounds; they stay, without effect",
+                      filled, split_.prompts, most);
+    kept.insert(kept.end(), flat.begin(), flat.begin() + static_cast<std::ptrdiff_t>(filled * group_));
+    std::stable_sort(kept.begin(), kept.end(),
+                     [](const RolloutRow& a, const RolloutRow& b) { return a.group < b.group; });
+    return kept;
+}
+
+Sequence RolloutMaker::sequence_of(const RolloutRow& row) const {
+    Sequence s;
+    s.tokens = row.prompt_tokens;
+    s.tokens.insert(s.tokens.end(), row.tokens.begin(), row.tokens.end());
+    const std::size_t prompt = row.prompt_tokens.size(), n = s.tokens.size();
+    const bool used = !(run_.deck.flag("rl.mask_truncated") && row.finish == FinishReason::length);
+    s.weight.assign(n, 0.0f);
+    s.advantage.assign(n, 0.0f);
+    s.sampler_log_prob.assign(n, 0.0f);
+    for (std::size_t t = prompt; t < n; ++t) {
+        s.weight[t] = used ? 1.0f : 0.0f;
+        s.sampler_log_prob[t] = row.log_probs[t - prompt];
+    }
+    return s;
+}
+
+void RolloutMaker::fill(PendingRollout& pending, std::vector<float> Sequence::*column,
+                        const ParameterSet& parameters) {
+    for (std::int64_t u = 0; u < split_.parts; ++u) {
+        const std::vector<std::size_t> members = pending.members(seed_, u);
+        auto all = stack_.trainer->log_probs(parameters, pending.batch(seed_, u), pending.temperature);
+        for (std::size_t i = 0; i < members.size(); ++i)
+            pending.sequences[members[i]].*column = std::move(all[i]);
+    }
+}
+
+ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, std::int64_t step) const {
+    const Deck& deck = run_.deck;
+    ScoredResponse out{.group = row.group, .reward = row.reward, .tokens = std::ssize(row.tokens)};
+    const std::size_t prompt = row.prompt_tokens.size(), n = s.tokens.size();
+    const std::vector<double> weights = reward_weights(deck, pool_.rewards(), step);
+    for (std::size_t r = 0; r < weights.size(); ++r)
+        if (weights[r] != 0) out.parts.push_back(weights[r] * row.rewards[r]);
+    if (!s.value.empty()) out.values.assign(s.value.begin() + static_cast<std::ptrdiff_t>(prompt), s.value.end());
+    const double coef = deck.schedule("loss.kl_coef").at(step);
+    if (deck.text("loss.kl_in") == "reward" && coef != 0) {
+        const KlOptions options = kl_options(deck);
+        for (std::size_t t = prompt; t < n; ++t)
+            out.token_rewards.push_back(
+                -coef * kl_term(options, static_cast<double>(s.old_log_prob[t]),
+                                static_cast<double>(s.ref_log_prob[t])).value);
+    }
+    return out;
+}
+
+void RolloutMaker::give_advantages(PendingRollout& pending, std::vector<RolloutRow>& rows,
+                                   std::int64_t step) const {
+    std::vector<ScoredResponse> responses;
+    for (std::size_t i = 0; i < rows.size(); ++i) responses.push_back(scored(rows[i], pending.sequences[i], step));
+    const std::vector<TokenAdvantages> all = token_advantages(advantage_options(run_.deck), responses);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        Sequence& s = pending.sequences[i];
+        const std::vector<double>&advantage = all[i].advantage, &returns = all[i].returns;
+        const auto prompt = static_cast<std::ptrdiff_t>(rows[i].prompt_tokens.size());
+        std::transform(advantage.begin(), advantage.end(), s.advantage.begin() + prompt,
+                       [](double a) { return static_cast<float>(a); });
+        if (!returns.empty() || !s.value.empty()) {
+            s.returns.assign(s.tokens.size(), 0.0f);
+            std::transform(returns.begin(), returns.end(), s.returns.begin() + prompt,
+                           [](double r) { return static_cast<float>(r); });
+        }
+        const auto n = static_cast<double>(std::max<std::size_t>(1, advantage.size()));
+        rows[i].advantage = std::accumulate(advantage.begin(), advantage.end(), 0.0) / n;
+    }
+}
+
+PendingRollout RolloutMaker::make(std::int64_t number, std::int64_t step, std::int64_t& groups) {
+    const Deck& deck = run_.deck;
+    Rounds rounds;
+    PendingRollout pending;
+    std::vector<RolloutRow> rows;
+    {
+        Profile::Region region(run_.profile, "rollout.other");
+        rows = sample_with_spread(step, groups, rounds);
+    }
+    pending.number = number;
+    pending.split = split_;
+    pending.temperature = deck.schedule("rollout.temperature").at(step);
+    pending.statistics = statistics(rows, rounds);
+    std::int32_t place = -1;
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        if (i == 0 || rows[i].group != rows[i - 1].group) ++place;
+        pending.sequences.push_back(sequence_of(rows[i]));
+        pending.sequences.back().address = static_cast<std::int64_t>(i);
+        pending.group.push_back(place);
+    }
+    const Schedule kl_coef = deck.schedule("loss.kl_coef");
+    bool reference_wanted = false;
+    for (std::int64_t i = 0; i < pending.updates(); ++i) reference_wanted |= kl_coef.at(step + i) != 0;
+    const std::string& old = deck.text("rl.old_logprobs");
+    const bool in_reward = reference_wanted && deck.text("loss.kl_in") == "reward";
+    // One update from one rollout is on-policy: the ratio is 1 by definition, nothing to compute.
+    if (old == "sampler") {
+        for (Sequence& s : pending.sequences) s.old_log_prob = s.sampler_log_prob;
+    } else if (old == "trainer" || pending.updates() > 1 || in_reward) {
+        Profile::Region region(run_.profile, "logprobs.old");
+        fill(pending, &Sequence::old_log_prob, *stack_.policy);
+    }
+    if (reference_wanted) {
+        Profile::Region region(run_.profile, "logprobs.reference");
+        fill(pending, &Sequence::ref_log_prob, stack_.bring_reference());
+    }
+    give_advantages(pending, rows, step);
+    write(rows, step);
+    return pending;
+}
+
+void RolloutMaker::write(const std::vector<RolloutRow>& rows, std::int64_t step) const {
+    if (run_.grid.tensor_rank() != 0) return;
+    std::vector<std::string> names;
+    for (const NamedReward& reward : pool_.rewards()) names.push_back(reward.name);
+    const auto n = static_cast<std::ptrdiff_t>(rows.size() / group_), size = static_cast<std::ptrdiff_t>(group_);
+    const std::ptrdiff_t rank = run_.grid.data_rank(), ranks = run_.grid.data_size();
+    const std::vector<RolloutRow> mine(rows.begin() + n * rank / ranks * size,
+                                       rows.begin() + n * (rank + 1) / ranks * size);
+    write_rollouts(rollout_path(run_.dir, step, run_.grid.data_rank(), 0), names, mine);
+}
+
+Json RolloutMaker::statistics(const std::vector<RolloutRow>& rows, const Rounds& rounds) const {
+    Json out;
+    MeanSpread reward, length;
+    double truncated = 0, flat_groups = 0, groups = 0;
+    for (std::size_t first = 0; first < rows.size(); first += group_) {
+        const std::span group(rows.data() + first, group_);
+        for (const RolloutRow& row : group) {
+            length.add(static_cast<double>(row.tokens.size()));
+            truncated += row.finish == FinishReason::length;
+            if (!std::isnan(row.reward)) reward.add(row.reward);
+        }
+        flat_groups += !has_spread(group);
+        ++groups;
+    }
+    out["reward_mean"] = reward.mean();
+    out["reward_std"] = reward.std();
+    const std::vector<NamedReward>& rewards = pool_.rewards();
+    for (std::size_t r = 0; r < rewards.size(); ++r) {
+        MeanSpread column;
+        double unscorable = 0;
+        for (const RolloutRow& row : rows)
+            if (std::isfinite(row.rewards[r]))
+                column.add(row.rewards[r]);
+            else
+                ++unscorable;
+        out["rewards"][rewards[r].name] = {
+            {"mean", column.mean()}, {"std", column.std()}, {"unscorable", unscorable}};
+    }
+    out["groups_without_spread"] = flat_groups / groups;
+    if (run_.deck.flag("rl.dynamic_sampling")) {
+        out["rounds"] = rounds.rounds;
+        out["groups_replaced"] = rounds.replaced;
+    }
+    out["length_mean"] = length.mean();
+    out["length_min"] = length.low;
+    out["length_max"] = length.high;
+    out["truncated"] = truncated / length.count;
+    out["rollout_tokens"] = length.sum;
+    return out;
+}
+
+}  // namespace gradus

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a rollout of stage rl is made: samples, rewards, log-probs, values, advantages.
+#pragma once
+
+#include <vector>
+
+#include "gradus/reward/reward.hpp"
+#include "gradus/stage/data.hpp"
+#include "gradus/stage/run.hpp"
+#include "gradus/stage/stack.hpp"
+#include "gradus/store/rollout_table.hpp"
+#include "gradus/train/advantage.hpp"
+#include "rl_batch.hpp"
+
+namespace gradus {
+
+class RolloutMaker {
+  public:
+    RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts);
+
+    /// Rollout `number`, sampled after `step` updates; writes the rollout table. `groups`: prompts that the
+    /// run has drawn so far, which is the cursor into the data and addresses the samples; moved on.
+    PendingRollout make(std::int64_t number, std::int64_t step, std::int64_t& groups);
+
+  private:
+    struct Rounds {
+        std::int64_t rounds = 0, replaced = 0, flat = 0;
+    };
+    std::vector<RolloutRow> sample(std::int64_t step, std::int64_t count, std::int64_t& groups);
+    /// Rows of rl.prompts groups, in order of (group, sample), on every rank.
+    std::vector<RolloutRow> sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds);
+    /// RolloutRow::reward of each row.
+    void add_up(std::vector<RolloutRow>& rows, std::int64_t step) const;
+    Sequence sequence_of(const RolloutRow& row) const;
+    /// Log-probs under `parameters`, in the micro-batches of the first epoch's updates: where the policy is
+    /// the same these find the same bits.
+    void fill(PendingRollout& pending, std::vector<float> Sequence::*column, const ParameterSet& parameters);
+    void give_advantages(PendingRollout& pending, std::vector<RolloutRow>& rows, std::int64_t step) const;
+    ScoredResponse scored(const RolloutRow& row, const Sequence& sequence, std::int64_t step) const;
+    void write(const std::vector<RolloutRow>& rows, std::int64_t step) const;
+    Json statistics(const std::vector<RolloutRow>& rows, const Rounds& rounds) const;
+
+    Run& run_;
+    Stack& stack_;
+    std::vector<PromptRow> prompts_;
+    RewardPool pool_;
+    Shuffler shuffler_;
+    std::uint64_t seed_;
+    RolloutSplit split_;
+    std::size_t group_;
+};
+
+/// What the deck asks for.
+RolloutSplit rollout_split(const Deck& deck);
+
+}  // namespace gradus
