@@ -154,8 +154,9 @@ Doubles one_a_response(const AdvantageOptions& o, const std::vector<ScoredRespon
     Doubles out = by_group(responses, rewards, [&](std::span<const double> part) {
         return o.kind == AdvantageKind::pass_at_k ? pass_at_k(o, part) : group_advantages(o, part);
     });
-    if (o.std == GroupStd::batch)
-        for (double& a : out) a /= Statistics(rewards).sample_std() + o.eps;
+    const Statistics all(rewards);
+    if (o.std == GroupStd::batch && all.spread)
+        for (double& a : out) a /= all.sample_std() + o.eps;
     return out;
 }
 
