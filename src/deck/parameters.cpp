@@ -7,6 +7,7 @@
 #include <array>
 #include <string>
 
+#include "presets.hpp"
 #include "sections.hpp"
 #include "value.hpp"
 
@@ -104,6 +105,7 @@ std::string help_deck(std::string_view prefix) {
         text += fmt::format("{} = {}\n", key, value) + wrap(p.help, 92);
         const std::string stages = p.stages == "*" ? "" : fmt::format("; stages: {}", p.stages);
         text += wrap(fmt::format("[{}{}]", describe_type(p), stages), 92);
+        if (p.key == "loss.preset" && prefix == "loss.preset") text += describe_presets();
     }
     return text;
 }

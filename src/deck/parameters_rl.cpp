@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "presets.hpp"
 #include "sections.hpp"
 
 namespace gradus {
@@ -33,6 +34,10 @@ std::vector<DeckKey> rollout_and_reference() {
          "Responses cut off at rollout.max_new_tokens give no gradient (their rewards still count)."},
         {"rl.truncated_penalty", number, "", "0", ">=0", "rl",
          "Taken off the reward of responses cut off at rollout.max_new_tokens."},
+        {"rl.overlong_buffer", integer, "tokens", "0", ">=0", "rl",
+         "Soft overlong punishment (DAPO, eq. 13): over the last so many tokens before rollout.max_new_tokens the "
+         "reward falls by up to rl.overlong_penalty; 0: it does not."},
+        {"rl.overlong_penalty", number, "", "1", ">=0", "rl", "How far it falls, at rollout.max_new_tokens and beyond."},
         {"rl.reward_clip", number, "", "0", ">=0", "rl",
          "The sum of a response's rewards is held within plus and minus this; 0: it is not."},
         {"rl.unscorable", choice, "", "any", "any | all", "rl",
@@ -43,6 +48,8 @@ std::vector<DeckKey> rollout_and_reference() {
 
 std::vector<DeckKey> objective() {
     return {
+        {"loss.preset", choice, "", "none", preset_names(), "rl",
+         "A published recipe: sets the keys below, of rl., train., optim. and rollout., that the deck leaves out."},
         {"loss.objective", choice, "", "clip", "clip | cispo | sapo | vespo | reinforce", "rl",
          "A token's term: PPO's clipped ratio; the log-prob weighted by the clipped ratio (CISPO); a soft gate "
          "(SAPO); the log-prob weighted by the whole sequence's ratio (VESPO); the log-prob alone."},
@@ -101,11 +108,9 @@ std::vector<DeckKey> objective() {
 
 std::vector<DeckKey> advantages() {
     return {
-        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | process | reinforce | gae",
-         "rl",
+        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | reinforce", "rl",
          "Against the group's mean (GRPO); against the mean of the others (RLOO); each reward by itself, then "
-         "summed (GDPO); of the best of k (arXiv 2508.10751); from the rewards of steps (DeepSeekMath, 4.1.3); the "
-         "discounted reward (REINFORCE); against a critic's values (PPO)."},
+         "summed (GDPO); of the best of k (arXiv 2508.10751); the discounted reward (REINFORCE)."},
         {"loss.std", choice, "", "sample", "sample | population | none | batch | mean", "rl",
          "What advantages within a group are divided by: a standard deviation of the group's rewards, nothing "
          "(Dr. GRPO), that of all rewards of the rollout, or the group's mean reward (MaxRL, for rewards >= 0)."},
@@ -113,24 +118,29 @@ std::vector<DeckKey> advantages() {
         {"loss.lone_reward", flag, "", "false", "", "rl",
          "Where only one response of a group can be judged its advantage is its reward (verl); without, 0."},
         {"loss.pass_k", integer, "samples", "4", ">0", "rl", "advantage = pass_at_k: the k."},
-        {"loss.gamma", number, "", "1", "[0,1]", "rl", "Discount a token, of advantage = reinforce and gae."},
-        {"loss.lambda", number, "", "1", "[0,1]", "rl", "advantage = gae: weight of the next token's advantage."},
+        {"loss.gamma", number, "", "1", "[0,1]", "rl", "advantage = reinforce: discount a token."},
         {"loss.whiten", choice, "", "none", "none | sample | population", "rl",
          "Advantages of all tokens of a rollout are brought to mean 0 and variance 1."},
     };
 }
 
+std::vector<DeckKey> beside_the_main_loss() {
+    return {
+        {"loss.balance_coef", number, "", "0", ">=0", "pretrain sft rl",
+         "Weight of the routers' sequence-wise balance loss (DeepSeek-V3: 1e-4), for models with experts."},
+        {"loss.mtp_coef", number, "", "0", ">=0", "pretrain sft",
+         "Weight of the multi-token prediction loss (DeepSeek-V3: 0.3, later 0.1), for models with that "
+         "module; 0: the module stays as it is."},
+    };
+}
+
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition | overlong", "rl score",
+        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition", "rl score",
          "What the reward NAME measures."},
         {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
         {"reward.*.language", choice, "", "en", "en | zh", "rl score",
          "kind = language: the language that the response is to keep to."},
-        {"reward.*.max_tokens", integer, "tokens", "0", ">=0", "rl score",
-         "kind = overlong: length from which the reward is -1; 0: rollout.max_new_tokens (stage rl)."},
-        {"reward.*.buffer", integer, "tokens", "0", ">=0", "rl score",
-         "kind = overlong: over so many tokens before, the reward falls from 0 to -1 (DAPO, eq. 13)."},
     };
 }
 
@@ -138,7 +148,8 @@ std::vector<DeckKey> rewards() {
 
 std::vector<DeckKey> rl_parameters() {
     std::vector<DeckKey> all;
-    for (const auto& part : {rollout_and_reference(), objective(), advantages(), rewards()})
+    for (const auto& part : {rollout_and_reference(), objective(), advantages(),
+                             beside_the_main_loss(), rewards()})
         all.insert(all.end(), part.begin(), part.end());
     return all;
 }

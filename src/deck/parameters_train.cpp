@@ -46,12 +46,6 @@ std::vector<DeckKey> train_parameters() {
         {"sft.train_on", choice, "", "all", "all | last", "sft",
          "Responses of a conversation that are trained. Templates that drop past reasoning (deepseek-r1, "
          "qwen3) make a sequence for each."},
-
-        {"loss.balance_coef", number, "", "0", ">=0", kTraining,
-         "Weight of the routers' sequence-wise balance loss (DeepSeek-V3: 1e-4), for models with experts."},
-        {"loss.mtp_coef", number, "", "0", ">=0", "pretrain sft",
-         "Weight of the multi-token prediction loss (DeepSeek-V3: 0.3, later 0.1), for models with that "
-         "module; 0: the module stays as it is."},
     };
 }
 

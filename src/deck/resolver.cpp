@@ -13,6 +13,7 @@
 #include "gradus/deck/deck.hpp"
 #include "gradus/deck/parameters.hpp"
 #include "lexer.hpp"
+#include "presets.hpp"
 #include "value.hpp"
 #include "words.hpp"
 
@@ -95,6 +96,7 @@ class DeckResolver {
         std::map<std::string, DeckToken> chosen;
         for (const DeckToken& token : tokens)
             if (known(token)) chosen[token.key] = token;
+        add_preset(chosen);
         check_all(chosen);
         if (!faults_.empty()) fail();
         return std::move(deck_);
@@ -145,6 +147,17 @@ class DeckResolver {
             fault(token, fmt::format("{} is not used by stage = {}, only by: {}", token.key, stage_,
                                      p->stages));
         return false;
+    }
+
+    /// What the preset sets and the deck does not.
+    void add_preset(std::map<std::string, DeckToken>& chosen) const {
+        const auto named = chosen.find("loss.preset");
+        const Preset* preset = named == chosen.end() ? nullptr : find_preset(trim(named->second.value));
+        if (preset == nullptr) return;
+        std::map<std::string, std::string> keys;
+        for (const auto& [key, value] : preset->keys) keys[std::string(key)] = value;
+        for (const auto& [key, value] : keys)
+            chosen.emplace(key, DeckToken{key, value, fmt::format("loss.preset = {}", preset->name)});
     }
 
     void check_all(const std::map<std::string, DeckToken>& chosen) {

@@ -10,7 +10,7 @@ namespace gradus {
 
 std::vector<DeckKey> run_parameters();      ///< stage, restart, run., grid., ckpt.
 std::vector<DeckKey> model_parameters();    ///< model., policy., data.
-std::vector<DeckKey> train_parameters();    ///< train., optim., sft., loss. of all training
+std::vector<DeckKey> train_parameters();    ///< train., optim., sft.
 std::vector<DeckKey> rl_parameters();       ///< rl., loss., reward.NAME.
 std::vector<DeckKey> stage_parameters();    ///< rollout., sample., eval., problems., tokenizer., score., bench.
 

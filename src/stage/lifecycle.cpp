@@ -67,6 +67,12 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
             stack.optimizer->load_masters(*start.own);
             stack.optimizer->load(*start.own,
                                   start.own->state()["optimizer_steps"].get<std::int64_t>());
+            if (stack.reference && !start.own->has("reference/model.norm.weight"))
+                throw DeckError(fmt::format("{}: loss.kl_coef wants a reference, but {} holds none: that run went "
+                                            "without. Set loss.kl_coef = 0, or begin another run.dir with "
+                                            "model.from = {}",
+                                            run.deck.origin("loss.kl_coef"), start.own->directory(),
+                                            start.own->directory()));
             if (stack.reference)
                 load_parameters(*stack.reference, *start.own, "reference", *stack.ops);
         } catch (const CheckpointError& e) {

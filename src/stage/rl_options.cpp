@@ -93,9 +93,7 @@ AdvantageOptions advantage_options(const Deck& deck) {
                                            {"leave_one_out", AdvantageKind::leave_one_out},
                                            {"rewards", AdvantageKind::rewards},
                                            {"pass_at_k", AdvantageKind::pass_at_k},
-                                           {"process", AdvantageKind::process},
-                                           {"reinforce", AdvantageKind::reinforce},
-                                           {"gae", AdvantageKind::gae}}),
+                                           {"reinforce", AdvantageKind::reinforce}}),
             .std = chosen<GroupStd>(deck, "loss.std",
                                     {{"sample", GroupStd::sample},
                                      {"population", GroupStd::population},
@@ -106,7 +104,6 @@ AdvantageOptions advantage_options(const Deck& deck) {
             .lone_reward = deck.flag("loss.lone_reward"),
             .pass_k = static_cast<int>(deck.integer("loss.pass_k")),
             .gamma = deck.number("loss.gamma"),
-            .lambda = deck.number("loss.lambda"),
             .whitening = chosen<Whitening>(deck, "loss.whiten",
                                            {{"none", Whitening::none},
                                             {"sample", Whitening::sample},
@@ -117,10 +114,6 @@ bool wants_reference(const Deck& deck) {
     return any(deck.schedule("loss.kl_coef"));
 }
 
-bool wants_critic(const Deck& deck) {
-    return deck.text("loss.advantage") == "gae";
-}
-
 std::vector<std::string> check_rl_keys(const Deck& deck) {
     std::vector<std::string> wrong;
     auto want = [&](bool good, const char* key, const std::string& what) {
@@ -128,7 +121,7 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
     };
     auto whole = [&](const char* key) { return deck.integer(key); };
     const std::string& advantage = deck.text("loss.advantage");
-    const bool alone = advantage == "reinforce" || advantage == "gae";
+    const bool alone = advantage == "reinforce";
     const bool groups = deck.flag("rl.keep_groups");
     const std::int64_t parts = groups ? whole("rl.prompts") : whole("rl.prompts") * whole("rl.group");
     want(parts % whole("rl.updates") == 0, "rl.updates",
@@ -139,7 +132,7 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
                               whole("rl.updates")));
     want(whole("rl.group") >= 2 || alone || deck.flag("loss.lone_reward"), "rl.group",
          fmt::format("rl.group = {}: advantages within a group need at least 2 samples a prompt; loss.advantage = "
-                     "reinforce or gae does with one",
+                     "reinforce does with one",
                      whole("rl.group")));
     want(whole("rl.group") >= 2 || !deck.flag("rl.dynamic_sampling"), "rl.dynamic_sampling",
          "rl.dynamic_sampling looks for groups with spread: a group of one has none; set rl.group >= 2");
@@ -150,6 +143,9 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
     want(deck.number("loss.sampler_min") <= deck.number("loss.sampler_max"), "loss.sampler_min",
          fmt::format("loss.sampler_min = {} is more than loss.sampler_max = {}", deck.number("loss.sampler_min"),
                      deck.number("loss.sampler_max")));
+    want(whole("rl.overlong_buffer") <= whole("rollout.max_new_tokens"), "rl.overlong_buffer",
+         fmt::format("rl.overlong_buffer = {} is more than rollout.max_new_tokens = {}", whole("rl.overlong_buffer"),
+                     whole("rollout.max_new_tokens")));
     want(deck.text("loss.kl_in") == "loss" || deck.text("loss.kl_correction") == "none", "loss.kl_correction",
          "loss.kl_correction is of the term in the loss: leave it out with loss.kl_in = reward");
     want(deck.text("loss.kl_in") == "loss" || advantage != "rewards", "loss.kl_in",

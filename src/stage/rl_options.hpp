@@ -2,6 +2,9 @@
 // What the deck's loss. keys say, as the options of train/.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "gradus/deck/deck.hpp"
 #include "gradus/train/advantage.hpp"
 #include "gradus/train/loss.hpp"
@@ -15,7 +18,6 @@ AdvantageOptions advantage_options(const Deck& deck);
 
 /// Whether any update of a run weighs the divergence to a reference.
 bool wants_reference(const Deck& deck);
-bool wants_critic(const Deck& deck);
 
 /// What does not fit together among the rl. and loss. keys: a line each with its place.
 std::vector<std::string> check_rl_keys(const Deck& deck);

@@ -56,6 +56,13 @@ double weighted_sum(const std::vector<double>& rewards, const std::vector<double
     return sum;
 }
 
+/// How far into the buffer before the longest length a response reaches, from 0 to 1 (DAPO, arXiv 2503.14476,
+/// eq. 13).
+double overlong_share(std::int64_t tokens, std::int64_t longest, std::int64_t buffer) {
+    if (buffer == 0) return 0;
+    return std::clamp(static_cast<double>(tokens - (longest - buffer)) / static_cast<double>(buffer), 0.0, 1.0);
+}
+
 std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedReward>& rewards, std::int64_t step) {
     std::vector<double> weights;
     for (const NamedReward& reward : rewards)
@@ -104,10 +111,14 @@ void RolloutMaker::add_up(std::vector<RolloutRow>& rows, std::int64_t step) cons
     const std::vector<double> weights = reward_weights(run_.deck, pool_.rewards(), step);
     const bool any = run_.deck.text("rl.unscorable") == "any";
     const double penalty = run_.deck.number("rl.truncated_penalty"), bound = run_.deck.number("rl.reward_clip");
+    const double overlong = run_.deck.number("rl.overlong_penalty");
+    const std::int64_t longest = run_.deck.integer("rollout.max_new_tokens");
+    const std::int64_t buffer = run_.deck.integer("rl.overlong_buffer");
     for (RolloutRow& row : rows) {
         row.step = step;
         row.reward = weighted_sum(row.rewards, weights, any);
         if (row.finish == FinishReason::length) row.reward -= penalty;
+        row.reward -= overlong * overlong_share(std::ssize(row.tokens), longest, buffer);
         if (bound > 0 && !std::isnan(row.reward)) row.reward = std::clamp(row.reward, -bound, bound);
     }
 }
@@ -173,7 +184,6 @@ ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, st
     const std::vector<double> weights = reward_weights(deck, pool_.rewards(), step);
     for (std::size_t r = 0; r < weights.size(); ++r)
         if (weights[r] != 0) out.parts.push_back(weights[r] * row.rewards[r]);
-    if (!s.value.empty()) out.values.assign(s.value.begin() + static_cast<std::ptrdiff_t>(prompt), s.value.end());
     const double coef = deck.schedule("loss.kl_coef").at(step);
     if (deck.text("loss.kl_in") == "reward" && coef != 0) {
         const KlOptions options = kl_options(deck);
@@ -192,15 +202,10 @@ void RolloutMaker::give_advantages(PendingRollout& pending, std::vector<RolloutR
     const std::vector<TokenAdvantages> all = token_advantages(advantage_options(run_.deck), responses);
     for (std::size_t i = 0; i < rows.size(); ++i) {
         Sequence& s = pending.sequences[i];
-        const std::vector<double>&advantage = all[i].advantage, &returns = all[i].returns;
+        const std::vector<double>& advantage = all[i].advantage;
         const auto prompt = static_cast<std::ptrdiff_t>(rows[i].prompt_tokens.size());
         std::transform(advantage.begin(), advantage.end(), s.advantage.begin() + prompt,
                        [](double a) { return static_cast<float>(a); });
-        if (!returns.empty() || !s.value.empty()) {
-            s.returns.assign(s.tokens.size(), 0.0f);
-            std::transform(returns.begin(), returns.end(), s.returns.begin() + prompt,
-                           [](double r) { return static_cast<float>(r); });
-        }
         const auto n = static_cast<double>(std::max<std::size_t>(1, advantage.size()));
         rows[i].advantage = std::accumulate(advantage.begin(), advantage.end(), 0.0) / n;
     }

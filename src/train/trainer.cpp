@@ -45,14 +45,15 @@ std::vector<const Sequence*> members_of(const std::vector<Sequence>& batch,
 }
 
 /// All ranks agree on the first sequence with a loss that is not a number, or on none.
-void check_finite(Communicator& data, std::int64_t first_bad, double loss, std::int64_t step) {
+void check_finite(Communicator& data, std::int64_t first_bad, double loss, std::int64_t step,
+                  const char* advice = "") {
     std::array<std::int64_t, 1> first = {first_bad};
     data.all_reduce(std::span<std::int64_t>(first), Reduce::min);
     if (first[0] != kNone) {
         throw NumericError(fmt::format("the loss of sequence {} of the batch is not finite "
                                        "(optimiser step {}, batch loss {}); the parameters are as "
-                                       "before the step. Lower train.lr, or look at the sequence",
-                                       first[0], step, loss));
+                                       "before the step. Lower train.lr, or look at the sequence{}",
+                                       first[0], step, loss, advice));
     }
 }
 
@@ -342,7 +343,8 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
     run_micro_batches(batch, inverse(temperature), true, false, loss);
     reduce(result.sums, grid_.data());
     result.loss = result.sums.loss;
-    check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1);
+    check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1,
+                 "; a policy ratio that overflows is held by loss.ratio_clamp or loss.dual_clip");
     result.grad_norm = update_parameters(lr, result.router);
     return result;
 }

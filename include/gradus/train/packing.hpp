@@ -18,7 +18,6 @@ struct Sequence {
     std::vector<float> old_log_prob;  ///< policy loss only
     std::vector<float> ref_log_prob;  ///< policy loss with KL only
     std::vector<float> sampler_log_prob;  ///< for the trainer-sampler gap; empty: not measured
-    std::vector<float> value, returns;    ///< value loss only: old values, and what they are to become
     std::int64_t address = 0;         ///< place in the global batch
 };
 
