@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rewards on the form of a response: format, language, repetition.
+// Rewards on the form of a response: format, language, repetition, length.
 #include <algorithm>
 #include <array>
 #include <string_view>
@@ -108,6 +108,11 @@ std::unique_ptr<Reward> make_language_reward(const std::string& language) {
 
 std::unique_ptr<Reward> make_repetition_reward() {
     return std::make_unique<RepetitionReward>();
+}
+
+double overlong_punishment(std::int64_t tokens, std::int64_t longest, std::int64_t buffer) {
+    if (buffer == 0) return 0;
+    return std::clamp(static_cast<double>(longest - buffer - tokens) / static_cast<double>(buffer), -1.0, 0.0);
 }
 
 }  // namespace gradus

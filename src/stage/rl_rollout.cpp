@@ -56,13 +56,6 @@ double weighted_sum(const std::vector<double>& rewards, const std::vector<double
     return sum;
 }
 
-/// How far into the buffer before the longest length a response reaches, from 0 to 1 (DAPO, arXiv 2503.14476,
-/// eq. 13).
-double overlong_share(std::int64_t tokens, std::int64_t longest, std::int64_t buffer) {
-    if (buffer == 0) return 0;
-    return std::clamp(static_cast<double>(tokens - (longest - buffer)) / static_cast<double>(buffer), 0.0, 1.0);
-}
-
 std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedReward>& rewards, std::int64_t step) {
     std::vector<double> weights;
     for (const NamedReward& reward : rewards)
@@ -118,7 +111,7 @@ void RolloutMaker::add_up(std::vector<RolloutRow>& rows, std::int64_t step) cons
         row.step = step;
         row.reward = weighted_sum(row.rewards, weights, any);
         if (row.finish == FinishReason::length) row.reward -= penalty;
-        row.reward -= overlong * overlong_share(std::ssize(row.tokens), longest, buffer);
+        row.reward += overlong * overlong_punishment(std::ssize(row.tokens), longest, buffer);
         if (bound > 0 && !std::isnan(row.reward)) row.reward = std::clamp(row.reward, -bound, bound);
     }
 }

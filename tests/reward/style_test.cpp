@@ -69,4 +69,16 @@ BOOST_AUTO_TEST_CASE(repetition_is_the_share_of_repeated_trigrams) {
     BOOST_TEST(repetition("ab c d a bc d") == 0.0);
 }
 
+BOOST_AUTO_TEST_CASE(overlong_falls_over_the_buffer) {
+    // DAPO's own lengths: 16384 expected, 4096 beside, 20480 at most.
+    BOOST_TEST(overlong_punishment(0, 20480, 4096) == 0.0);
+    BOOST_TEST(overlong_punishment(16384, 20480, 4096) == 0.0);
+    BOOST_TEST(overlong_punishment(16385, 20480, 4096) == -1.0 / 4096);
+    BOOST_TEST(overlong_punishment(18432, 20480, 4096) == -0.5);
+    BOOST_TEST(overlong_punishment(20480, 20480, 4096) == -1.0);
+    BOOST_TEST(overlong_punishment(30000, 20480, 4096) == -1.0);
+    BOOST_TEST(overlong_punishment(50, 100, 100) == -0.5);
+    BOOST_TEST(overlong_punishment(100, 100, 0) == 0.0);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

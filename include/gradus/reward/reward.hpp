@@ -57,6 +57,10 @@ std::unique_ptr<Reward> make_language_reward(const std::string& language);
 /// Share of repeated token n-grams as a penalty in [-1, 0] over white-space words, n = 3.
 std::unique_ptr<Reward> make_repetition_reward();
 
+/// DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13) of a response of `tokens` tokens: 0 up to
+/// longest - buffer, falling linearly to -1 at `longest`, -1 beyond; 0 throughout where buffer = 0.
+double overlong_punishment(std::int64_t tokens, std::int64_t longest, std::int64_t buffer);
+
 /// A reward with its name. `weight` is applied by the caller (it may be a schedule).
 struct NamedReward {
     std::string name;
