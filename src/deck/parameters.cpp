@@ -105,7 +105,9 @@ std::string help_deck(std::string_view prefix) {
         text += fmt::format("{} = {}\n", key, value) + wrap(p.help, 92);
         const std::string stages = p.stages == "*" ? "" : fmt::format("; stages: {}", p.stages);
         text += wrap(fmt::format("[{}{}]", describe_type(p), stages), 92);
-        if (p.key == "loss.preset" && prefix == "loss.preset") text += describe_presets();
+        if (p.key == "loss.preset" && prefix == p.key)
+            for (const Preset& preset : presets())
+                text += fmt::format("\n{} = {}\n", p.key, preset.name) + wrap(describe_preset(preset), 92);
     }
     return text;
 }

@@ -49,7 +49,8 @@ std::vector<DeckKey> rollout_and_reference() {
 std::vector<DeckKey> objective() {
     return {
         {"loss.preset", choice, "", "none", preset_names(), "rl",
-         "A published recipe: sets the keys below, of rl., train., optim. and rollout., that the deck leaves out."},
+         "A published recipe: sets keys of loss., rl., train., optim. and rollout. that the deck leaves out (a "
+         "deck.resolved leaves out none). gradus --help-deck loss.preset lists what each sets, and its source."},
         {"loss.objective", choice, "", "clip", "clip | cispo | sapo | vespo | reinforce", "rl",
          "A token's term: PPO's clipped ratio; the log-prob weighted by the clipped ratio (CISPO); a soft gate "
          "(SAPO); the log-prob weighted by the whole sequence's ratio (VESPO); the log-prob alone."},

@@ -14,8 +14,8 @@ namespace gradus {
 struct Preset {
     std::string_view name;
     std::string_view source;  ///< paper and section, or project and commit; what it cannot say in keys
-    bool confirmed = false;   ///< values that the project's own code gave are compared in tests/reference
-    std::vector<std::pair<std::string_view, std::string_view>> keys;
+    std::string_view compared;  ///< recorded values of another code that tests/reference confirms it with
+    std::vector<std::pair<std::string_view, std::string_view>> keys;  ///< each once
 };
 
 std::span<const Preset> presets();
@@ -23,7 +23,7 @@ std::span<const Preset> presets();
 const Preset* find_preset(std::string_view name);
 /// "none | grpo | ...": the range of loss.preset.
 std::string_view preset_names();
-/// The presets with what they set, for --help-deck.
-std::string describe_presets();
+/// "SOURCE. Confirmed by ... . Sets: key = value; ..." on one line.
+std::string describe_preset(const Preset& preset);
 
 }  // namespace gradus

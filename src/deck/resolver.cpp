@@ -154,10 +154,9 @@ class DeckResolver {
         const auto named = chosen.find("loss.preset");
         const Preset* preset = named == chosen.end() ? nullptr : find_preset(trim(named->second.value));
         if (preset == nullptr) return;
-        std::map<std::string, std::string> keys;
-        for (const auto& [key, value] : preset->keys) keys[std::string(key)] = value;
-        for (const auto& [key, value] : keys)
-            chosen.emplace(key, DeckToken{key, value, fmt::format("loss.preset = {}", preset->name)});
+        const std::string origin = fmt::format("loss.preset = {}", preset->name);
+        for (const auto& [key, value] : preset->keys)
+            chosen.emplace(key, DeckToken{std::string(key), std::string(value), origin});
     }
 
     void check_all(const std::map<std::string, DeckToken>& chosen) {
