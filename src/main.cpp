@@ -139,14 +139,16 @@ int run_without_ranks(const Command& command) {
     return -1;
 }
 
-/// Rank 0 reads the deck; the others get its resolved form, so that no rank depends on files or
-/// environment variables that only the first has.
+/// Rank 0 reads the deck and checks it; the others get its resolved form, so that no rank depends on files
+/// or environment variables that only the first has. That form does not tell which keys the user set:
+/// all ranks must decide alike, so one decides.
 Deck share_deck(const Command& command, Communicator& world) {
     Deck deck;
     std::string text, problem;
     if (world.rank() == 0) {
         try {
             deck = resolve_deck(command.words[0], overrides_of(command));
+            check_keys(deck);
             text = deck.resolved();
         } catch (const DeckError& e) {
             problem = e.what();
@@ -178,7 +180,6 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
         Deck deck;
         try {
             deck = share_deck(command, *world);
-            check_keys(deck);
         } catch (const DeckError& e) {
             // Every rank is here, so all end in order.
             if (session.rank() == 0) std::cerr << "gradus: " << e.what() << '\n';

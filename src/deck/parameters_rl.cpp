@@ -109,9 +109,10 @@ std::vector<DeckKey> objective() {
 
 std::vector<DeckKey> advantages() {
     return {
-        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | reinforce", "rl",
+        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | reinforce | gae",
+         "rl",
          "Against the group's mean (GRPO); against the mean of the others (RLOO); each reward by itself, then "
-         "summed (GDPO); of the best of k (arXiv 2508.10751); the discounted reward (REINFORCE)."},
+         "summed (GDPO); of the best of k (arXiv 2508.10751); the discounted reward (REINFORCE); against the values of a critic (PPO)."},
         {"loss.std", choice, "", "sample", "sample | population | none | batch | mean", "rl",
          "What advantages within a group are divided by: a standard deviation of the group's rewards, nothing "
          "(Dr. GRPO), that of all rewards of the rollout, or the group's mean reward (MaxRL, for rewards >= 0)."},
@@ -119,9 +120,23 @@ std::vector<DeckKey> advantages() {
         {"loss.lone_reward", flag, "", "false", "", "rl",
          "Where only one response of a group can be judged its advantage is its reward (verl); without, 0."},
         {"loss.pass_k", integer, "samples", "4", ">0", "rl", "advantage = pass_at_k: the k."},
-        {"loss.gamma", number, "", "1", "[0,1]", "rl", "advantage = reinforce: discount a token."},
+        {"loss.gamma", number, "", "1", "[0,1]", "rl", "advantage = reinforce or gae: discount a token."},
+        {"loss.lambda", number, "", "1", "[0,1]", "rl",
+         "advantage = gae: 1 takes whole returns, less leans on the critic (Schulman et al. 2016, eq. 16)."},
         {"loss.whiten", choice, "", "none", "none | sample | population", "rl",
          "Advantages of all tokens of a rollout are brought to mean 0 and variance 1."},
+    };
+}
+
+std::vector<DeckKey> critic() {
+    return {
+        {"critic.from", path, "", "", "", "rl",
+         "Run directory or checkpoint that the critic starts from, a reward model's or a policy's; empty: as the "
+         "policy. Its head starts at zero where that model has none."},
+        {"critic.lr", number, "", "1e-5", ">=0", "rl", "Its peak learning rate; the course is that of train.lr."},
+        {"critic.warmup", integer, "steps", "0", ">=0", "rl", "First updates, in which only the critic learns."},
+        {"critic.clip", number, "", "0.5", ">=0", "rl",
+         "In its loss values count as at most this far from those of the rollout; 0: they are not bounded."},
     };
 }
 
@@ -150,7 +165,7 @@ std::vector<DeckKey> rewards() {
 std::vector<DeckKey> rl_parameters() {
     std::vector<DeckKey> all;
     for (const auto& part : {rollout_and_reference(), objective(), advantages(),
-                             beside_the_main_loss(), rewards()})
+                             beside_the_main_loss(), critic(), rewards()})
         all.insert(all.end(), part.begin(), part.end());
     return all;
 }

@@ -165,6 +165,12 @@ std::vector<Preset> algorithms() {
         {"rloo", "arXiv 2402.14740: the log-prob against the mean of the others; advantages as verl's, commit 1dda039b",
          kAdvantages,
          verl() + Keys{{"loss.objective", "reinforce"}, {"loss.advantage", "leave_one_out"}, {"loss.std", "none"}}},
+        {"ppo",
+         "verl's ppo_trainer with its default adv_estimator = gae, commit 1dda039b: a critic, whitened advantages, no "
+         "KL term; sizes and one sample a prompt left out",
+         kBoth,
+         verl() + Keys{{"loss.advantage", "gae"}, {"loss.gamma", "1"}, {"loss.lambda", "1"}, {"loss.whiten", "sample"},
+                       {"critic.lr", "1e-5"}, {"critic.clip", "0.5"}, {"critic.warmup", "0"}}},
         {"reinforce", "Williams 1992: the log-prob times the reward, no baseline, summed over each response", "",
          {{"loss.objective", "reinforce"}, {"loss.advantage", "reinforce"}, {"loss.gamma", "1"},
           {"loss.whiten", "none"}, {"loss.kl_coef", "0"}, {"loss.aggregation", "sequence_sum"}}},

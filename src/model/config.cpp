@@ -223,7 +223,7 @@ double ModelConfig::forward_flops(double context) const {
         blocks += projections + attention + 3 * d(hidden) * width;
         if (is_moe(layer)) blocks += d(hidden) * d(moe.experts);
     }
-    return 2 * (blocks + d(hidden) * d(vocab_size));
+    return 2 * (blocks + d(hidden) * (scalar_head ? 1 : d(vocab_size)));
 }
 
 Json ModelConfig::to_json() const {
@@ -240,6 +240,7 @@ Json ModelConfig::to_json() const {
     if (is_latent()) object("latent", [](auto& f, auto& v) { latent_fields(f, v); }, latent);
     if (moe.experts > 0) object("moe", [](auto& f, auto& v) { moe_fields(f, v); }, moe);
     if (mtp_layers > 0) out("mtp_layers", mtp_layers);
+    if (scalar_head) out("scalar_head", true);
     return out.json;
 }
 
@@ -257,6 +258,7 @@ ModelConfig ModelConfig::from_json(const Json& json) {
     object("latent", [](auto& f, auto& v) { latent_fields(f, v); }, c.latent);
     object("moe", [](auto& f, auto& v) { moe_fields(f, v); }, c.moe);
     if (json.contains("mtp_layers")) in("mtp_layers", c.mtp_layers);
+    if (json.contains("scalar_head")) in("scalar_head", c.scalar_head);
     return c;
 }
 

@@ -18,7 +18,10 @@ class Describer {
         for (std::int64_t layer = 0; layer < c_.layers; ++layer) block(layer);
         for (std::int64_t i = 0; i < c_.mtp_layers; ++i) mtp(c_.layers + i);
         add("model.norm.weight", {c_.hidden}, -1);
-        if (!c_.tied) add("lm_head.weight", {c_.vocab_size, c_.hidden}, 0);
+        if (c_.scalar_head)
+            add(kScalarHead, {1, c_.hidden}, -1);
+        else if (!c_.tied)
+            add("lm_head.weight", {c_.vocab_size, c_.hidden}, 0);
         return std::move(list_);
     }
 

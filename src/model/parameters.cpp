@@ -165,6 +165,10 @@ void ParameterSet::initialize(Ops& ops, std::uint64_t seed, double std) {
             ops.fill(p.value, bias ? 0.0f : 1.0f);
             continue;
         }
+        if (p.name == kScalarHead) {
+            ops.fill(p.value, 0);
+            continue;
+        }
         const bool residual =
             ends_with(p.name, "o_proj.weight") || ends_with(p.name, "down_proj.weight");
         // Residual branches add up over 2 layers (Radford et al. 2019, section 2.3).

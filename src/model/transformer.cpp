@@ -16,7 +16,8 @@ namespace {
 constexpr Transpose kNo = Transpose::no, kYes = Transpose::yes;
 
 struct ModelWeights {
-    Parameter *embedding = nullptr, *norm = nullptr, *head = nullptr;
+    Parameter *embedding = nullptr, *norm = nullptr;
+    Parameter *head = nullptr, *scalar_head = nullptr;  ///< one of them
     std::vector<BlockWeights> blocks;  ///< the module's of multi-token prediction last
     MtpWeights mtp;
 };
@@ -27,10 +28,16 @@ ModelWeights look_up(const ModelConfig& c, const ParameterSet& set) {
     ModelWeights w;
     w.embedding = &parameters.at("model.embed_tokens.weight");
     w.norm = &parameters.at("model.norm.weight");
-    w.head = c.tied ? w.embedding : &parameters.at("lm_head.weight");
-    for (std::int64_t layer = 0; layer < c.layers + c.mtp_layers; ++layer)
+    std::int64_t blocks = c.layers;
+    if (parameters.has(kScalarHead)) {
+        w.scalar_head = &parameters.at(kScalarHead);
+    } else {
+        w.head = c.tied ? w.embedding : &parameters.at("lm_head.weight");
+        blocks += c.mtp_layers;
+    }
+    for (std::int64_t layer = 0; layer < blocks; ++layer)
         w.blocks.push_back(find_block_weights(c, parameters, layer));
-    if (c.mtp_layers > 0) w.mtp = find_mtp_weights(parameters, c.layers);
+    if (blocks > c.layers) w.mtp = find_mtp_weights(parameters, c.layers);
     return w;
 }
 
@@ -68,6 +75,8 @@ struct Transformer::Impl {
     std::vector<Tensor> streams;         ///< one a layer and one more, or one; passes that keep nothing: the first
     Tensor hidden, final_inv_rms, d_stream;
     Tensor logits, d_logits, slices, gathered, row_max, sums;
+    Tensor first_row;      ///< zeros, i32: where the scalar head's gradient is spread from
+    Tensor d_values;       ///< in the type of the activations
     /// By the set's list, whose entries the pointers are, and its memory, where joined ones lie: a set may
     /// be moved or made anew.
     std::map<std::pair<const Parameter*, const void*>, ModelWeights> looked_up;
@@ -109,6 +118,10 @@ Transformer::Impl::Impl(const ModelConfig& c, const Grid& g, Ops& o, Arena& aren
     }
     row_max = take_f32("head", {limits.head_chunk});
     sums = take_f32("head", {limits.head_chunk, 3});
+    if (limits.train) {
+        first_row = arena.take("head", DType::i32, {rows});
+        d_values = take("head", {rows});
+    }
 }
 
 PartContext Transformer::Impl::parts(Arena& arena) {
@@ -327,6 +340,24 @@ void Transformer::head_backward(ParameterSet& parameters, Tensor hidden, Tensor 
         m.ops.gemm(d_x, d_z, kNo, w.head->value, kNo, 1, 0);
     }
     m.sum_over_tensor_ranks(d_hidden);
+}
+
+void Transformer::values(const ParameterSet& parameters, Tensor hidden, Tensor value) {
+    Impl& m = *impl_;
+    const Tensor weight = m.weights(parameters).scalar_head->value;
+    m.ops.gemm(value.as({hidden.dim(0), 1}), hidden, kNo, weight, kYes, 1, 0);
+}
+
+void Transformer::values_backward(ParameterSet& parameters, Tensor hidden, Tensor d_value,
+                                  Tensor d_hidden) {
+    Impl& m = *impl_;
+    const Parameter& head = *m.weights(parameters).scalar_head;
+    const std::int64_t n = hidden.dim(0);
+    // Every tensor rank has the whole head and all rows: nothing to sum.
+    m.ops.copy(m.d_values.as({n}), d_value);
+    m.ops.gemm(head.grad, m.d_values.as({1, n}), kNo, hidden, kNo, 1, 1);
+    m.ops.gather_rows(d_hidden, head.value, m.first_row.as({n}));
+    m.ops.scale_rows(d_hidden, d_value);
 }
 
 Tensor Transformer::decode(const ParameterSet& parameters, Tensor tokens, Tensor positions,

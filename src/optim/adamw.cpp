@@ -69,6 +69,11 @@ void check_stored(const CheckpointReader& reader, const std::string& name,
                              name_of(info.dtype), info.global.text(), parameter.global.text());
 }
 
+/// Whether `parameter` is a scalar head that the checkpoint lacks and `new_head` allows to.
+bool is_new(const CheckpointReader& reader, const std::string& group, const Parameter& parameter, bool new_head) {
+    return new_head && parameter.name == kScalarHead && !reader.has(group + "/" + parameter.name);
+}
+
 /// Every rank holds all rows of its local box again.
 void gather_rows(const Parameter& parameter, Communicator& data, Ops& ops) {
     const std::int64_t rows = local_rows(parameter);
@@ -104,13 +109,17 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
         piece.rows = rows;
         if (!all[i].trained) continue;
         const Shape shape = with_rows(all[i].box.count, rows.end - rows.begin);
-        piece.m = state.take("adam.m", DType::f32, shape);
-        piece.v = state.take("adam.v", DType::f32, shape);
+        piece.m = state.take(named("adam.m", "."), DType::f32, shape);
+        piece.v = state.take(named("adam.v", "."), DType::f32, shape);
         if (has_master(all[i]))
-            piece.master = state.take("adam.master", DType::f32, shape);
+            piece.master = state.take(named("adam.master", "."), DType::f32, shape);
     }
     norm_scratch_ =
-        arena.take("adam.norm", DType::f32, {static_cast<std::int64_t>(all.size())});
+        arena.take(named("adam.norm", "."), DType::f32, {static_cast<std::int64_t>(all.size())});
+}
+
+std::string AdamW::named(std::string_view what, std::string_view separator) const {
+    return options_.label.empty() ? std::string(what) : fmt::format("{}{}{}", options_.label, separator, what);
 }
 
 void AdamW::start_sums(std::int64_t layer) {
@@ -194,13 +203,13 @@ std::vector<Slab> AdamW::slabs() const {
         const Parameter& parameter = parameters_.all()[piece.parameter];
         if (!writes(parameter, grid_)) continue;
         const auto state = [&](const char* group, const Tensor& data) {
-            slabs.push_back(slab_of(parameter, piece.rows, group, data, ops_));
+            slabs.push_back(slab_of(parameter, piece.rows, named(group, "/"), data, ops_));
             if (offloaded_) slabs.back().on_device = false;
         };
         if (has_master(parameter))
             state("weights", piece.master);
         else
-            slabs.push_back(slab_of(parameter, piece.rows, "weights",
+            slabs.push_back(slab_of(parameter, piece.rows, named("weights", "/"),
                                     piece_of(parameter.value, piece.rows), ops_));
         if (!parameter.trained) continue;
         state("adam_m", piece.m);
@@ -213,8 +222,8 @@ void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
     // All tensors first: a missing one must not be found on some ranks only.
     for (const Parameter& parameter : parameters_.all()) {
         if (!parameter.trained) continue;
-        check_stored(reader, "adam_m/" + parameter.name, parameter);
-        check_stored(reader, "adam_v/" + parameter.name, parameter);
+        check_stored(reader, named("adam_m/", "/") + parameter.name, parameter);
+        check_stored(reader, named("adam_v/", "/") + parameter.name, parameter);
     }
     for (const Piece& piece : pieces_) {
         const Parameter& parameter = parameters_.all()[piece.parameter];
@@ -222,7 +231,7 @@ void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
         const Box box = global_box(parameter, piece.rows);
         std::vector<float> values(static_cast<std::size_t>(box.elements()));
         const auto restore = [&](const char* group, Tensor to) {
-            reader.read(group + parameter.name, box, values.data());
+            reader.read(named(group, "/") + parameter.name, box, values.data());
             ops_.upload(to, values.data());
         };
         restore("adam_m/", piece.m);
@@ -231,13 +240,14 @@ void AdamW::load(const CheckpointReader& reader, std::int64_t steps) {
     steps_ = steps;
 }
 
-void AdamW::load_masters(const CheckpointReader& reader) {
+void AdamW::load_masters(const CheckpointReader& reader, const std::string& group, bool new_head) {
     for (const Piece& piece : pieces_) {
         if (!piece.master) continue;
         const Parameter& parameter = parameters_.all()[piece.parameter];
         std::vector<float> values(static_cast<std::size_t>(piece.master.elements()));
-        read_floats(reader, "weights/" + parameter.name, global_box(parameter, piece.rows),
-                    values.data());
+        if (!is_new(reader, group, parameter, new_head))
+            read_floats(reader, group + "/" + parameter.name, global_box(parameter, piece.rows),
+                        values.data());
         ops_.upload(piece.master, values.data());
     }
 }
@@ -249,13 +259,15 @@ void AdamW::masters_from_parameters() {
 }
 
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
-                     const std::string& group, Ops& ops) {
+                     const std::string& group, Ops& ops, bool new_head) {
     for (const Parameter& parameter : parameters.all()) {
-        check_floats(reader, group + "/" + parameter.name, parameter.global);
+        if (!is_new(reader, group, parameter, new_head))
+            check_floats(reader, group + "/" + parameter.name, parameter.global);
     }
     for (const Parameter& parameter : parameters.all()) {
         std::vector<float> values(static_cast<std::size_t>(parameter.box.elements()));
-        read_floats(reader, group + "/" + parameter.name, parameter.box, values.data());
+        if (!is_new(reader, group, parameter, new_head))
+            read_floats(reader, group + "/" + parameter.name, parameter.box, values.data());
         if (parameter.value.dtype() == DType::bf16) {
             std::vector<std::uint16_t> rounded(values.size());
             from_f32(DType::bf16, values.data(), rounded.data(), parameter.box.elements());

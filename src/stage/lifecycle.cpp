@@ -6,6 +6,69 @@
 
 namespace gradus {
 
+namespace {
+
+/// The stack's models from the run's own checkpoint.
+void restore(const Run& run, Stack& stack, const CheckpointReader& own) {
+    load_parameters(*stack.policy, own, "weights", *stack.ops);
+    stack.optimizer->load_masters(own);
+    stack.optimizer->load(own, own.state()["optimizer_steps"].get<std::int64_t>());
+    const auto want = [&](bool there, const char* key, const char* what, const char* instead) {
+        require<DeckError>(there, "{}: {} = {} wants {}, but {} holds none: that run went without. {}, or begin "
+                                  "another run.dir with model.from = {}",
+                           run.deck.origin(key), key, run.deck.text(key), what, own.directory(), instead,
+                           own.directory());
+    };
+    if (stack.reference) {
+        want(own.has("reference/model.norm.weight"), "loss.kl_coef", "a reference", "Set loss.kl_coef = 0");
+        load_parameters(*stack.reference, own, "reference", *stack.ops);
+    }
+    if (stack.critic) {
+        want(own.has(fmt::format("critic/weights/{}", kScalarHead)), "loss.advantage", "a critic",
+             "Set another loss.advantage");
+        load_parameters(*stack.critic->parameters, own, "critic/weights", *stack.ops);
+        stack.critic->optimizer->load_masters(own, "critic/weights");
+        stack.critic->optimizer->load(own, own.state()["critic_steps"].get<std::int64_t>());
+    }
+}
+
+/// The critic of a fresh start: of the model that critic.from names, else of the policy's first weights; its
+/// head, where that model has none, is zero.
+void start_critic(Run& run, Stack& stack, const CheckpointReader* policy_from) {
+    Critic& critic = *stack.critic;
+    const std::string& from = run.deck.text("critic.from");
+    std::unique_ptr<CheckpointReader> other;
+    if (!from.empty()) {
+        const std::string directory =
+            find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
+        require<CheckpointError>(!directory.empty(), "critic.from = {} ({}): there is no checkpoint", from,
+                                 run.deck.origin("critic.from"));
+        other = std::make_unique<CheckpointReader>(directory);
+        require_same_tokenizer(other->state(), *run.tokenizer, directory);
+        ModelConfig shape = ModelConfig::from_json(other->state()["model"]);
+        shape.scalar_head = stack.config.scalar_head;
+        shape.mtp_layers = stack.config.mtp_layers;
+        shape.tied = stack.config.tied;
+        require<CheckpointError>(shape == stack.config,
+                                 "critic.from = {} ({}) is of another shape than the policy:\n  critic {}\n  policy "
+                                 "{}\nboth go through the same activations: choose a critic of the policy's shape",
+                                 from, run.deck.origin("critic.from"), shape.to_json().dump(),
+                                 stack.config.to_json().dump());
+    }
+    if (const CheckpointReader* reader = other ? other.get() : policy_from) {
+        load_parameters(*critic.parameters, *reader, "weights", *stack.ops, true);
+        critic.optimizer->load_masters(*reader, "weights", true);
+        run.log.info("critic from {}{}", reader->directory(),
+                     reader->has(fmt::format("weights/{}", kScalarHead)) ? "" : ", its head zero");
+        return;
+    }
+    critic.parameters->initialize(*stack.ops, static_cast<std::uint64_t>(run.deck.integer("run.seed")),
+                                  run.deck.number("model.init_std"));
+    critic.optimizer->masters_from_parameters();
+}
+
+}  // namespace
+
 StartPoint find_start(Run& run) {
     StartPoint start;
     auto note = [&](const std::string& text) { run.log.warn("{}", text); };
@@ -63,18 +126,7 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
     const Profile::Region region(run.profile, "checkpoint.read");
     if (start.own) {
         try {
-            load_parameters(*stack.policy, *start.own, "weights", *stack.ops);
-            stack.optimizer->load_masters(*start.own);
-            stack.optimizer->load(*start.own,
-                                  start.own->state()["optimizer_steps"].get<std::int64_t>());
-            if (stack.reference && !start.own->has("reference/model.norm.weight"))
-                throw DeckError(fmt::format("{}: loss.kl_coef wants a reference, but {} holds none: that run went "
-                                            "without. Set loss.kl_coef = 0, or begin another run.dir with "
-                                            "model.from = {}",
-                                            run.deck.origin("loss.kl_coef"), start.own->directory(),
-                                            start.own->directory()));
-            if (stack.reference)
-                load_parameters(*stack.reference, *start.own, "reference", *stack.ops);
+            restore(run, stack, *start.own);
         } catch (const CheckpointError& e) {
             throw CheckpointError(fmt::format("{}; remove {} and run the same line again: it goes on "
                                               "from the checkpoint before",
@@ -94,6 +146,7 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         run.log.info("weights initialised from seed {}", run.deck.integer("run.seed"));
     }
     if (stack.reference) stack.renew_reference();
+    if (stack.critic) start_critic(run, stack, start.from.get());
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);
@@ -150,6 +203,7 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     state["model"] = stack_.config.to_json();
     state["tokenizer"] = run_.tokenizer->identity();
     state["optimizer_steps"] = stack_.optimizer->steps();
+    if (stack_.critic) state["critic_steps"] = stack_.critic->optimizer->steps();
     state["finished"] = finished;
     stack_.ops->synchronize();
     // Another algorithm for a product gives other bits: where two runs differ, this tells why.
@@ -157,10 +211,7 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
         state["products"] = choices;
         if (finished) run_.log.info("products:\n{}", choices);
     }
-    std::vector<Slab> slabs = stack_.optimizer->slabs();
-    if (stack_.reference)
-        for (Slab& slab : stack_.reference_slabs(run_.grid))
-            slabs.push_back(std::move(slab));
+    std::vector<Slab> slabs = stack_.model_slabs(run_.grid);
     slabs.insert(slabs.end(), extra.begin(), extra.end());
     stack_.checkpoints->write(step, slabs, state, run_.deck.resolved());
     if (finished || stopping_) stack_.checkpoints->finish();

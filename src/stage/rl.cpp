@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// stage = rl: GRPO as DeepSeek-R1 runs it. A rollout samples G responses to each of M prompts,
-// scores them, and feeds B updates; the reference is replaced every N updates.
+// stage = rl: GRPO as DeepSeek-R1 runs it, and its relatives. A rollout samples G responses to each of
+// M prompts, scores them, and feeds B updates of the policy and, for PPO, of the critic; the reference is
+// replaced every N updates.
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/data.hpp"
@@ -15,6 +17,14 @@
 
 namespace gradus {
 namespace {
+
+/// The course of the policy's rate at another height.
+LearningRate critic_learning_rate(const Deck& deck, LearningRate rate) {
+    const double peak = deck.number("critic.lr");
+    rate.floor = rate.peak > 0 ? rate.floor * peak / rate.peak : 0.0;
+    rate.peak = peak;
+    return rate;
+}
 
 /// The weight of the entropy bonus that follows the entropy (Skywork-OR1, arXiv 2505.22312): a step up after an
 /// update at which the entropy was below the target, a step down otherwise, within [0, 1]; it counts where the last
@@ -44,6 +54,28 @@ class AdaptiveEntropy {
     double last_ = 0;
 };
 
+/// What one update did to the policy and, where there is one, to the critic.
+struct UpdateResult {
+    Trainer::PolicyResult policy;
+    std::optional<Trainer::ValueResult> critic;
+    double lr = 0, critic_lr = 0;
+};
+
+Json critic_metrics(const Trainer::ValueResult& result, double lr) {
+    const ValueLossSums& sums = result.sums;
+    const double n = std::max(1.0, sums.tokens);
+    Json row = {{"value_loss", sums.loss},
+                {"value_mean", sums.value / n},
+                {"return_mean", sums.returns / n},
+                {"value_clipped", sums.clipped / n},
+                {"critic_grad_norm", result.grad_norm},
+                {"critic_lr", lr}};
+    // Of returns that are all alike there is nothing to explain.
+    if (const double explained = sums.explained_variance(); std::isfinite(explained))
+        row["explained_variance"] = explained;
+    return row;
+}
+
 /// The loop of the stage with all that its steps share.
 class ReinforcementLearning {
   public:
@@ -53,18 +85,18 @@ class ReinforcementLearning {
 
   private:
     void roll_out(std::int64_t step);
-    Trainer::PolicyResult update(std::int64_t step, double lr);
+    UpdateResult update(std::int64_t step);
     /// pass@1 of the policy on held-out problems after `step` updates; NaN where none is due.
     double measure(std::int64_t step);
-    void record(std::int64_t step, const Trainer::PolicyResult& result, double lr, double pass,
-                double seconds, Lifecycle& life);
+    void record(std::int64_t step, const UpdateResult& result, double pass, double seconds, Lifecycle& life);
 
     Run& run_;
     Stack& stack_;
     RolloutMaker maker_;
     std::uint64_t seed_;
     RolloutSplit split_;
-    std::int64_t total_, reference_every_;
+    std::int64_t total_, reference_every_, critic_warmup_;
+    LearningRate rate_, critic_rate_;
     std::int64_t rollouts_ = 0;  ///< made so far
     std::int64_t groups_ = 0;    ///< prompts drawn so far
     AdaptiveEntropy entropy_;
@@ -83,6 +115,9 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
       split_(rollout_split(run.deck)),
       total_(run.deck.integer("train.steps")),
       reference_every_(run.deck.integer("rl.reference_every")),
+      critic_warmup_(run.deck.integer("critic.warmup")),
+      rate_(resolve_learning_rate(run.deck, total_)),
+      critic_rate_(critic_learning_rate(run.deck, rate_)),
       entropy_(run.deck),
       held_out_(std::move(held_out)),
       measure_every_(run.deck.integer("eval.every")) {}
@@ -95,16 +130,23 @@ void ReinforcementLearning::roll_out(std::int64_t step) {
     tokens_ += pending_.statistics["rollout_tokens"].get<double>();
 }
 
-Trainer::PolicyResult ReinforcementLearning::update(std::int64_t step, double lr) {
+UpdateResult ReinforcementLearning::update(std::int64_t step) {
     PolicyLossOptions options = policy_loss_options(run_.deck, step);
     options.entropy_coef = entropy_.coef(options.entropy_coef);
     const std::vector<Sequence> batch = pending_.batch(seed_, pending_.next);
     options.entropy_floor =
         stack_.trainer->entropy_floor(batch, run_.deck.number("loss.top_entropy"), pending_.temperature);
     ++pending_.next;
-    const Trainer::PolicyResult result =
-        stack_.trainer->policy_step(batch, options, pending_.temperature, lr);
-    entropy_.observe(result.sums.entropy / std::max(1.0, result.sums.tokens));
+    const bool learns = !stack_.critic || step >= critic_warmup_;
+    UpdateResult result{.lr = learns ? rate_.at(step) : 0.0};
+    result.policy = learns ? stack_.trainer->policy_step(batch, options, pending_.temperature, result.lr)
+                           : stack_.trainer->policy_loss(batch, options, pending_.temperature);
+    const PolicyLossSums& sums = result.policy.sums;
+    entropy_.observe(sums.entropy / std::max(1.0, sums.tokens));
+    if (stack_.critic) {
+        result.critic_lr = critic_rate_.at(step);
+        result.critic = stack_.critic->trainer->value_step(batch, value_loss_options(run_.deck), result.critic_lr);
+    }
     return result;
 }
 
@@ -132,8 +174,9 @@ double ReinforcementLearning::measure(std::int64_t step) {
     return run_.grid.data().sum(correct) / static_cast<double>(all.size()) / samples;
 }
 
-void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResult& result, double lr,
-                                   double pass, double seconds, Lifecycle& life) {
+void ReinforcementLearning::record(std::int64_t step, const UpdateResult& update, double pass, double seconds,
+                                   Lifecycle& life) {
+    const Trainer::PolicyResult& result = update.policy;
     const PolicyLossSums& sums = result.sums;
     const double n = std::max(1.0, sums.tokens);
     if (pending_.next == 1) {
@@ -145,7 +188,7 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                 {"rollout", pending_.number},
                 {"loss", result.loss},
                 {"grad_norm", result.grad_norm},
-                {"lr", lr},
+                {"lr", update.lr},
                 {"kl", sums.kl / n},
                 {"entropy", sums.entropy / n},
                 {"ratio", sums.ratio / n},
@@ -157,6 +200,7 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
     if (run_.deck.text("loss.sampler_ratio") != "none") row["sampler_ratio"] = sums.sampler_ratio / n;
     if (entropy_.adapts()) row["entropy_coef"] = entropy_.coef(0);
     row.update(router_metrics(stack_.config, result.router));
+    if (update.critic) row.update(critic_metrics(*update.critic, update.critic_lr));
     row.update(pending_.statistics);
     if (!std::isnan(pass)) row["pass_at_1"] = pass;
     row["tokens_per_s"] = result.tokens / seconds;
@@ -169,6 +213,9 @@ void ReinforcementLearning::record(std::int64_t step, const Trainer::PolicyResul
                             sums.kl / n, sums.entropy / n, result.grad_norm,
                             row["groups_without_spread"].get<double>(),
                             row["sampler_gap_mean"].get<double>(), seconds) +
+                    (update.critic ? fmt::format(" value {:.4f} explained {:.2f}", update.critic->sums.loss,
+                                                 update.critic->sums.explained_variance())
+                                   : "") +
                     (std::isnan(pass) ? "" : fmt::format(" pass@1 {:.1f} %", 100 * pass)));
 }
 
@@ -194,19 +241,17 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
     const double tokens_before = tokens_;
     start.own.reset();
     start.from.reset();
-    const LearningRate rate = resolve_learning_rate(run_.deck, total_);
     Lifecycle life(run_, stack_, total_);
     PendingRollout::Storage storage;
     for (std::int64_t step = start.step; step < total_;) {
         const double began = now_seconds();
         life.begin_step();
         if (pending_.empty()) roll_out(step);
-        const double lr = rate.at(step);
-        const Trainer::PolicyResult result = life.guarded([&] { return update(step, lr); });
+        const UpdateResult result = life.guarded([&] { return update(step); });
         ++step;
-        tokens_ += result.tokens;
+        tokens_ += result.policy.tokens;
         const double pass = measure(step);
-        record(step, result, lr, pass, now_seconds() - began, life);
+        record(step, result, pass, now_seconds() - began, life);
         if (stack_.reference && reference_every_ > 0 && step % reference_every_ == 0)
             stack_.renew_reference(run_.deck.number("rl.reference_mix"));
         const bool stop = life.end_step(step);

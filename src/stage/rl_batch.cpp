@@ -18,7 +18,9 @@ constexpr std::array kColumns = {Column{"weight", &Sequence::weight},
                                  Column{"advantage", &Sequence::advantage},
                                  Column{"old_log_prob", &Sequence::old_log_prob},
                                  Column{"ref_log_prob", &Sequence::ref_log_prob},
-                                 Column{"sampler_log_prob", &Sequence::sampler_log_prob}};
+                                 Column{"sampler_log_prob", &Sequence::sampler_log_prob},
+                                 Column{"value", &Sequence::value},
+                                 Column{"returns", &Sequence::returns}};
 
 std::string slab_name(const char* column) { return std::string("rollout/") + column; }
 

@@ -93,7 +93,8 @@ AdvantageOptions advantage_options(const Deck& deck) {
                                            {"leave_one_out", AdvantageKind::leave_one_out},
                                            {"rewards", AdvantageKind::rewards},
                                            {"pass_at_k", AdvantageKind::pass_at_k},
-                                           {"reinforce", AdvantageKind::reinforce}}),
+                                           {"reinforce", AdvantageKind::reinforce},
+                                           {"gae", AdvantageKind::gae}}),
             .std = chosen<GroupStd>(deck, "loss.std",
                                     {{"sample", GroupStd::sample},
                                      {"population", GroupStd::population},
@@ -104,11 +105,16 @@ AdvantageOptions advantage_options(const Deck& deck) {
             .lone_reward = deck.flag("loss.lone_reward"),
             .pass_k = static_cast<int>(deck.integer("loss.pass_k")),
             .gamma = deck.number("loss.gamma"),
+            .lambda = deck.number("loss.lambda"),
             .whitening = chosen<Whitening>(deck, "loss.whiten",
                                            {{"none", Whitening::none},
                                             {"sample", Whitening::sample},
                                             {"population", Whitening::population}})};
 }
+
+ValueLossOptions value_loss_options(const Deck& deck) { return {.clip = deck.number("critic.clip")}; }
+
+bool wants_critic(const Deck& deck) { return deck.text("loss.advantage") == "gae"; }
 
 bool wants_reference(const Deck& deck) {
     return any(deck.schedule("loss.kl_coef"));
@@ -121,7 +127,7 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
     };
     auto whole = [&](const char* key) { return deck.integer(key); };
     const std::string& advantage = deck.text("loss.advantage");
-    const bool alone = advantage == "reinforce";
+    const bool alone = advantage == "reinforce" || advantage == "gae";
     const bool groups = deck.flag("rl.keep_groups");
     const std::int64_t parts = groups ? whole("rl.prompts") : whole("rl.prompts") * whole("rl.group");
     want(parts % whole("rl.updates") == 0, "rl.updates",
@@ -132,7 +138,7 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
                               whole("rl.updates")));
     want(whole("rl.group") >= 2 || alone || deck.flag("loss.lone_reward"), "rl.group",
          fmt::format("rl.group = {}: advantages within a group need at least 2 samples a prompt; loss.advantage = "
-                     "reinforce does with one",
+                     "reinforce and gae do with one",
                      whole("rl.group")));
     want(whole("rl.group") >= 2 || !deck.flag("rl.dynamic_sampling"), "rl.dynamic_sampling",
          "rl.dynamic_sampling looks for groups with spread: a group of one has none; set rl.group >= 2");
@@ -153,6 +159,9 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
          "loss.kl_in = loss");
     want(deck.text("loss.objective") != "vespo" || !alone, "loss.objective",
          "VESPO weighs whole sequences and needs one advantage a response: choose a loss.advantage within groups");
+    for (const char* key : {"critic.from", "critic.lr", "critic.warmup", "critic.clip"})
+        want(wants_critic(deck) || !deck.is_set(key) || deck.origin(key).starts_with("loss.preset"), key,
+             fmt::format("{}: there is a critic with loss.advantage = gae only; leave the key out", key));
     return wrong;
 }
 

@@ -170,6 +170,14 @@ void RolloutMaker::fill(PendingRollout& pending, std::vector<float> Sequence::*c
     }
 }
 
+void RolloutMaker::fill_values(PendingRollout& pending) {
+    for (std::int64_t u = 0; u < split_.parts; ++u) {
+        const std::vector<std::size_t> members = pending.members(seed_, u);
+        auto all = stack_.critic->trainer->values(pending.batch(seed_, u));
+        for (std::size_t i = 0; i < members.size(); ++i) pending.sequences[members[i]].value = std::move(all[i]);
+    }
+}
+
 ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, std::int64_t step) const {
     const Deck& deck = run_.deck;
     ScoredResponse out{.group = row.group, .reward = row.reward, .tokens = std::ssize(row.tokens)};
@@ -177,6 +185,7 @@ ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, st
     const std::vector<double> weights = reward_weights(deck, pool_.rewards(), step);
     for (std::size_t r = 0; r < weights.size(); ++r)
         if (weights[r] != 0) out.parts.push_back(weights[r] * row.rewards[r]);
+    if (!s.value.empty()) out.values.assign(s.value.begin() + static_cast<std::ptrdiff_t>(prompt), s.value.end());
     const double coef = deck.schedule("loss.kl_coef").at(step);
     if (deck.text("loss.kl_in") == "reward" && coef != 0) {
         const KlOptions options = kl_options(deck);
@@ -199,6 +208,11 @@ void RolloutMaker::give_advantages(PendingRollout& pending, std::vector<RolloutR
         const auto prompt = static_cast<std::ptrdiff_t>(rows[i].prompt_tokens.size());
         std::transform(advantage.begin(), advantage.end(), s.advantage.begin() + prompt,
                        [](double a) { return static_cast<float>(a); });
+        if (stack_.critic) {
+            s.returns.assign(s.tokens.size(), 0.0f);
+            std::transform(all[i].returns.begin(), all[i].returns.end(), s.returns.begin() + prompt,
+                           [](double r) { return static_cast<float>(r); });
+        }
         const auto n = static_cast<double>(std::max<std::size_t>(1, advantage.size()));
         rows[i].advantage = std::accumulate(advantage.begin(), advantage.end(), 0.0) / n;
     }
@@ -240,6 +254,7 @@ PendingRollout RolloutMaker::make(std::int64_t number, std::int64_t step, std::i
         Profile::Region region(run_.profile, "logprobs.reference");
         fill(pending, &Sequence::ref_log_prob, stack_.bring_reference());
     }
+    if (stack_.critic) fill_values(pending);
     give_advantages(pending, rows, step);
     write(rows, step);
     return pending;

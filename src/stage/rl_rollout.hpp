@@ -35,6 +35,8 @@ class RolloutMaker {
     /// Log-probs under `parameters`, in the micro-batches of the first epoch's updates: where the policy is
     /// the same these find the same bits.
     void fill(PendingRollout& pending, std::vector<float> Sequence::*column, const ParameterSet& parameters);
+    /// The critic's values, in the same micro-batches.
+    void fill_values(PendingRollout& pending);
     void give_advantages(PendingRollout& pending, std::vector<RolloutRow>& rows, std::int64_t step) const;
     ScoredResponse scored(const RolloutRow& row, const Sequence& sequence, std::int64_t step) const;
     void write(const std::vector<RolloutRow>& rows, std::int64_t step) const;

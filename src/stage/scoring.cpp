@@ -54,6 +54,7 @@ StackNeeds stack_needs(const Deck& deck) {
     return {.train = true,
             .reference = wants_reference(deck),
             .generate = true,
+            .critic = wants_critic(deck),
             .extra_checkpoint_bytes = tokens * PendingRollout::bytes_per_token()};
 }
 

@@ -100,6 +100,15 @@ bool trains_mtp(const Deck& deck, const StackNeeds& needs) {
            deck.number("loss.mtp_coef") > 0;
 }
 
+AdamWOptions optimizer_options(const Deck& deck, std::string_view label) {
+    return {.beta1 = deck.number("optim.beta1"),
+            .beta2 = deck.number("optim.beta2"),
+            .eps = deck.number("optim.eps"),
+            .weight_decay = deck.number("optim.weight_decay"),
+            .clip = deck.number("optim.clip"),
+            .label = label};
+}
+
 /// Weights of the losses beside the main one.
 Trainer::Limits trainer_limits(const Deck& deck, const ModelConfig& config, const StackNeeds& needs,
                                std::int64_t micro_tokens) {
@@ -236,17 +245,12 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                                                   limits.dtype, Phase::reference);
     model = std::make_unique<Transformer>(config, grid, *ops, arena, limits);
     if (needs.train) {
-        optimizer = std::make_unique<AdamW>(
-            *policy, grid, *ops, arena,
-            AdamWOptions{.beta1 = deck.number("optim.beta1"),
-                         .beta2 = deck.number("optim.beta2"),
-                         .eps = deck.number("optim.eps"),
-                         .weight_decay = deck.number("optim.weight_decay"),
-                         .clip = deck.number("optim.clip")},
-            offloads(deck) ? &memory.host : nullptr);
+        optimizer = std::make_unique<AdamW>(*policy, grid, *ops, arena, optimizer_options(deck, ""),
+                                            offloads(deck) ? &memory.host : nullptr);
         trainer = std::make_unique<Trainer>(*model, *policy, *optimizer, grid, *ops, arena, profile,
                                             trainer_limits(deck, config, needs, limits.max_tokens));
     }
+    if (needs.critic) critic = make_critic(deck, grid, memory, profile, limits.max_tokens);
     if (needs.generate)
         engine = std::make_unique<Engine>(*model, tokenizer, grid, *ops, arena, profile,
                                           Engine::Limits{.slots = deck.integer("rollout.slots"),
@@ -256,10 +260,7 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                                                          .prefill_tokens = limits.max_tokens});
     if (needs.train) {
         std::int64_t bytes = needs.extra_checkpoint_bytes;
-        for (const Slab& slab : optimizer->slabs()) bytes += slab.box.elements() * size_of(slab.dtype);
-        if (reference)
-            for (const Slab& slab : reference_slabs(grid))
-                bytes += slab.box.elements() * size_of(slab.dtype);
+        for (const Slab& slab : model_slabs(grid)) bytes += slab.box.elements() * size_of(slab.dtype);
         checkpoint_bytes = bytes;
         CheckpointOptions options{.run_dir = deck.text("run.dir"),
                                   .keep = static_cast<int>(deck.integer("ckpt.keep")),
@@ -272,6 +273,26 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         checkpoints =
             std::make_unique<CheckpointWriter>(grid.world(), std::move(options), bytes, memory.host);
     }
+}
+
+std::unique_ptr<Critic> Stack::make_critic(const Deck& deck, const Grid& grid, const RunMemory& memory,
+                                           Profile& profile, std::int64_t micro_tokens) {
+    ModelConfig shape = config;
+    shape.scalar_head = true;
+    shape.mtp_layers = 0;
+    auto made = std::make_unique<Critic>();
+    made->parameters = std::make_unique<ParameterSet>(shape, grid, memory.device, true, "critic", false,
+                                                      model->dtype());
+    made->optimizer = std::make_unique<AdamW>(*made->parameters, grid, *ops, memory.device,
+                                              optimizer_options(deck, "critic"),
+                                              offloads(deck) ? &memory.host : nullptr);
+    made->trainer = std::make_unique<Trainer>(*model, *made->parameters, *made->optimizer, grid, *ops,
+                                              memory.device, profile,
+                                              Trainer::Limits{.micro_tokens = micro_tokens,
+                                                              .balance_coef = deck.number("loss.balance_coef"),
+                                                              .router_bias_rate = deck.number("optim.router_bias_rate"),
+                                                              .name = "critic"});
+    return made;
 }
 
 const ParameterSet& Stack::bring_reference() {
@@ -304,6 +325,14 @@ void Stack::renew_reference(double mix) {
 std::vector<Slab> Stack::reference_slabs(const Grid& grid) const {
     std::vector<Slab> slabs = parameter_slabs(*reference, grid, "reference", *ops);
     for (Slab& slab : slabs) slab.on_device = slab.on_device && !brought_;
+    return slabs;
+}
+
+std::vector<Slab> Stack::model_slabs(const Grid& grid) const {
+    std::vector<Slab> slabs = optimizer->slabs();
+    const auto add = [&](std::vector<Slab> more) { slabs.insert(slabs.end(), more.begin(), more.end()); };
+    if (reference) add(reference_slabs(grid));
+    if (critic) add(critic->optimizer->slabs());
     return slabs;
 }
 
@@ -369,6 +398,10 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
     require<CheckpointError>(state.contains("model") && state.contains("tokenizer"),
                              "{} holds no model", directory);
     const ModelConfig stored = ModelConfig::from_json(state["model"]);
+    require<CheckpointError>(!stored.scalar_head,
+                             "model.from = {} ({}): {} holds a model that gives a number, not text (a reward model); "
+                             "name a policy",
+                             from, deck.origin("model.from"), directory);
     require_same_tokenizer(state, tokenizer, directory);
     require_same_model(deck, tokenizer, stored, directory);
     return stored;

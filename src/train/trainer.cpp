@@ -109,14 +109,13 @@ void check_policy_sequence(const Sequence& s, const PolicyLossOptions& options) 
             n);
 }
 
-void reduce(PolicyLossSums& sums, Communicator& data) {
-    std::array<double, 14> values{};
+template <class Sums>
+void reduce(Sums& sums, Communicator& data) {
     const auto fields = sums.summed();
-    static_assert(std::tuple_size_v<std::remove_const_t<decltype(fields)>> == values.size());
+    std::array<double, std::tuple_size_v<std::remove_const_t<decltype(fields)>>> values{};
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = *fields[i];
     data.all_reduce(std::span<double>(values), Reduce::sum);
     for (std::size_t i = 0; i < values.size(); ++i) *fields[i] = values[i];
-    sums.sampler_gap_max = data.max(sums.sampler_gap_max);
 }
 
 }  // namespace
@@ -131,12 +130,14 @@ Trainer::Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer,
       profile_(profile),
       limits_(limits),
       micro_(limits.micro_tokens, ops, arena),
-      log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
-      entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
-      d_log_prob_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
-      d_entropy_(arena.take("batch.loss", DType::f32, {limits.micro_tokens})),
       d_hidden_(arena.take("batch.d_hidden", parameters.dtype(),
                            {limits.micro_tokens, model.config().hidden}, Phase::training)) {
+    const auto region = [&](const char* part) { return fmt::format("{}.{}", limits.name, part); };
+    regions_ = {region("forward"), region("head"), region("backward"), region("optimizer"), region("values")};
+    const bool scalar = parameters.has(kScalarHead);
+    for (Tensor* x : scalar ? std::vector{&value_, &d_value_}
+                            : std::vector{&log_prob_, &entropy_, &d_log_prob_, &d_entropy_})
+        *x = arena.take("batch.loss", DType::f32, {limits.micro_tokens});
     if (limits.mtp_coef > 0)
         d_mtp_hidden_ = arena.take("batch.d_hidden", parameters.dtype(),
                                    {limits.micro_tokens, model.config().hidden}, Phase::training);
@@ -155,34 +156,46 @@ void Trainer::upload_gradients(std::int64_t n) {
 }
 
 void Trainer::head_and_loss(std::span<const Sequence* const> members, Tensor hidden,
-                            float inv_temperature, bool update, bool linear, const Loss& loss,
-                            Tensor d_hidden) {
-    Profile::Region region(profile_, "train.head");
+                            const Pass& pass, const Loss& loss, Tensor d_hidden) {
+    Profile::Region region(profile_, regions_.head);
     const std::int64_t n = micro_.tokens();
     const auto rows = static_cast<std::size_t>(n);
     const Tensor log_prob = log_prob_.as({n}), entropy = entropy_.as({n});
     rows_.d_log_prob.assign(rows, 0.0f);
     rows_.d_entropy.assign(rows, 0.0f);
-    if (update && linear) {
+    if (pass.update && pass.linear) {
         rows_.log_prob.assign(rows, 0.0f);
         rows_.entropy.assign(rows, 0.0f);
         loss(members);
         upload_gradients(n);
-        model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature,
+        model_.head_backward(parameters_, hidden, micro_.targets(), pass.inv_temperature,
                              d_log_prob_.as({n}), d_entropy_.as({n}), d_hidden, log_prob, entropy);
         return;
     }
-    model_.head_log_probs(parameters_, hidden, micro_.targets(), inv_temperature, log_prob, entropy);
+    model_.head_log_probs(parameters_, hidden, micro_.targets(), pass.inv_temperature, log_prob, entropy);
     download_log_probs(n);
     loss(members);
-    if (!update) return;
+    if (!pass.update) return;
     upload_gradients(n);
-    model_.head_backward(parameters_, hidden, micro_.targets(), inv_temperature,
+    model_.head_backward(parameters_, hidden, micro_.targets(), pass.inv_temperature,
                          d_log_prob_.as({n}), d_entropy_.as({n}), d_hidden);
 }
 
-void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature,
-                                bool update, bool linear, const Loss& loss, const MoreLoss& more) {
+void Trainer::scalar_head_and_loss(std::span<const Sequence* const> members, Tensor hidden,
+                                   const Loss& loss, Tensor d_hidden) {
+    Profile::Region region(profile_, regions_.head);
+    const Tensor value = value_.as({micro_.tokens()}), d_value = d_value_.as({micro_.tokens()});
+    rows_.value.resize(static_cast<std::size_t>(micro_.tokens()));
+    rows_.d_value.assign(rows_.value.size(), 0.0f);
+    model_.values(parameters_, hidden, value);
+    ops_.download(rows_.value.data(), value);
+    loss(members);
+    ops_.upload(d_value, rows_.d_value.data());
+    model_.values_backward(parameters_, hidden, d_value, d_hidden);
+}
+
+void Trainer::run_micro_batches(const std::vector<Sequence>& batch, const Pass& pass, const Loss& loss,
+                                const MoreLoss& more) {
     const double balance =
         limits_.balance_coef / std::max(1.0, static_cast<double>(batch.size()));
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
@@ -192,7 +205,7 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
     const std::function<void(std::int64_t)> sum = [&](std::int64_t block) { optimizer_.start_sums(block); };
     for (std::size_t i = 0; i < micro.size(); ++i) {
         const std::vector<std::int64_t>& indices = micro[i];
-        const bool last = update && i + 1 == micro.size();
+        const bool last = pass.update && i + 1 == micro.size();
         // Fewer sequences than ranks.
         if (indices.empty() && !model_.passes_are_collective()) {
             for (std::int64_t block = blocks - 1; last && block >= -1; --block) sum(block);
@@ -201,19 +214,22 @@ void Trainer::run_micro_batches(const std::vector<Sequence>& batch, float inv_te
         const std::vector<const Sequence*> members = members_of(batch, indices);
         Tensor hidden;
         {
-            Profile::Region region(profile_, "train.forward");
+            Profile::Region region(profile_, regions_.forward);
             micro_.fill(members, false);
-            hidden = model_.forward(parameters_, micro_.packed(), update);
+            hidden = model_.forward(parameters_, micro_.packed(), pass.update);
         }
         const std::int64_t n = micro_.tokens();
         const Tensor d_hidden = d_hidden_.as({n, model_.config().hidden});
-        head_and_loss(members, hidden, inv_temperature, update, linear, loss, d_hidden);
-        if (!update) continue;
-        if (linear) pending_ = members;
+        if (value_)
+            scalar_head_and_loss(members, hidden, loss, d_hidden);
+        else
+            head_and_loss(members, hidden, pass, loss, d_hidden);
+        if (!pass.update) continue;
+        if (pass.linear) pending_ = members;
         if (more) take_pending(loss);  // the module takes the memory of the log-probs
         if (more) more(members, d_hidden, balance);
         {
-            Profile::Region region(profile_, "train.backward");
+            Profile::Region region(profile_, regions_.backward);
             model_.backward(parameters_, micro_.packed(), d_hidden, balance,
                             last ? sum : std::function<void(std::int64_t)>{});
             if (last) sum(-1);
@@ -254,7 +270,7 @@ Trainer::TokenResult Trainer::next_token(const std::vector<Sequence>& batch, boo
             sum += loss;
         }
     };
-    run_micro_batches(batch, 1.0f, update, true, loss_of, more);
+    run_micro_batches(batch, {.update = update, .linear = true}, loss_of, more);
     TokenResult result{.loss = grid_.data().sum(sum) / std::max(1.0, counts.trained),
                        .tokens = counts.tokens,
                        .trained_tokens = counts.trained};
@@ -298,7 +314,7 @@ double Trainer::more_tokens(std::span<const Sequence* const> members, double cou
 double Trainer::update_parameters(double lr, RouterResult& router) {
     if (model_.config().moe.experts > 0)
         router.balance_loss = grid_.data().sum(model_.take_balance_loss());
-    Profile::Region region(profile_, "train.optimizer");
+    Profile::Region region(profile_, regions_.optimizer);
     const double norm = optimizer_.step(lr, true);
     router.load_max = model_.balance_experts(parameters_, limits_.router_bias_rate);
     return norm;
@@ -317,6 +333,18 @@ Trainer::TokenResult Trainer::next_token_loss(const std::vector<Sequence>& batch
 Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
                                            const PolicyLossOptions& options, double temperature,
                                            double lr) {
+    PolicyResult result = policy(batch, options, temperature, true);
+    result.grad_norm = update_parameters(lr, result.router);
+    return result;
+}
+
+Trainer::PolicyResult Trainer::policy_loss(const std::vector<Sequence>& batch,
+                                           const PolicyLossOptions& options, double temperature) {
+    return policy(batch, options, temperature, false);
+}
+
+Trainer::PolicyResult Trainer::policy(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
+                                      double temperature, bool update) {
     for (const Sequence& s : batch) check_policy_sequence(s, options);
     const BatchCounts counts = count(batch);
     const LossNormalizer normalizer{.tokens = counts.trained,
@@ -329,7 +357,7 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
             const Sequence& s = *members[i];
             PolicyLossSums sums;
             columns.gather(s, i, micro_, rows_.log_prob, rows_.entropy);
-            policy_loss<float>(options, normalizer, columns.tokens(), columns.d_log_prob,
+            gradus::policy_loss<float>(options, normalizer, columns.tokens(), columns.d_log_prob,
                                columns.d_entropy, sums);
             result.sums.add(sums);
             for (std::size_t k = 0; k < columns.row.size(); ++k) {
@@ -340,24 +368,73 @@ Trainer::PolicyResult Trainer::policy_step(const std::vector<Sequence>& batch,
             if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
         }
     };
-    run_micro_batches(batch, inverse(temperature), true, false, loss);
+    run_micro_batches(batch, {.inv_temperature = inverse(temperature), .update = update}, loss);
     reduce(result.sums, grid_.data());
+    result.sums.sampler_gap_max = grid_.data().max(result.sums.sampler_gap_max);
     result.loss = result.sums.loss;
     check_finite(grid_.data(), first_bad, result.loss, optimizer_.steps() + 1,
                  "; a policy ratio that overflows is held by loss.ratio_clamp or loss.dual_clip");
+    return result;
+}
+
+Trainer::ValueResult Trainer::value_step(const std::vector<Sequence>& batch, const ValueLossOptions& options,
+                                         double lr) {
+    const BatchCounts counts = count(batch);
+    for (const Sequence& s : batch)
+        require(s.value.size() == s.tokens.size() && s.returns.size() == s.tokens.size(),
+                "sequence {}: values and returns do not fit its {} tokens", s.address, s.tokens.size());
+    ValueResult result{.tokens = counts.tokens};
+    std::int64_t first_bad = kNone;
+    std::vector<std::size_t> row;
+    std::vector<float> value, old_value, returns, d_value;
+    const Loss loss = [&](std::span<const Sequence* const> members) {
+        for (std::size_t i = 0; i < members.size(); ++i) {
+            const Sequence& s = *members[i];
+            row.clear();
+            for (auto* column : {&value, &old_value, &returns}) column->clear();
+            for (std::size_t t = 1; t < s.tokens.size(); ++t) {
+                if (!(s.weight[t] > 0)) continue;
+                row.push_back(static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t))));
+                value.push_back(rows_.value[row.back()]);
+                old_value.push_back(s.value[t]);
+                returns.push_back(s.returns[t]);
+            }
+            d_value.resize(row.size());
+            ValueLossSums sums;
+            value_loss<float>(options, counts.trained, {value, old_value, returns}, d_value, sums);
+            result.sums.add(sums);
+            for (std::size_t k = 0; k < row.size(); ++k) rows_.d_value[row[k]] = d_value[k];
+            if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
+        }
+    };
+    run_micro_batches(batch, {.update = true}, loss);
+    reduce(result.sums, grid_.data());
+    check_finite(grid_.data(), first_bad, result.sums.loss, optimizer_.steps() + 1,
+                 "; the rate of a critic is critic.lr");
     result.grad_norm = update_parameters(lr, result.router);
     return result;
+}
+
+std::vector<std::vector<float>> Trainer::values(const std::vector<Sequence>& batch) {
+    const auto head = [this](Tensor hidden) {
+        const Tensor value = value_.as({hidden.dim(0)});
+        rows_.value.resize(static_cast<std::size_t>(hidden.dim(0)));
+        model_.values(parameters_, hidden, value);
+        ops_.download(rows_.value.data(), value);
+    };
+    return score(parameters_, batch, head, rows_.value, regions_.values);
 }
 
 std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameters,
                                                    const std::vector<Sequence>& batch,
                                                    double temperature) {
-    return score(parameters, batch, temperature, rows_.log_prob);
+    return score(parameters, batch, log_prob_head(parameters, temperature), rows_.log_prob, "logprobs.forward");
 }
 
 double Trainer::entropy_floor(const std::vector<Sequence>& batch, double top, double temperature) {
     if (top >= 1) return -std::numeric_limits<double>::infinity();
-    const auto entropies = score(parameters_, batch, temperature, rows_.entropy);
+    const auto entropies =
+        score(parameters_, batch, log_prob_head(parameters_, temperature), rows_.entropy, "logprobs.forward");
     std::vector<double> trained;
     for (std::size_t i = 0; i < batch.size(); ++i)
         for (std::size_t t = 1; t < batch[i].weight.size(); ++t)
@@ -365,22 +442,27 @@ double Trainer::entropy_floor(const std::vector<Sequence>& batch, double top, do
     return gradus::entropy_floor(trained, top);
 }
 
+std::function<void(Tensor)> Trainer::log_prob_head(const ParameterSet& parameters, double temperature) {
+    return [this, &parameters, inv_temperature = inverse(temperature)](Tensor hidden) {
+        const std::int64_t n = hidden.dim(0);
+        model_.head_log_probs(parameters, hidden, micro_.targets(), inv_temperature, log_prob_.as({n}),
+                              entropy_.as({n}));
+        download_log_probs(n);
+    };
+}
+
 std::vector<std::vector<float>> Trainer::score(const ParameterSet& parameters, const std::vector<Sequence>& batch,
-                                               double temperature, const std::vector<float>& column) {
-    const float inv_temperature = inverse(temperature);
+                                               const std::function<void(Tensor)>& head,
+                                               const std::vector<float>& column, const std::string& region_name) {
     std::vector<std::size_t> starts(1, 0);
     for (const Sequence& s : batch) starts.push_back(starts.back() + s.tokens.size());
     std::vector<float> flat(starts.back(), 0.0f);
     const BatchPlan plan = plan_batch(lengths_of(batch), limits_.micro_tokens, grid_.data_size());
     for (const auto& indices : plan.micro[static_cast<std::size_t>(grid_.data_rank())]) {
         if (indices.empty() && !model_.passes_are_collective()) continue;
-        Profile::Region region(profile_, "logprobs.forward");
+        Profile::Region region(profile_, region_name);
         micro_.fill(members_of(batch, indices), true);
-        const Tensor hidden = model_.forward(parameters, micro_.packed(), false);
-        const std::int64_t n = micro_.tokens();
-        model_.head_log_probs(parameters, hidden, micro_.targets(), inv_temperature,
-                              log_prob_.as({n}), entropy_.as({n}));
-        download_log_probs(n);
+        head(model_.forward(parameters, micro_.packed(), false));
         for (std::size_t i = 0; i < indices.size(); ++i) {
             const auto index = static_cast<std::size_t>(indices[i]);
             const std::size_t length = batch[index].tokens.size();

@@ -126,6 +126,35 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_grid_are_those_of_one_rank) {
     }
 }
 
+BOOST_AUTO_TEST_CASE(a_critic_on_any_grid_learns_as_on_one_rank) {
+    ModelConfig config = test::tiny_config();
+    config.scalar_head = true;
+    const AdamWOptions bare{.beta1 = 0.5, .weight_decay = 0, .clip = 0, .label = "critic"};
+    const Grid one(MPI_COMM_SELF, 1);
+    for (const int tensor : tensor_sizes()) {
+        const Grid grid(MPI_COMM_WORLD, tensor);
+        Tiny whole(one, 64, bare, false, config), split(grid, 48, bare, false, config);
+        for (Tiny* tiny : {&whole, &split})
+            for (std::size_t i = 0; i < 16; ++i)
+                tiny->parameters.at(kScalarHead).value.floats()[i] = 0.1f * static_cast<float>(i % 5) - 0.2f;
+        for (const std::int64_t sequences : {24, 3}) {
+            auto batch = tiny_batch(sequences);
+            const auto a = whole.trainer.values(batch), b = split.trainer.values(batch);
+            for (std::size_t i = 0; i < a.size(); ++i) {
+                BOOST_TEST(distance(a[i], b[i]) < 1e-5);
+                batch[i].value = a[i];
+                batch[i].returns.assign(a[i].size(), 0.5f * static_cast<float>(i % 3));
+            }
+            const auto x = whole.trainer.value_step(batch, {}, 1e-3), y = split.trainer.value_step(batch, {}, 1e-3);
+            BOOST_TEST(x.sums.loss == y.sums.loss, boost::test_tools::tolerance(1e-6));
+            BOOST_TEST(x.sums.tokens == y.sums.tokens);
+            BOOST_TEST(x.grad_norm == y.grad_norm, boost::test_tools::tolerance(1e-5));
+            BOOST_TEST(distance(cut(whole, split), split.values()) < 2e-4);
+        }
+        for (const Slab& slab : split.optimizer.slabs()) BOOST_TEST(slab.tensor.rfind("critic/", 0) == 0u);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(repetitions_give_the_same_bits_and_ranks_agree) {
     for (const int tensor : tensor_sizes()) {
         const Grid grid(MPI_COMM_WORLD, tensor);

@@ -7,7 +7,7 @@
 run 1 "$here/problems.in"
 is "problems" "$rc" 0
 
-for stage in pretrain rl; do
+for stage in pretrain rl ppo; do
     run 2 "$here/$stage.in"
     is "$stage" "$rc" 0
     run 2 "$here/$stage.in" "run.dir=$ROOT/$stage.again"
@@ -27,6 +27,17 @@ for stage in pretrain rl; do
     is "$stage is finished" "$rc" 0
     has "$stage has nothing to do" "$out" "nothing to do"
 done
+is "the critic learns alone at first" "$(jq -s 'map(select(.grad_norm == 0)) | length' ppo/metrics.jsonl)" 3
+holds "the critic learns" jq -se 'all(.critic_grad_norm > 0)' ppo/metrics.jsonl
+run 2 "$here/ppo.in" "run.dir=$ROOT/rl" train.steps=21
+is "a run without a critic does not go on with one" "$rc" 2
+has "and says so" "$out" "wants a critic, but"
+run 2 "$here/ppo.in" "run.dir=$ROOT/other" "critic.from=$ROOT/pretrain" train.steps=1
+is "a critic from another model" "$rc" 0
+has "its head is new" "$out" "critic from $ROOT/pretrain/"
+run 2 "$here/rl.in" "run.dir=$ROOT/other2" critic.lr=1
+is "keys of a critic without one" "$rc" 2
+has "are told" "$out" "there is a critic with loss.advantage = gae only"
 # A sequence's tokens do not depend on how many ranks there were, so they are compared by content.
 is "rollouts were made" "$(ls rl/rollouts | wc -l)" 14
 finish

@@ -77,6 +77,8 @@ struct ModelConfig {
     MixtureOfExperts moe;
     /// Multi-token prediction modules after the last block (DeepSeek-V3, section 2.2): 0 or 1.
     std::int64_t mtp_layers = 0;
+    /// One number a token ("score.weight") in the place of the vocabulary: a critic or a reward model.
+    bool scalar_head = false;
 
     bool is_latent() const { return latent.kv_rank > 0; }
     bool is_moe(std::int64_t layer) const;

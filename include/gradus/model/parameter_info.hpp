@@ -9,6 +9,9 @@
 
 namespace gradus {
 
+/// The weight of ModelConfig::scalar_head, [1, H].
+inline constexpr const char* kScalarHead = "score.weight";
+
 /// A parameter of the model as it is on paper. Names and shapes ([out, in]) are Hugging Face's, but
 /// for routed experts, which are stacked: `...mlp.experts.gate_proj.weight` is [E, out, in].
 struct ParameterInfo {

@@ -37,6 +37,7 @@ class ParameterSet {
 
     std::vector<Parameter>& all() { return parameters_; }
     const std::vector<Parameter>& all() const { return parameters_; }
+    bool has(const std::string& name) const { return index_.contains(name); }
     /// Throws InternalError for an unknown name.
     Parameter& at(const std::string& name);
     const Parameter& at(const std::string& name) const;
@@ -61,7 +62,8 @@ class ParameterSet {
     Tensor dense_grads() const { return grads_.rows(0, dense_); }
     Tensor expert_grads() const { return grads_.rows(dense_, grads_.dim(0) - dense_); }
 
-    /// Normal(0, std), residual projections (o_proj, down_proj) by std / sqrt(2 layers), norms one, biases zero.
+    /// Normal(0, std), residual projections (o_proj, down_proj) by std / sqrt(2 layers), norms one, biases
+    /// and the scalar head zero.
     /// A function of (seed, tensor, global index): the same on any grid.
     void initialize(Ops& ops, std::uint64_t seed, double std);
 

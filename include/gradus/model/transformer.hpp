@@ -34,7 +34,8 @@ CacheShape cache_shape(const ModelConfig& config, int tensor_size);
 
 /// A decoder-only transformer: explicit forward and backward over packed tokens, and decode steps
 /// over a paged cache. Holds no parameters of its own: `parameters` may be swapped for another
-/// model's of the same shape (the reference), so that activations are shared.
+/// model's of the same shape (the reference), or one that differs in its head (the critic), so that
+/// activations are shared.
 class Transformer {
   public:
     struct Limits {
@@ -93,6 +94,11 @@ class Transformer {
     void head_backward(ParameterSet& parameters, Tensor hidden, Tensor targets,
                        float inv_temperature, Tensor d_log_prob, Tensor d_entropy, Tensor d_hidden,
                        Tensor log_prob = {}, Tensor entropy = {});
+
+    /// Scalar head of a set that has one (ModelConfig::scalar_head): hidden [R, H] -> value f32 [R].
+    void values(const ParameterSet& parameters, Tensor hidden, Tensor value);
+    /// d_value f32 [R]; d_hidden [R, H] is written; the head's weight gradient +=.
+    void values_backward(ParameterSet& parameters, Tensor hidden, Tensor d_value, Tensor d_hidden);
 
     // Generation. Caches are one a layer, this rank's key/value heads.
     /// Prefill: a forward pass that also stores keys and values at slot i32 [T]. Returns hidden.

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "gradus/model/parameters.hpp"
@@ -14,6 +15,9 @@ namespace gradus {
 struct AdamWOptions {
     double beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.1;
     double clip = 1.0;  ///< global gradient norm; <= 0: none
+    /// Of its tensors in a checkpoint ("critic": "critic/adam_m/...") and its rows in the arena; of the
+    /// policy empty.
+    std::string_view label = "";
 };
 
 /// Rows [begin, end) of a tensor's local rows that a data rank owns: rows are cut evenly.
@@ -44,13 +48,15 @@ class AdamW {
     void start_sums(std::int64_t layer);
     std::int64_t steps() const { return steps_; }
 
-    /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns.
+    /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns, each behind the label.
     std::vector<Slab> slabs() const;
     /// Restores moments and the count of steps (parameters are loaded by load_parameters, masters by
     /// load_masters).
     void load(const CheckpointReader& reader, std::int64_t steps);
-    /// The masters, from "weights/" of a checkpoint, in full precision; or from the parameters.
-    void load_masters(const CheckpointReader& reader);
+    /// The masters, from `group` of a checkpoint, in full precision, as load_parameters; or from the
+    /// parameters.
+    void load_masters(const CheckpointReader& reader, const std::string& group = "weights",
+                      bool new_head = false);
     void masters_from_parameters();
 
   private:
@@ -63,6 +69,7 @@ class AdamW {
     bool has_master(const Parameter& parameter) const {
         return parameter.trained && parameters_.dtype() != DType::f32;
     }
+    std::string named(std::string_view what, std::string_view separator) const;
     /// Over the whole model, from gradients already summed over data ranks.
     double gradient_norm();
 
@@ -78,9 +85,10 @@ class AdamW {
 
 /// This rank's box of every parameter from `group` ("weights", "reference") of a checkpoint, which may
 /// hold them in any type of floats; they become the set's type.
-/// Throws CheckpointError naming a tensor that is missing or of another shape.
+/// Throws CheckpointError naming a tensor that is missing or of another shape. `new_head`: a scalar head
+/// that the checkpoint of a policy lacks becomes zero.
 void load_parameters(ParameterSet& parameters, const CheckpointReader& reader,
-                     const std::string& group, Ops& ops);
+                     const std::string& group, Ops& ops, bool new_head = false);
 /// Slabs of a parameter set that no optimiser owns (the reference): rows cut over data ranks.
 std::vector<Slab> parameter_slabs(const ParameterSet& parameters, const Grid& grid,
                                   const std::string& group, const Ops& ops);

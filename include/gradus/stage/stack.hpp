@@ -22,6 +22,7 @@ struct StackNeeds {
     bool train = false;
     bool reference = false;
     bool generate = false;
+    bool critic = false;
     /// Bytes that the stage's own slabs may add to a checkpoint (pending rollouts).
     std::int64_t extra_checkpoint_bytes = 0;
 };
@@ -34,6 +35,14 @@ struct RunMemory {
 };
 /// The tables of both.
 std::string memory_table(const RunMemory& memory);
+
+/// A model of the policy's shape with a scalar head that learns the value of states, on the policy's
+/// activations.
+struct Critic {
+    std::unique_ptr<ParameterSet> parameters;
+    std::unique_ptr<AdamW> optimizer;
+    std::unique_ptr<Trainer> trainer;
+};
 
 /// Policy, optimiser, trainer, engine and checkpoint writer of a stage, with all their memory, built
 /// from the deck in one fixed order, so that a planned arena counts exactly what a run takes.
@@ -48,6 +57,7 @@ struct Stack {
     std::unique_ptr<Transformer> model;
     std::unique_ptr<AdamW> optimizer;
     std::unique_ptr<Trainer> trainer;
+    std::unique_ptr<Critic> critic;
     std::unique_ptr<Engine> engine;
     std::unique_ptr<CheckpointWriter> checkpoints;
     std::int64_t checkpoint_bytes = 0;  ///< this rank's share of a checkpoint, at most
@@ -56,9 +66,15 @@ struct Stack {
     const ParameterSet& bring_reference();
     /// reference = mix x policy + (1 - mix) x reference; 1: a copy. In the type of the weights.
     void renew_reference(double mix = 1);
-    std::vector<Slab> reference_slabs(const Grid& grid) const;
+    /// What a checkpoint holds of the models: weights and moments of the policy and the critic, weights of
+    /// the reference.
+    std::vector<Slab> model_slabs(const Grid& grid) const;
 
   private:
+    std::vector<Slab> reference_slabs(const Grid& grid) const;
+    std::unique_ptr<Critic> make_critic(const Deck& deck, const Grid& grid, const RunMemory& memory,
+                                        Profile& profile, std::int64_t micro_tokens);
+
     std::unique_ptr<ParameterSet> brought_;  ///< on the device, where the reference is offloaded
 };
 

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "gradus/base/profile.hpp"
@@ -11,11 +13,13 @@
 #include "gradus/optim/adamw.hpp"
 #include "gradus/train/loss.hpp"
 #include "gradus/train/packing.hpp"
+#include "gradus/train/value_loss.hpp"
 
 namespace gradus {
 
 /// The training step: packs a global batch, runs its micro-batches, updates the parameters. Every
-/// data rank is given the same global batch and takes its part of the plan.
+/// data rank is given the same global batch and takes its part of the plan. Parameters with a scalar
+/// head have values() and value_step(), others the rest.
 class Trainer {
   public:
     struct Limits {
@@ -23,6 +27,7 @@ class Trainer {
         double balance_coef = 0;  ///< weight of the routers' sequence-wise balance loss
         double router_bias_rate = 0;  ///< step of the routers' correction bias after each update
         double mtp_coef = 0;      ///< weight of the multi-token prediction loss (next_token_step)
+        std::string_view name = "train";  ///< of its regions in the profile: NAME.forward ...
     };
     Trainer(Transformer& model, ParameterSet& parameters, AdamW& optimizer, const Grid& grid,
             Ops& ops, Arena& arena, Profile& profile, Limits limits);
@@ -56,6 +61,19 @@ class Trainer {
     /// not finite, before the parameters change.
     PolicyResult policy_step(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
                              double temperature, double lr);
+    /// The same loss without an update.
+    PolicyResult policy_loss(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
+                             double temperature);
+
+    /// The scalar head at every token t >= 1, of the state before it, exchanged as log_probs().
+    std::vector<std::vector<float>> values(const std::vector<Sequence>& batch);
+    struct ValueResult {
+        ValueLossSums sums;  ///< reduced over ranks
+        double grad_norm = 0, tokens = 0;
+        RouterResult router;
+    };
+    /// One update of a critic towards Sequence::returns over tokens of weight > 0.
+    ValueResult value_step(const std::vector<Sequence>& batch, const ValueLossOptions& options, double lr);
 
     /// Log-probs at `temperature` of every token t >= 1 under `parameters`, for this rank's share,
     /// exchanged so that all ranks hold all: result[i][t], entry 0 is 0.
@@ -72,20 +90,33 @@ class Trainer {
     using Loss = std::function<void(std::span<const Sequence* const>)>;
     /// Called before the backward pass, adds to d_hidden; the last is the weight of the balance loss.
     using MoreLoss = std::function<void(std::span<const Sequence* const>, Tensor, double)>;
-    /// This rank's micro-batches: forward, loss and, where `update`, backward. `linear`: the loss's
-    /// gradients do not depend on the log-probs; it is called twice, first for the gradients (log-probs
-    /// zero), then for the loss, and the head is passed once.
-    void run_micro_batches(const std::vector<Sequence>& batch, float inv_temperature, bool update,
-                           bool linear, const Loss& loss, const MoreLoss& more = {});
-    /// Head of the micro-batch at hand, and the loss over it; d_hidden is written where `update`.
-    void head_and_loss(std::span<const Sequence* const> members, Tensor hidden,
-                       float inv_temperature, bool update, bool linear, const Loss& loss,
-                       Tensor d_hidden);
+    /// What a pass over a batch is for.
+    struct Pass {
+        float inv_temperature = 1;
+        bool update = false;
+        /// The loss's gradients do not depend on the log-probs; it is called twice, first for the gradients
+        /// (log-probs zero), then for the loss, and the head is passed once.
+        bool linear = false;
+    };
+    /// This rank's micro-batches: forward, loss and, where it is an update, backward.
+    void run_micro_batches(const std::vector<Sequence>& batch, const Pass& pass, const Loss& loss,
+                           const MoreLoss& more = {});
+    /// Head of the micro-batch at hand, and the loss over it; d_hidden is written where it is an update.
+    void head_and_loss(std::span<const Sequence* const> members, Tensor hidden, const Pass& pass,
+                       const Loss& loss, Tensor d_hidden);
+    /// The same of a scalar head: from rows_.value the loss gives rows_.d_value.
+    void scalar_head_and_loss(std::span<const Sequence* const> members, Tensor hidden, const Loss& loss,
+                              Tensor d_hidden);
     /// The second call of a linear loss, for the micro-batch whose log-probs have not been read.
     void take_pending(const Loss& loss);
-    /// One of the columns of rows_ for every token, exchanged between the ranks, as log_probs().
+    /// `column` of rows_, which `head` fills, for every token, exchanged between the ranks as log_probs().
     std::vector<std::vector<float>> score(const ParameterSet& parameters, const std::vector<Sequence>& batch,
-                                          double temperature, const std::vector<float>& column);
+                                          const std::function<void(Tensor)>& head,
+                                          const std::vector<float>& column, const std::string& region);
+    /// Log-probs and entropies of the micro-batch at hand, to rows_.
+    std::function<void(Tensor)> log_prob_head(const ParameterSet& parameters, double temperature);
+    PolicyResult policy(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
+                        double temperature, bool update);
     void download_log_probs(std::int64_t n);
     void upload_gradients(std::int64_t n);
     TokenResult next_token(const std::vector<Sequence>& batch, bool update);
@@ -105,10 +136,16 @@ class Trainer {
     Profile& profile_;
     Limits limits_;
     MicroBatch micro_;
-    Tensor log_prob_, entropy_, d_log_prob_, d_entropy_, d_hidden_, d_mtp_hidden_;
+    Tensor log_prob_, entropy_, d_log_prob_, d_entropy_;
+    Tensor value_, d_value_;  ///< in their place where the head is scalar
+    Tensor d_hidden_, d_mtp_hidden_;
+    /// Of the profile's regions.
+    struct Regions {
+        std::string forward, head, backward, optimizer, values;
+    } regions_;
     /// The same on the host, an entry a row of the micro-batch at hand.
     struct HostRows {
-        std::vector<float> log_prob, entropy, d_log_prob, d_entropy;
+        std::vector<float> log_prob, entropy, d_log_prob, d_entropy, value, d_value;
     } rows_;
     std::vector<const Sequence*> pending_;  ///< members of that micro-batch
 };
