@@ -233,12 +233,7 @@ BOOST_AUTO_TEST_CASE(a_checkpoint_of_one_grid_goes_on_at_another) {
         dir = grid.world().broadcast(dir);
         std::filesystem::create_directories(dir);
         grid.world().barrier();
-        {
-            Arena arena(nullptr);
-            CheckpointWriter writer(grid.world(), {.run_dir = dir, .background = false}, 0, arena);
-            writer.write(2, split.optimizer.slabs(), Json::object(), "");
-            writer.finish();
-        }
+        test::write_checkpoint(split, dir, 2);
         // Every rank goes on alone; all go on together on every other grid; and on the same one.
         std::vector<std::unique_ptr<Grid>> grids;
         for (const auto& other : cuts())

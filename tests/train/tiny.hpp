@@ -108,6 +108,18 @@ struct Tiny {
     }
 };
 
+/// All that the optimiser owns as checkpoint `step` of the run `dir`. Collective.
+inline void write_checkpoint(const Tiny& tiny, const std::string& dir, std::int64_t step) {
+    Arena arena(nullptr);
+    CheckpointOptions options{.run_dir = dir, .background = false};
+    options.fetch = [&tiny](void* to, const Slab& slab) {
+        tiny.ops->download(to, Tensor(const_cast<void*>(slab.data), slab.dtype, slab.box.count));
+    };
+    CheckpointWriter writer(tiny.grid.world(), std::move(options), 0, arena);
+    writer.write(step, tiny.optimizer.slabs(), Json::object(), "");
+    writer.finish();
+}
+
 /// Sequences of 1 .. 20 tokens; prompts of up to 4 tokens have no weight.
 inline std::vector<Sequence> tiny_batch(std::int64_t count, std::uint64_t which = 0) {
     RandomSequence random({.seed = 8, .stream = Stream::test, .prompt = which});
@@ -141,6 +153,40 @@ inline void make_policy_batch(std::vector<Sequence>& batch,
             s.sampler_log_prob[t] += static_cast<float>(0.01 * (random.uniform() - 0.5));
         }
     }
+}
+
+/// Losses of every kind, each with some of the other terms. `smooth`: the gradient is that of the value; a
+/// weight without a gradient in CISPO, a divergence with another's in k3+.
+struct NamedLoss {
+    const char* name;
+    PolicyLossOptions options;
+    bool smooth = true;
+};
+inline std::vector<NamedLoss> losses_of_every_kind() {
+    using A = Aggregation;
+    return {
+        {"grpo", {.clip_high = 0.25, .kl_coef = 0.05, .entropy_coef = 0.02}},
+        {"dapo", {.clip_high = 0.28, .aggregation = A::token_mean}},
+        {"dr-grpo", {.entropy_coef = 0.01, .aggregation = A::constant, .length = 9}},
+        {"dual clip and delta", {.delta = 1.2, .dual_clip = 1.1, .ratio_clamp = 20, .aggregation = A::token_sum}},
+        {"cispo", {.objective = Objective::cispo, .clip_low = 1, .clip_high = 0.1}, false},
+        {"sapo", {.objective = Objective::sapo, .kl = {.kind = KlKind::k2}, .kl_coef = 0.1}},
+        {"vespo", {.objective = Objective::vespo, .weight_gradient = true, .aggregation = A::token_mean}},
+        {"gspo", {.ratio = RatioLevel::sequence, .clip_low = 0.05, .clip_high = 0.05}},
+        {"luspo",
+         {.ratio = RatioLevel::sequence, .kl_coef = 0.02, .kl_correction = KlCorrection::ratio,
+          .aggregation = A::sequence_sum}},
+        {"reinforce",
+         {.objective = Objective::reinforce, .kl = {.kind = KlKind::k1}, .kl_coef = 0.1,
+          .kl_correction = KlCorrection::ratio}},
+        {"k3+", {.kl = {.k2_gradient = true}, .kl_coef = 0.2, .kl_correction = KlCorrection::score}, false},
+        {"sampler ratios",
+         {.kl = {.kind = KlKind::abs}, .kl_coef = 0.1, .sampler_ratio = SamplerRatio::token_truncate,
+          .sampler_max = 1.1}},
+        {"masked sequences",
+         {.sampler_ratio = SamplerRatio::sequence_mask, .sampler_min = 0.9, .sampler_max = 1.1,
+          .off_policy_limit = 0.1}},
+    };
 }
 
 /// Largest difference of two arrays beside the largest entry.
