@@ -109,10 +109,11 @@ std::vector<DeckKey> objective() {
 
 std::vector<DeckKey> advantages() {
     return {
-        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | reinforce | gae",
+        {"loss.advantage", choice, "", "group", "group | leave_one_out | rewards | pass_at_k | process | reinforce | gae",
          "rl",
          "Against the group's mean (GRPO); against the mean of the others (RLOO); each reward by itself, then "
-         "summed (GDPO); of the best of k (arXiv 2508.10751); the discounted reward (REINFORCE); against the values of a critic (PPO)."},
+         "summed (GDPO); of the best of k (arXiv 2508.10751); the rewards of the steps "
+         "from a token on (DeepSeekMath 4.1.3; other rewards count as one more step, the last); the discounted reward (REINFORCE); against the values of a critic (PPO)."},
         {"loss.std", choice, "", "sample", "sample | population | none | batch | mean", "rl",
          "What advantages within a group are divided by: a standard deviation of the group's rewards, nothing "
          "(Dr. GRPO), that of all rewards of the rollout, or the group's mean reward (MaxRL, for rewards >= 0)."},
@@ -152,8 +153,9 @@ std::vector<DeckKey> beside_the_main_loss() {
 
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition", "rl score",
-         "What the reward NAME measures."},
+        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition | steps",
+         "rl score",
+         "What the reward NAME measures. `steps` checks the equations of the reasoning, one by one."},
         {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
         {"reward.*.language", choice, "", "en", "en | zh", "rl score",
          "kind = language: the language that the response is to keep to."},

@@ -93,6 +93,7 @@ AdvantageOptions advantage_options(const Deck& deck) {
                                            {"leave_one_out", AdvantageKind::leave_one_out},
                                            {"rewards", AdvantageKind::rewards},
                                            {"pass_at_k", AdvantageKind::pass_at_k},
+                                           {"process", AdvantageKind::process},
                                            {"reinforce", AdvantageKind::reinforce},
                                            {"gae", AdvantageKind::gae}}),
             .std = chosen<GroupStd>(deck, "loss.std",
@@ -144,6 +145,14 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
          "rl.dynamic_sampling looks for groups with spread: a group of one has none; set rl.group >= 2");
     want(advantage != "pass_at_k" || whole("loss.pass_k") <= whole("rl.group"), "loss.pass_k",
          fmt::format("loss.pass_k = {} is more than rl.group = {} samples", whole("loss.pass_k"), whole("rl.group")));
+    const std::vector<std::string> rewards = deck.names("reward");
+    want(advantage != "process" || std::any_of(rewards.begin(), rewards.end(),
+                                               [&](const std::string& name) {
+                                                   return deck.text("reward." + name + ".kind") == "steps";
+                                               }),
+         "loss.advantage", "loss.advantage = process needs a reward of single steps: reward.NAME.kind = steps");
+    want(advantage != "process" || deck.text("loss.kl_in") == "loss", "loss.kl_in",
+         "loss.advantage = process has no place for the divergence of single tokens: use loss.kl_in = loss");
     want(deck.text("loss.std") != "batch" || advantage == "group" || advantage == "leave_one_out", "loss.std",
          "loss.std = batch goes with loss.advantage = group or leave_one_out");
     want(deck.number("loss.sampler_min") <= deck.number("loss.sampler_max"), "loss.sampler_min",

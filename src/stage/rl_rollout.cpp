@@ -178,6 +178,40 @@ void RolloutMaker::fill_values(PendingRollout& pending) {
     }
 }
 
+std::vector<StepReward> RolloutMaker::steps_of(const RolloutRow& row, const std::vector<double>& weights) const {
+    std::vector<StepReward> steps;
+    if (std::isnan(row.reward) || row.tokens.empty()) return steps;
+    const RewardInput input{.prompt = row.prompt_text,
+                            .response = row.response_text,
+                            .reference = row.reference,
+                            .tokens = static_cast<std::int32_t>(row.tokens.size()),
+                            .truncated = row.finish == FinishReason::length};
+    // The first token with which the text reaches a byte: texts of longer prefixes are no shorter.
+    const std::span<const TokenId> tokens = row.tokens;
+    const auto token_of = [&](std::size_t end) {
+        std::size_t low = 0, high = tokens.size() - 1;
+        while (low < high) {
+            const std::size_t middle = (low + high) / 2;
+            const bool reaches = run_.chat.response_text(tokens.first(middle + 1)).size() >= end;
+            (reaches ? high : low) = reaches ? middle : middle + 1;
+        }
+        return static_cast<std::int32_t>(low);
+    };
+    double whole = row.reward;
+    bool others = false;
+    for (std::size_t r = 0; r < weights.size(); ++r) {
+        if (weights[r] == 0) continue;
+        const Reward& reward = *pool_.rewards()[r].reward;
+        others |= !reward.scores_steps();
+        if (!reward.scores_steps()) continue;
+        whole -= weights[r] * row.rewards[r];
+        for (const StepScore& step : reward.steps(input))
+            steps.push_back({.end = token_of(step.end), .reward = weights[r] * step.reward});
+    }
+    if (others) steps.push_back({.end = static_cast<std::int32_t>(tokens.size() - 1), .reward = whole});
+    return steps;
+}
+
 ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, std::int64_t step) const {
     const Deck& deck = run_.deck;
     ScoredResponse out{.group = row.group, .reward = row.reward, .tokens = std::ssize(row.tokens)};
@@ -185,6 +219,7 @@ ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, st
     const std::vector<double> weights = reward_weights(deck, pool_.rewards(), step);
     for (std::size_t r = 0; r < weights.size(); ++r)
         if (weights[r] != 0) out.parts.push_back(weights[r] * row.rewards[r]);
+    if (deck.text("loss.advantage") == "process") out.steps = steps_of(row, weights);
     if (!s.value.empty()) out.values.assign(s.value.begin() + static_cast<std::ptrdiff_t>(prompt), s.value.end());
     const double coef = deck.schedule("loss.kl_coef").at(step);
     if (deck.text("loss.kl_in") == "reward" && coef != 0) {

@@ -39,6 +39,8 @@ class RolloutMaker {
     void fill_values(PendingRollout& pending);
     void give_advantages(PendingRollout& pending, std::vector<RolloutRow>& rows, std::int64_t step) const;
     ScoredResponse scored(const RolloutRow& row, const Sequence& sequence, std::int64_t step) const;
+    /// The scored steps of a response, those of its whole last, by token; none of what is unscorable.
+    std::vector<StepReward> steps_of(const RolloutRow& row, const std::vector<double>& weights) const;
     void write(const std::vector<RolloutRow>& rows, std::int64_t step) const;
     Json statistics(const std::vector<RolloutRow>& rows, const Rounds& rounds) const;
 

@@ -17,6 +17,7 @@ std::unique_ptr<Reward> make_reward(const std::string& kind, const std::string& 
     if (kind == "format") return make_format_reward();
     if (kind == "language") return make_language_reward(language);
     if (kind == "repetition") return make_repetition_reward();
+    if (kind == "steps") return make_steps_reward();
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
 

@@ -140,7 +140,8 @@ void check_gradients(const ModelConfig& config, Recompute recompute = Recompute:
         const auto wanted = differences(reference, problem, p.name);
         for (std::size_t loss = 0; loss < kLosses; ++loss) {
             const double error = test::norm_error(got.at(p.name)[loss], wanted[loss]);
-            BOOST_TEST(error < 1e-5, p.name << ", loss " << loss << ": off by " << error);
+            // Rounding of float32 sums, whose order is the BLAS library's for this processor.
+            BOOST_TEST(error < 4e-5, p.name << ", loss " << loss << ": off by " << error);
         }
     }
 }

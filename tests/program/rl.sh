@@ -67,6 +67,13 @@ try top loss.top_entropy=0.25
 is "a share of the tokens by entropy" "$rc" 0
 steps top 'all(.masked > 0.6 and .masked < 0.8)'
 
+try process loss.advantage=process reward.steps.kind=steps reward.language.weight=0.1
+is "advantages of steps" "$rc" 0
+steps process 'all(.loss == .loss) and (map(.grad_norm) | max > 0)'
+try process2 loss.advantage=process
+is "steps without a reward that has them" "$rc" 2
+has "which is told" "$out" "needs a reward of single steps"
+
 # Nearly all of the small model's responses end at the limit.
 try cut rl.mask_truncated=true rollout.max_new_tokens=2
 is "all responses are cut off" "$rc" 0

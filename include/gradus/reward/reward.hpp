@@ -22,12 +22,21 @@ struct RewardInput {
     bool truncated = false;  ///< no end token within the limit
 };
 
+/// The reward of the part of a response that ends at byte `end`.
+struct StepScore {
+    std::size_t end = 0;
+    double reward = 0;
+};
+
 /// A reward: a pure function of its input that returns a number or kUnscorable, never throws on
 /// what a model wrote, and answers in bounded time.
 class Reward {
   public:
     virtual ~Reward() = default;
     virtual double score(const RewardInput& input) const = 0;
+    /// Whether it also scores single steps of a response, and these in order (process supervision).
+    virtual bool scores_steps() const { return false; }
+    virtual std::vector<StepScore> steps(const RewardInput&) const { return {}; }
 };
 
 /// Text of the response after the reasoning: after the last `</think>`, else all of it.
@@ -56,6 +65,10 @@ std::unique_ptr<Reward> make_format_reward();
 std::unique_ptr<Reward> make_language_reward(const std::string& language);
 /// Share of repeated token n-grams as a penalty in [-1, 0] over white-space words, n = 3.
 std::unique_ptr<Reward> make_repetition_reward();
+
+/// Steps are the equations of the reasoning part that compute something from numbers, "3+8=11": 1 where it
+/// holds (exactly), else 0. The score is the share of them that hold, 0 where there are none.
+std::unique_ptr<Reward> make_steps_reward();
 
 /// DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13) of a response of `tokens` tokens: 0 up to
 /// longest - buffer, falling linearly to -1 at `longest`, -1 beyond; 0 throughout where buffer = 0.
