@@ -8,6 +8,7 @@
 #include "check.hpp"
 #include "gradus/base/log.hpp"
 #include "gradus/base/profile.hpp"
+#include "gradus/ranks/exchange.hpp"
 
 namespace gradus::cuda {
 namespace {
@@ -32,7 +33,8 @@ void prefer(const char* name, const char* value) { setenv(name, value, 0); }
 
 }  // namespace
 
-Collectives::Collectives(const Context& context, bool deterministic) : context_(context) {
+Collectives::Collectives(const Context& context, bool deterministic, bool overlap)
+    : context_(context), overlap_(overlap) {
     cuda::check(cudaStreamCreateWithFlags(&side_, cudaStreamNonBlocking));
     for (cudaEvent_t* event : {&ready_, &done_})
         cuda::check(cudaEventCreateWithFlags(event, cudaEventDisableTiming));
@@ -85,6 +87,7 @@ ncclComm_t Collectives::comm_of(Communicator& group) {
 }
 
 void Collectives::say(const char* what, std::int64_t bytes, const Communicator& group) {
+    Exchange::started(what, group.name());
     last_ = fmt::format("{} of {} over `{}`", what, format_bytes(static_cast<double>(bytes)), group.name());
 }
 
@@ -103,7 +106,7 @@ void Collectives::all_reduce(Communicator& group, Tensor x, Reduce op) {
 
 void Collectives::start_sum(Communicator& group, Tensor x) {
     comm_of(group);
-    if (groups_.size() > 1) return all_reduce(group, x, Reduce::sum);
+    if (!overlap_ || groups_.size() > 1) return all_reduce(group, x, Reduce::sum);
     cuda::check(cudaEventRecord(ready_, context_.stream));
     cuda::check(cudaStreamWaitEvent(side_, ready_, 0));
     sum_on(side_, group, x, Reduce::sum);
@@ -117,20 +120,36 @@ void Collectives::finish_sums() {
     cuda::check(cudaStreamWaitEvent(context_.stream, done_, 0));
 }
 
-void Collectives::all_gather_blocks(Communicator& group, Tensor x,
-                                    std::span<const std::int64_t> offsets) {
+void Collectives::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
     finish_sums();
     ncclComm_t comm = comm_of(group);
-    say("all_gather", x.bytes(), group);
+    std::int64_t bytes = 0;
+    for (const GatheredTensor& one : all) bytes += one.x.bytes();
+    say("all_gather", bytes, group);
     check(ncclGroupStart());
-    for (int r = 0; r < group.size(); ++r) {
-        const auto at = static_cast<std::size_t>(r);
-        auto* block = static_cast<char*>(x.data()) + offsets[at];
-        const auto bytes = static_cast<std::size_t>(offsets[at + 1] - offsets[at]);
-        if (bytes > 0) check(ncclBroadcast(block, block, bytes, ncclInt8, r, comm, context_.stream));
-    }
+    for (const GatheredTensor& one : all) gather(comm, group, one);
     check(ncclGroupEnd());
     wait_for(comm, last_);
+}
+
+void Collectives::gather(ncclComm_t comm, const Communicator& group, const GatheredTensor& one) {
+    const auto& offsets = one.offsets;
+    auto* first = static_cast<char*>(one.x.data());
+    bool even = offsets[0] == 0;
+    for (std::size_t r = 2; r < offsets.size(); ++r)
+        even = even && offsets[r] == static_cast<std::int64_t>(r) * offsets[1];
+    if (even) {
+        const auto bytes = static_cast<std::size_t>(offsets[1]);
+        auto* mine = first + offsets[static_cast<std::size_t>(group.rank())];
+        if (bytes > 0) check(ncclAllGather(mine, first, bytes, ncclInt8, comm, context_.stream));
+        return;
+    }
+    for (std::size_t r = 0; r + 1 < offsets.size(); ++r) {
+        const auto bytes = static_cast<std::size_t>(offsets[r + 1] - offsets[r]);
+        if (bytes > 0)
+            check(ncclBroadcast(first + offsets[r], first + offsets[r], bytes, ncclInt8, static_cast<int>(r), comm,
+                                context_.stream));
+    }
 }
 
 void Collectives::all_to_all(Communicator& group, Tensor send,

@@ -11,6 +11,7 @@
 #include "context.hpp"
 #include "gradus/base/handle.hpp"
 #include "gradus/ranks/communicator.hpp"
+#include "gradus/tensor/op_arguments.hpp"
 #include "gradus/tensor/tensor.hpp"
 
 namespace gradus::cuda {
@@ -22,14 +23,15 @@ namespace gradus::cuda {
 /// whoever waits for the stream asks check_failures() now and then.
 class Collectives {
   public:
-    /// `deterministic`: ring and simple protocol, whose order of sums is fixed.
-    Collectives(const Context& context, bool deterministic);
+    /// `deterministic`: ring and simple protocol, whose order of sums is fixed. `overlap`: without, sums that
+    /// are started wait for their turn on the operations' stream.
+    Collectives(const Context& context, bool deterministic, bool overlap);
     ~Collectives();
 
     void all_reduce(Communicator& group, Tensor x, Reduce op);
     void start_sum(Communicator& group, Tensor x);
     void finish_sums();
-    void all_gather_blocks(Communicator& group, Tensor x, std::span<const std::int64_t> offsets);
+    void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all);
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
                     Tensor recv, std::span<const std::int64_t> recv_offsets);
     /// Throws CudaError naming group and last operation where one has failed.
@@ -45,9 +47,12 @@ class Collectives {
     void wait_for(ncclComm_t comm, const std::string& what);
     void say(const char* what, std::int64_t bytes, const Communicator& group);
 
+    /// Within an NCCL group.
+    void gather(ncclComm_t comm, const Communicator& group, const GatheredTensor& one);
     void sum_on(cudaStream_t stream, Communicator& group, Tensor x, Reduce op);
 
     const Context& context_;
+    bool overlap_;
     cudaStream_t side_ = nullptr;     ///< of sums that go on beside the operations
     cudaEvent_t ready_ = nullptr, done_ = nullptr;
     bool started_ = false;

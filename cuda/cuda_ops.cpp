@@ -99,7 +99,7 @@ CudaOps::CudaOps(const OpsLimits& limits, Arena& arena, CudaDevice* device,
     matmul_ = std::make_unique<Matmul>(context_);
     experts_ = std::make_unique<ExpertProducts>(context_, product_workspace_.data(), Matmul::kWorkspace);
     cudnn_ = std::make_unique<CudnnAttention>();
-    collectives_ = std::make_unique<Collectives>(context_, options.deterministic);
+    collectives_ = std::make_unique<Collectives>(context_, options.deterministic, options.overlap);
 }
 
 CudaOps::~CudaOps() {
@@ -208,13 +208,14 @@ void CudaOps::finish_sums() {
     if (collectives_) collectives_->finish_sums();
 }
 
-void CudaOps::all_gather_blocks(Communicator& group, Tensor x,
-                                std::span<const std::int64_t> offsets) {
-    if (!is_staged()) return collectives_->all_gather_blocks(group, x, offsets);
-    std::vector<std::byte> bytes(static_cast<std::size_t>(x.bytes()));
-    download(bytes.data(), x);
-    group.all_gather_blocks(bytes, offsets);
-    upload(x, bytes.data());
+void CudaOps::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
+    if (!is_staged()) return collectives_->all_gather_blocks(group, all);
+    for (const auto& [x, offsets] : all) {
+        std::vector<std::byte> bytes(static_cast<std::size_t>(x.bytes()));
+        download(bytes.data(), x);
+        group.all_gather_blocks(bytes, offsets);
+        upload(x, bytes.data());
+    }
 }
 
 void CudaOps::all_to_all(Communicator& group, Tensor send,

@@ -46,6 +46,9 @@ std::vector<DeckKey> run_parameters() {
         {"grid.expert", integer, "ranks", "1", ">0", "*",
          "Data ranks over which the experts of a mixture are split; divides the data ranks. Memory for the "
          "tokens that travel is planned for the worst routing, so that it grows with this."},
+        {"grid.overlap", flag, "", "true", "", "*",
+         "Gradients of a block are summed over data ranks while the backward pass goes on with the blocks before it (on "
+         "GPUs, without tensor or expert ranks)."},
 
         {"ckpt.every", integer, "steps", "0", ">=0", kTraining,
          "Steps between checkpoints; 0: only at the end and on a stop."},

@@ -74,16 +74,15 @@ bool is_new(const CheckpointReader& reader, const std::string& group, const Para
     return new_head && parameter.name == kScalarHead && !reader.has(group + "/" + parameter.name);
 }
 
-/// Every rank holds all rows of its local box again.
-void gather_rows(const Parameter& parameter, Communicator& data, Ops& ops) {
+/// The rows of a parameter by owner.
+GatheredTensor owned_blocks(const Parameter& parameter, const Communicator& group) {
     const std::int64_t rows = local_rows(parameter);
     const std::int64_t row_bytes = parameter.value.bytes() / std::max<std::int64_t>(rows, 1);
-    std::vector<std::int64_t> offsets;
-    for (int r = 0; r < data.size(); ++r) {
-        offsets.push_back(owned_rows(rows, r, data.size()).begin * row_bytes);
-    }
-    offsets.push_back(rows * row_bytes);
-    ops.all_gather_blocks(data, parameter.value, offsets);
+    GatheredTensor blocks{.x = parameter.value};
+    for (int r = 0; r < group.size(); ++r)
+        blocks.offsets.push_back(owned_rows(rows, r, group.size()).begin * row_bytes);
+    blocks.offsets.push_back(rows * row_bytes);
+    return blocks;
 }
 
 }  // namespace
@@ -101,6 +100,8 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
       offloaded_(offload != nullptr) {
     Arena& state = offloaded_ ? *offload : arena;
     const auto& all = parameters_.all();
+    for (const Parameter& p : all)
+        if (p.trained) (p.expert ? owned_experts_ : owned_dense_).push_back(owned_blocks(p, holders(p, grid)));
     for (std::size_t i = 0; i < all.size(); ++i) {
         const OwnedRows rows = my_rows(all[i], grid);
         if (rows.begin == rows.end) continue;
@@ -156,8 +157,9 @@ double AdamW::step(double lr, bool summed) {
     // Gradients of owned rows are zero now; those of others', which were summed here too, are not.
     if (grid_.data_size() > 1) {
         ops_.fill(parameters_.flat_grads(), 0);
-        for (const Parameter& parameter : parameters_.all())
-            if (parameter.trained) gather_rows(parameter, holders(parameter, grid_), ops_);
+        // Every rank holds all rows of its local box again.
+        ops_.all_gather_blocks(grid_.data(), owned_dense_);
+        if (!owned_experts_.empty()) ops_.all_gather_blocks(grid_.expert_data(), owned_experts_);
     }
     return norm;
 }

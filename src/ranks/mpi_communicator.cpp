@@ -5,6 +5,7 @@
 #include "gradus/base/error.hpp"
 #include "gradus/base/handle.hpp"
 #include "gradus/ranks/communicator.hpp"
+#include "gradus/ranks/exchange.hpp"
 #include "gradus/ranks/session.hpp"
 
 namespace gradus {
@@ -66,6 +67,7 @@ class MpiCommunicator final : public Communicator {
 
     void broadcast(std::span<std::byte> data, int root) override {
         if (size_ == 1) return;
+        const Exchange exchange("broadcast", name_);
         for (std::size_t at = 0; at < data.size(); at += kMessage)
             check(MPI_Bcast(data.data() + at, count(std::min(kMessage, data.size() - at)), MPI_BYTE,
                             root, comm_.get()));
@@ -77,6 +79,7 @@ class MpiCommunicator final : public Communicator {
                     offsets.back() <= static_cast<std::int64_t>(data.size()),
                 "all_gather_blocks on `{}`: offsets do not fit the data", name_);
         if (size_ == 1) return;
+        const Exchange exchange("all_gather", name_);
         if (offsets.back() <= std::numeric_limits<int>::max()) {
             std::vector<int> counts, starts;
             for (int r = 0; r < size_; ++r) {
@@ -104,6 +107,7 @@ class MpiCommunicator final : public Communicator {
                     send_offsets.back() <= static_cast<std::int64_t>(send.size()) &&
                     recv_offsets.back() <= static_cast<std::int64_t>(recv.size()),
                 "all_to_all on `{}`: offsets do not fit the data", name_);
+        const Exchange exchange("all_to_all", name_);
         // Requests of at most kMessage bytes each: MPI counts in int.
         std::vector<MPI_Request> requests;
         const auto post = [&](auto bytes, std::span<const std::int64_t> offsets, int r, auto call) {
@@ -130,7 +134,10 @@ class MpiCommunicator final : public Communicator {
         check(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE));
     }
 
-    void barrier() override { check(MPI_Barrier(comm_.get())); }
+    void barrier() override {
+        const Exchange exchange("barrier", name_);
+        check(MPI_Barrier(comm_.get()));
+    }
 
   private:
     using Handle = UniqueHandle<MPI_Comm, CloseComm>;
@@ -144,6 +151,7 @@ class MpiCommunicator final : public Communicator {
     template <class T>
     void reduce(std::span<T> data, Reduce op) {
         if (size_ == 1) return;
+        const Exchange exchange("all_reduce", name_);
         thread_local std::vector<T> scratch;
         const auto n = static_cast<std::size_t>(size_);
         for (std::size_t at = 0; at < data.size(); at += kChunk) {

@@ -9,6 +9,7 @@
 
 #include "gradus/base/exit_code.hpp"
 #include "gradus/base/profile.hpp"
+#include "gradus/ranks/exchange.hpp"
 
 namespace gradus {
 
@@ -48,7 +49,8 @@ void Watchdog::watch() {
         const double silent = now_seconds() - last_.load();
         if (done_ || silent < timeout_) continue;
         const std::string line = fmt::format(
-            "no progress for {:.0f} s (run.timeout) in phase {}: ending the job", silent, phase_());
+            "no progress for {:.0f} s (run.timeout) in phase {}, {}: ending the job", silent, phase_(),
+            Exchange::describe());
         last_words_(line);
         _exit(static_cast<int>(ExitCode::internal));
     }

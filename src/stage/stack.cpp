@@ -64,7 +64,8 @@ std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const
     if (!on_gpu(deck)) return make_cpu_ops(bounds, memory.device);
     return make_cuda_ops(bounds, memory.device, memory.gpu,
                          {.deterministic = deck.flag("run.deterministic"),
-                          .timeout = deck.number("run.timeout")});
+                          .timeout = deck.number("run.timeout"),
+                          .overlap = deck.flag("grid.overlap")});
 }
 
 /// Training and generation take turns: the activations that one needs for its backward passes and the

@@ -42,9 +42,8 @@ void CpuOps::all_reduce(Communicator& group, Tensor x, Reduce op) {
     group.all_reduce(x.floats(), op);
 }
 
-void CpuOps::all_gather_blocks(Communicator& group, Tensor x,
-                               std::span<const std::int64_t> offsets) {
-    group.all_gather_blocks(bytes_of(x), offsets);
+void CpuOps::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
+    for (const auto& [x, offsets] : all) group.all_gather_blocks(bytes_of(x), offsets);
 }
 
 void CpuOps::all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,

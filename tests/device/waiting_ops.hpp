@@ -50,9 +50,8 @@ class WaitingOps final : public Ops {
         wait();
     }
     void finish_sums() override { ops_->finish_sums(); }
-    void all_gather_blocks(Communicator& group, Tensor x,
-                           std::span<const std::int64_t> offsets) override {
-        ops_->all_gather_blocks(group, x, offsets);
+    void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) override {
+        ops_->all_gather_blocks(group, all);
         wait();
     }
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,

@@ -71,7 +71,7 @@ BOOST_AUTO_TEST_CASE(collectives_of_one_rank) {
         ops->start_sum(*group, y);
         ops->finish_sums();
         const std::int64_t bytes = y.bytes(), offsets[2] = {0, bytes};
-        ops->all_gather_blocks(*group, y, offsets);
+        ops->all_gather_blocks(*group, std::vector{GatheredTensor{y, {0, bytes}}});
         const Tensor z = arena.take("z", type, {1000});
         ops->all_to_all(*group, y, offsets, z, offsets);
         ops->copy(x, z);

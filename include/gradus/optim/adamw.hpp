@@ -79,6 +79,7 @@ class AdamW {
     AdamWOptions options_;
     bool offloaded_;
     std::vector<Piece> pieces_;
+    std::vector<GatheredTensor> owned_dense_, owned_experts_;  ///< values, by the rank that updates them
     Tensor norm_scratch_;
     std::int64_t steps_ = 0;
 };

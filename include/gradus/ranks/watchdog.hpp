@@ -12,7 +12,7 @@
 namespace gradus {
 
 /// A thread that ends the process when the main thread has not called `alive` for `timeout` seconds.
-/// It calls no MPI: it hands one line with the phase to `last_words` (which adds rank and host), then
+/// It calls no MPI: it hands one line with the phase and the exchange (Exchange::describe) to `last_words` (which adds rank and host), then
 /// _exit(70); the launcher ends the other ranks.
 class Watchdog {
   public:

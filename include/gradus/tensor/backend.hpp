@@ -27,6 +27,7 @@ std::unique_ptr<CudaDevice> make_cuda_device(Communicator& world, bool share);
 struct CudaOptions {
     bool deterministic = true;  ///< refuse what cannot repeat its bits
     double timeout = 600;       ///< seconds after which a collective counts as stuck
+    bool overlap = true;        ///< sums that are started go on beside later operations
 };
 /// `device` null: planned; no GPU is needed then.
 std::unique_ptr<Ops> make_cuda_ops(const OpsLimits& limits, Arena& arena, CudaDevice* device,

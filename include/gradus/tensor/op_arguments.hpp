@@ -3,10 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "gradus/tensor/tensor.hpp"
 
 namespace gradus {
+
+/// A tensor of which rank r of a group gives bytes offsets[r] .. offsets[r + 1] (size + 1 entries).
+struct GatheredTensor {
+    Tensor x;
+    std::vector<std::int64_t> offsets;
+};
 
 enum class Transpose : bool { no, yes };
 

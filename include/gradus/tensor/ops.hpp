@@ -54,8 +54,8 @@ class Ops {
     virtual void start_sum(Communicator& group, Tensor x) = 0;
     /// Operations after this one see all sums that were started.
     virtual void finish_sums() = 0;
-    virtual void all_gather_blocks(Communicator& group, Tensor x,
-                                   std::span<const std::int64_t> offsets) = 0;
+    /// All of them at once: a call costs more than a small tensor's bytes.
+    virtual void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) = 0;
     virtual void all_to_all(Communicator& group, Tensor send,
                             std::span<const std::int64_t> send_offsets, Tensor recv,
                             std::span<const std::int64_t> recv_offsets) = 0;
