@@ -134,7 +134,8 @@ std::vector<std::string> Deck::names(std::string_view section) const {
 
 std::string Deck::resolved() const {
     // Defaults that give way to something else are no part of the run: the shape of the model where
-    // a checkpoint or a file gives it, and eval.k, of which eval.n samples only allow some.
+    // a checkpoint or a file gives it, eval.k, of which eval.n samples only allow some, and what a preset or
+    // the table says of a critic that there is none of.
     bool given_shape = false;
     for (const char* key : {"model.from", "model.config"}) {
         const auto given = values_.find(key);
@@ -143,9 +144,13 @@ std::string Deck::resolved() const {
     auto gives_way = [&](const std::string& key) {
         return (given_shape && key.rfind("model.", 0) == 0) || key == "eval.k";
     };
+    const auto advantage = values_.find("loss.advantage");
+    const bool no_critic = advantage != values_.end() && advantage->second.text != "gae";
     std::string text;
     for (const auto& [key, value] : values_) {
-        const bool idle = value.origin == "default" && gives_way(key);
+        const bool critic = no_critic && key.rfind("critic.", 0) == 0;
+        const bool idle = (value.origin == "default" && gives_way(key)) ||
+                          (critic && (value.origin == "default" || value.origin.rfind("loss.preset", 0) == 0));
         text += fmt::format("{:<28} = {:<24} # {}\n", (idle ? "# " : "") + key, quoted(value.text),
                             value.origin);
     }

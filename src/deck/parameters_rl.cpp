@@ -132,12 +132,14 @@ std::vector<DeckKey> advantages() {
 std::vector<DeckKey> critic() {
     return {
         {"critic.from", path, "", "", "", "rl",
-         "Run directory or checkpoint that the critic starts from, a reward model's or a policy's; empty: as the "
-         "policy. Its head starts at zero where that model has none."},
-        {"critic.lr", number, "", "1e-5", ">=0", "rl", "Its peak learning rate; the course is that of train.lr."},
-        {"critic.warmup", integer, "steps", "0", ">=0", "rl", "First updates, in which only the critic learns."},
+         "Run directory or checkpoint that the critic starts from: of a run with a critic its critic, else its policy, "
+         "with a head that starts at zero; empty: as the policy."},
+        {"critic.lr", number, "", "1e-5", ">=0", "rl",
+         "Its peak learning rate. Warm-up, schedule and the ratio of floor and peak are those of train.lr."},
+        {"critic.warmup", integer, "steps", "0", ">=0", "rl",
+         "First updates, in which only the critic learns; the policy's schedule begins after them."},
         {"critic.clip", number, "", "0.5", ">=0", "rl",
-         "In its loss values count as at most this far from those of the rollout; 0: they are not bounded."},
+         "PPO's value clipping (cliprange_value): in its loss values count as at most this far from those of the rollout; 0: they are not bounded."},
     };
 }
 

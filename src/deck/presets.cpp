@@ -168,7 +168,7 @@ std::vector<Preset> algorithms() {
         {"ppo",
          "verl's ppo_trainer with its default adv_estimator = gae, commit 1dda039b: a critic, whitened advantages, no "
          "KL term; sizes and one sample a prompt left out",
-         kBoth,
+         "verl's losses, gradients and advantages, but for the critic's loss",
          verl() + Keys{{"loss.advantage", "gae"}, {"loss.gamma", "1"}, {"loss.lambda", "1"}, {"loss.whiten", "sample"},
                        {"critic.lr", "1e-5"}, {"critic.clip", "0.5"}, {"critic.warmup", "0"}}},
         {"reinforce", "Williams 1992: the log-prob times the reward, no baseline, summed over each response", "",

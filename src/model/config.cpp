@@ -173,6 +173,13 @@ bool ModelConfig::is_moe(std::int64_t layer) const {
            !std::binary_search(moe.dense_layers.begin(), moe.dense_layers.end(), layer);
 }
 
+ModelConfig ModelConfig::with_scalar_head() const {
+    ModelConfig c = *this;
+    c.scalar_head = true;
+    c.mtp_layers = 0;
+    return c;
+}
+
 void ModelConfig::check(int tensor_size, int expert_size) const {
     Problems problems;
     for (const auto& [name, value] :

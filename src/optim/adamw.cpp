@@ -190,10 +190,10 @@ double AdamW::gradient_norm() {
     double sum = 0;
     for (std::size_t i = 0; i < all.size(); ++i) {
         require<NumericError>(std::isfinite(squares[i]),
-                              "the gradient of {} is not finite (optimiser step {}); the "
-                              "parameters are as before the step. Lower train.lr, or look at the "
-                              "batch",
-                              all[i].name, steps_ + 1);
+                              "the gradient of {} is not finite (optimiser step {}); these "
+                              "parameters are as before the step. Lower {}, or look at the batch",
+                              named(all[i].name, " "), steps_ + 1,
+                              options_.label.empty() ? std::string("train.lr") : fmt::format("{}.lr", options_.label));
         sum += squares[i];
     }
     return std::sqrt(sum);

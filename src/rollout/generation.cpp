@@ -10,6 +10,8 @@ namespace gradus {
 Generation::Generation(Engine::Impl& e, const ParameterSet& p, const std::vector<Request>& r,
                        const GenerationOptions& o, const Engine::FinishedCallback& f)
     : e_(e), parameters_(p), requests_(r), options_(o), on_finished_(f), pool_(e.limits.pages) {
+    regions_ = {fmt::format("{}.prefill", o.profile_phase), fmt::format("{}.decode", o.profile_phase),
+                fmt::format("{}.host", o.profile_phase)};
     check_requests();
     for (const Request& request : requests_) {
         first_result_.push_back(results_.size());
@@ -148,7 +150,7 @@ void Generation::resume_waiting() {
             text.tokens.insert(text.tokens.end(), drawn.begin(), drawn.end() - 1);
         }
         if (texts.empty()) return;
-        Profile::Region region(e_.profile, "rollout.prefill");
+        Profile::Region region(e_.profile, regions_.prefill);
         compute(texts);
     }
 }
@@ -220,7 +222,7 @@ void Generation::prefill_waiting(std::int64_t free_slots) {
 }
 
 void Generation::prefill(std::size_t first, std::size_t count) {
-    Profile::Region region(e_.profile, "rollout.prefill");
+    Profile::Region region(e_.profile, regions_.prefill);
     std::vector<Text> texts;
     std::vector<Prompt*> fresh;
     std::vector<std::int32_t> ends;
@@ -389,7 +391,7 @@ bool Generation::accept(std::size_t result, std::size_t request, const SampledTo
 
 /// The inputs of the next step; rows beyond the running sequences stand for nothing.
 void Generation::fill_step(std::int64_t n) {
-    Profile::Region region(e_.profile, "rollout.host");
+    Profile::Region region(e_.profile, regions_.host);
     auto& step = e_.step;
     std::int32_t *tokens = step.at(step.tokens), *positions = step.at(step.positions);
     std::int32_t *slots = step.at(step.slots), *lengths = step.at(step.lengths);
@@ -424,13 +426,13 @@ void Generation::decode_step() {
     e_.pass_is_due(true);
     std::vector<SampledToken> drawn;
     {
-        Profile::Region region(e_.profile, "rollout.decode");
+        Profile::Region region(e_.profile, regions_.decode);
         const std::int64_t rows = std::min(
             e_.model.decode_is_recordable() ? e_.ops.recorded_rows(n) : n, e_.limits.slots);
         e_.run_step(parameters_, rows, options_.sampling);
         drawn = e_.take_drawn(n);
     }
-    Profile::Region region(e_.profile, "rollout.host");
+    Profile::Region region(e_.profile, regions_.host);
     std::vector<bool> complete(static_cast<std::size_t>(n));
     for (std::size_t b = 0; b < running_.size(); ++b) {
         Slot& slot = running_[b];

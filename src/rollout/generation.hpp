@@ -98,6 +98,9 @@ class Generation {
     const std::vector<Request>& requests_;
     const GenerationOptions& options_;
     const Engine::FinishedCallback& on_finished_;
+    struct {
+        std::string prefill, decode, host;
+    } regions_;  ///< of the profile
     PagePool pool_;
     std::int64_t reserved_ = 0;  ///< free pages promised to sequences that are not preemptible
     std::vector<Generated> results_;

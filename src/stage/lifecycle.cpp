@@ -3,6 +3,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/carried.hpp"
+#include "gradus/stage/scoring.hpp"
 
 namespace gradus {
 
@@ -34,37 +35,20 @@ void restore(const Run& run, Stack& stack, const CheckpointReader& own) {
 
 /// The critic of a fresh start: of the model that critic.from names, else of the policy's first weights; its
 /// head, where that model has none, is zero.
-void start_critic(Run& run, Stack& stack, const CheckpointReader* policy_from) {
+void start_critic(Run& run, Stack& stack, const StartPoint& start) {
     Critic& critic = *stack.critic;
-    const std::string& from = run.deck.text("critic.from");
-    std::unique_ptr<CheckpointReader> other;
-    if (!from.empty()) {
-        const std::string directory =
-            find_checkpoint(from, [&](const std::string& text) { run.log.warn("{}", text); });
-        require<CheckpointError>(!directory.empty(), "critic.from = {} ({}): there is no checkpoint", from,
-                                 run.deck.origin("critic.from"));
-        other = std::make_unique<CheckpointReader>(directory);
-        require_same_tokenizer(other->state(), *run.tokenizer, directory);
-        ModelConfig shape = ModelConfig::from_json(other->state()["model"]);
-        shape.scalar_head = stack.config.scalar_head;
-        shape.mtp_layers = stack.config.mtp_layers;
-        shape.tied = stack.config.tied;
-        require<CheckpointError>(shape == stack.config,
-                                 "critic.from = {} ({}) is of another shape than the policy:\n  critic {}\n  policy "
-                                 "{}\nboth go through the same activations: choose a critic of the policy's shape",
-                                 from, run.deck.origin("critic.from"), shape.to_json().dump(),
-                                 stack.config.to_json().dump());
-    }
-    if (const CheckpointReader* reader = other ? other.get() : policy_from) {
-        load_parameters(*critic.parameters, *reader, "weights", *stack.ops, true);
-        critic.optimizer->load_masters(*reader, "weights", true);
-        run.log.info("critic from {}{}", reader->directory(),
-                     reader->has(fmt::format("weights/{}", kScalarHead)) ? "" : ", its head zero");
+    const CheckpointReader* reader = start.critic.reader ? start.critic.reader.get() : start.from.get();
+    if (reader == nullptr) {
+        critic.parameters->initialize(*stack.ops, static_cast<std::uint64_t>(run.deck.integer("run.seed")),
+                                      run.deck.number("model.init_std"));
+        critic.optimizer->masters_from_parameters();
         return;
     }
-    critic.parameters->initialize(*stack.ops, static_cast<std::uint64_t>(run.deck.integer("run.seed")),
-                                  run.deck.number("model.init_std"));
-    critic.optimizer->masters_from_parameters();
+    const std::string& group = start.critic.group;
+    load_parameters(*critic.parameters, *reader, group, *stack.ops, true);
+    critic.optimizer->load_masters(*reader, group, true);
+    run.log.info("critic from {} of {}{}", group, reader->directory(),
+                 reader->has(fmt::format("{}/{}", group, kScalarHead)) ? "" : ", its head zero");
 }
 
 }  // namespace
@@ -88,6 +72,8 @@ StartPoint find_start(Run& run) {
     if (run.is_root() && elsewhere) carry_hugging_face(restart, run.dir);
     if (own.empty()) {
         start.config = resolve_model(run.deck, *run.tokenizer, start.from, note);
+        if (stack_needs(run.deck).critic)
+            start.critic = resolve_critic(run.deck, *run.tokenizer, start.config, note);
         return start;
     }
     const std::string& verify = run.deck.text("run.restart_verify");
@@ -146,7 +132,7 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         run.log.info("weights initialised from seed {}", run.deck.integer("run.seed"));
     }
     if (stack.reference) stack.renew_reference();
-    if (stack.critic) start_critic(run, stack, start.from.get());
+    if (stack.critic) start_critic(run, stack, start);
     if (run.is_root() && run.deck.stage() != "bench") {
         carry_hugging_face(run.deck.text("model.from"), run.dir);
         keep_tokenizer(run.deck, run.tokenizer_files, *run.tokenizer);

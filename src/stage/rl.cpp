@@ -18,7 +18,7 @@
 namespace gradus {
 namespace {
 
-/// The course of the policy's rate at another height.
+/// The course of the policy's rate at another height; its warm-up and decay are those of all updates.
 LearningRate critic_learning_rate(const Deck& deck, LearningRate rate) {
     const double peak = deck.number("critic.lr");
     rate.floor = rate.peak > 0 ? rate.floor * peak / rate.peak : 0.0;
@@ -88,6 +88,8 @@ class ReinforcementLearning {
     UpdateResult update(std::int64_t step);
     /// pass@1 of the policy on held-out problems after `step` updates; NaN where none is due.
     double measure(std::int64_t step);
+    /// pass@1 of the policy on held-out problems.
+    double pass_at_1();
     void record(std::int64_t step, const UpdateResult& result, double pass, double seconds, Lifecycle& life);
 
     Run& run_;
@@ -104,6 +106,7 @@ class ReinforcementLearning {
     PendingRollout pending_;
     std::vector<PromptRow> held_out_;
     std::int64_t measure_every_;
+    double pass_at_start_ = NAN;  ///< of the first weights, until the first step has told it
 };
 
 ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
@@ -115,9 +118,9 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
       split_(rollout_split(run.deck)),
       total_(run.deck.integer("train.steps")),
       reference_every_(run.deck.integer("rl.reference_every")),
-      critic_warmup_(run.deck.integer("critic.warmup")),
-      rate_(resolve_learning_rate(run.deck, total_)),
-      critic_rate_(critic_learning_rate(run.deck, rate_)),
+      critic_warmup_(stack.critic ? run.deck.integer("critic.warmup") : 0),
+      rate_(resolve_learning_rate(run.deck, total_ - critic_warmup_)),
+      critic_rate_(critic_learning_rate(run.deck, resolve_learning_rate(run.deck, total_))),
       entropy_(run.deck),
       held_out_(std::move(held_out)),
       measure_every_(run.deck.integer("eval.every")) {}
@@ -137,12 +140,12 @@ UpdateResult ReinforcementLearning::update(std::int64_t step) {
     options.entropy_floor =
         stack_.trainer->entropy_floor(batch, run_.deck.number("loss.top_entropy"), pending_.temperature);
     ++pending_.next;
-    const bool learns = !stack_.critic || step >= critic_warmup_;
-    UpdateResult result{.lr = learns ? rate_.at(step) : 0.0};
+    const bool learns = step >= critic_warmup_;
+    UpdateResult result{.lr = learns ? rate_.at(step - critic_warmup_) : 0.0};
     result.policy = learns ? stack_.trainer->policy_step(batch, options, pending_.temperature, result.lr)
                            : stack_.trainer->policy_loss(batch, options, pending_.temperature);
     const PolicyLossSums& sums = result.policy.sums;
-    entropy_.observe(sums.entropy / std::max(1.0, sums.tokens));
+    if (learns) entropy_.observe(sums.entropy / std::max(1.0, sums.tokens));
     if (stack_.critic) {
         result.critic_lr = critic_rate_.at(step);
         result.critic = stack_.critic->trainer->value_step(batch, value_loss_options(run_.deck), result.critic_lr);
@@ -152,6 +155,10 @@ UpdateResult ReinforcementLearning::update(std::int64_t step) {
 
 double ReinforcementLearning::measure(std::int64_t step) {
     if (measure_every_ == 0 || (step % measure_every_ != 0 && step != total_)) return NAN;
+    return pass_at_1();
+}
+
+double ReinforcementLearning::pass_at_1() {
     Profile::Region region(run_.profile, "evaluate.other");
     std::vector<std::int64_t> all(held_out_.size());
     std::iota(all.begin(), all.end(), 0);
@@ -159,6 +166,7 @@ double ReinforcementLearning::measure(std::int64_t step) {
     options.sampling.temperature = run_.deck.number("eval.temperature");
     options.sampling.top_p = run_.deck.number("eval.top_p");
     options.stream = Stream::eval;
+    options.profile_phase = "evaluate";
     std::vector<NamedReward> accuracy;
     accuracy.push_back({"accuracy", make_accuracy_reward()});
     RewardPool pool(std::move(accuracy), 1);
@@ -203,6 +211,8 @@ void ReinforcementLearning::record(std::int64_t step, const UpdateResult& update
     if (update.critic) row.update(critic_metrics(*update.critic, update.critic_lr));
     row.update(pending_.statistics);
     if (!std::isnan(pass)) row["pass_at_1"] = pass;
+    if (!std::isnan(pass_at_start_)) row["pass_at_1_at_start"] = pass_at_start_;
+    pass_at_start_ = NAN;
     row["tokens_per_s"] = result.tokens / seconds;
     row["seconds"] = lap_times(run_.profile);
     run_.metric(row);
@@ -241,8 +251,13 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
     const double tokens_before = tokens_;
     start.own.reset();
     start.from.reset();
+    start.critic.reader.reset();
     Lifecycle life(run_, stack_, total_);
     PendingRollout::Storage storage;
+    if (start.step == 0 && measure_every_ > 0) {
+        pass_at_start_ = pass_at_1();
+        run_.log.info("pass@1 {:.1f} % before the first step", 100 * pass_at_start_);
+    }
     for (std::int64_t step = start.step; step < total_;) {
         const double began = now_seconds();
         life.begin_step();

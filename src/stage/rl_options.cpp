@@ -168,6 +168,11 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
          "loss.kl_in = loss");
     want(deck.text("loss.objective") != "vespo" || !alone, "loss.objective",
          "VESPO weighs whole sequences and needs one advantage a response: choose a loss.advantage within groups");
+    want(!wants_critic(deck) || whole("critic.warmup") < whole("train.steps"), "critic.warmup",
+         fmt::format("critic.warmup = {} leaves none of train.steps = {} to the policy", whole("critic.warmup"),
+                     whole("train.steps")));
+    want(advantage != "process" || deck.number("rl.reward_clip") == 0, "rl.reward_clip",
+         "rl.reward_clip bounds the sum of a response's rewards; loss.advantage = process takes them apart: leave it out");
     for (const char* key : {"critic.from", "critic.lr", "critic.warmup", "critic.clip"})
         want(wants_critic(deck) || !deck.is_set(key) || deck.origin(key).starts_with("loss.preset"), key,
              fmt::format("{}: there is a critic with loss.advantage = gae only; leave the key out", key));

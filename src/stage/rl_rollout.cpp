@@ -186,29 +186,34 @@ std::vector<StepReward> RolloutMaker::steps_of(const RolloutRow& row, const std:
                             .reference = row.reference,
                             .tokens = static_cast<std::int32_t>(row.tokens.size()),
                             .truncated = row.finish == FinishReason::length};
-    // The first token with which the text reaches a byte: texts of longer prefixes are no shorter.
-    const std::span<const TokenId> tokens = row.tokens;
+    // Bytes of the text up to the end of each token, behind the tag that the template may have opened.
+    std::vector<std::size_t> ends;
+    std::size_t bytes = 0;
+    for (const TokenId token : row.tokens)
+        ends.push_back(bytes += token < run_.tokenizer->vocab_size() ? run_.tokenizer->token_bytes(token).size() : 0);
+    const std::size_t opened = run_.chat.response_text({}).size();
     const auto token_of = [&](std::size_t end) {
-        std::size_t low = 0, high = tokens.size() - 1;
-        while (low < high) {
-            const std::size_t middle = (low + high) / 2;
-            const bool reaches = run_.chat.response_text(tokens.first(middle + 1)).size() >= end;
-            (reaches ? high : low) = reaches ? middle : middle + 1;
-        }
-        return static_cast<std::int32_t>(low);
+        const auto first = std::lower_bound(ends.begin(), ends.end() - 1, end - std::min(end, opened));
+        return static_cast<std::int32_t>(first - ends.begin());
     };
+    // What is not of steps makes one more at the end, in all responses or in none; where none of its rewards can
+    // be judged (rl.unscorable = all) there is no such step.
     double whole = row.reward;
-    bool others = false;
+    bool others = run_.deck.number("rl.truncated_penalty") > 0 || run_.deck.integer("rl.overlong_buffer") > 0;
+    bool known = others;
     for (std::size_t r = 0; r < weights.size(); ++r) {
         if (weights[r] == 0) continue;
         const Reward& reward = *pool_.rewards()[r].reward;
-        others |= !reward.scores_steps();
-        if (!reward.scores_steps()) continue;
+        if (!reward.scores_steps()) {
+            others = true;
+            known |= std::isfinite(row.rewards[r]);
+            continue;
+        }
         whole -= weights[r] * row.rewards[r];
         for (const StepScore& step : reward.steps(input))
             steps.push_back({.end = token_of(step.end), .reward = weights[r] * step.reward});
     }
-    if (others) steps.push_back({.end = static_cast<std::int32_t>(tokens.size() - 1), .reward = whole});
+    if (others && known) steps.push_back({.end = static_cast<std::int32_t>(row.tokens.size() - 1), .reward = whole});
     return steps;
 }
 

@@ -186,7 +186,8 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
                     {"tokens", tokens},
                     {"seconds", seconds},
                     {"tokens_per_s", tokens / seconds},
-                    {"peak_bytes", peak}};
+                    {"peak_bytes", peak},
+                    {"device_bytes", arena.bytes()}};
     if (!extra.is_null()) summary.update(extra);
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
 }

@@ -278,11 +278,8 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
 
 std::unique_ptr<Critic> Stack::make_critic(const Deck& deck, const Grid& grid, const RunMemory& memory,
                                            Profile& profile, std::int64_t micro_tokens) {
-    ModelConfig shape = config;
-    shape.scalar_head = true;
-    shape.mtp_layers = 0;
     auto made = std::make_unique<Critic>();
-    made->parameters = std::make_unique<ParameterSet>(shape, grid, memory.device, true, "critic", false,
+    made->parameters = std::make_unique<ParameterSet>(config.with_scalar_head(), grid, memory.device, true, "critic", false,
                                                       model->dtype());
     made->optimizer = std::make_unique<AdamW>(*made->parameters, grid, *ops, memory.device,
                                               optimizer_options(deck, "critic"),
@@ -406,6 +403,32 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
     require_same_tokenizer(state, tokenizer, directory);
     require_same_model(deck, tokenizer, stored, directory);
     return stored;
+}
+
+CriticSource resolve_critic(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& config,
+                            const std::function<void(const std::string&)>& note) {
+    CriticSource source;
+    const std::string& from = deck.text("critic.from");
+    if (from.empty()) return source;
+    const std::string directory = find_checkpoint(from, note);
+    require<CheckpointError>(!directory.empty(),
+                             "critic.from = {} ({}): there is no checkpoint; has that stage finished?", from,
+                             deck.origin("critic.from"));
+    source.reader = std::make_unique<CheckpointReader>(directory);
+    const Json& state = source.reader->state();
+    require<CheckpointError>(state.contains("model") && state.contains("tokenizer"), "{} holds no model", directory);
+    require_same_tokenizer(state, tokenizer, directory);
+    // A critic has neither the head nor the module of multi-token prediction.
+    ModelConfig shape = ModelConfig::from_json(state["model"]);
+    shape.scalar_head = config.scalar_head;
+    shape.mtp_layers = config.mtp_layers;
+    shape.tied = config.tied;
+    require<CheckpointError>(shape == config,
+                             "critic.from = {} ({}) is of another shape than the policy:\n  critic {}\n  policy "
+                             "{}\nboth go through the same activations: choose a critic of the policy's shape",
+                             from, deck.origin("critic.from"), shape.to_json().dump(), config.to_json().dump());
+    if (source.reader->has(fmt::format("critic/weights/{}", kScalarHead))) source.group = "critic/weights";
+    return source;
 }
 
 Json router_metrics(const ModelConfig& config, const Trainer::RouterResult& result) {

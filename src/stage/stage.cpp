@@ -152,15 +152,18 @@ ModelConfig planned_model(const Deck& deck, const Tokenizer& tokenizer, Plan& pl
     return resolve_model(deck, tokenizer, reader, note);
 }
 
-/// FLOPs of a training step and what a rank sends in it: gradients and parameters over the data
+/// FLOPs of a training step, the critic's with the policy's, and what a rank sends in it: gradients and parameters over the data
 /// ranks (reduce and gather, (d - 1) / d of them each way), two sums of activations a block and pass
 /// over the tensor ranks.
 std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& grid, double tokens) {
+    const bool critic = stack_needs(deck).critic;
     const double context = static_cast<double>(deck.integer("train.max_length")) / 2;
-    const double flops = 3 * config.forward_flops(context) * tokens;
+    double flops = 3 * config.forward_flops(context) * tokens;
+    if (critic) flops += 3 * config.with_scalar_head().forward_flops(context) * tokens;
     const double d = grid.data_size(), t = grid.tensor_size();
-    const double parameters = 4 * static_cast<double>(config.parameters()) / t;
-    const double activations = 4 * tokens / d * static_cast<double>(config.hidden) *
+    double parameters = 4 * static_cast<double>(config.parameters()) / t;
+    if (critic) parameters += 4 * static_cast<double>(config.with_scalar_head().parameters()) / t;
+    const double activations = (critic ? 2 : 1) * 4 * tokens / d * static_cast<double>(config.hidden) *
                                (4.0 * static_cast<double>(config.layers) + 2);
     const double steps = static_cast<double>(deck.integer("train.steps"));
     std::string text = fmt::format(
@@ -204,6 +207,11 @@ Plan plan_stage(const Deck& deck, int ranks) {
     }
     if (stage != "bench") plan.text += preview_data(deck, chat, *tokenizer, kPreviewRows, plan.complete);
     const ModelConfig config = planned_model(deck, *tokenizer, plan);
+    if (stack_needs(deck).critic && !deck.text("critic.from").empty()) {
+        const CriticSource critic =
+            resolve_critic(deck, *tokenizer, config, [&](const std::string& text) { plan.text += "note: " + text + "\n"; });
+        plan.text += fmt::format("critic from {} of {}\n", critic.group, critic.reader->directory());
+    }
     const Grid grid =
         Grid::planned(ranks / tensor, tensor, static_cast<int>(deck.integer("grid.expert")));
     Arena arena(nullptr), pinned(nullptr);

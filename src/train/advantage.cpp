@@ -246,8 +246,8 @@ std::vector<TokenAdvantages> token_advantages(const AdvantageOptions& o,
         for (std::size_t i = 0; i < out.size(); ++i) {
             if (!std::isnan(responses[i].reward))
                 fill_by_time(o, responses[i], out[i]);
-            else if (gae)  // the critic is left where it is
-                out[i].returns = responses[i].values;
+            else if (gae)
+                std::fill(out[i].returns.begin(), out[i].returns.end(), std::numeric_limits<double>::quiet_NaN());
         }
     } else {
         const Doubles each = one_a_response(o, responses);

@@ -379,11 +379,17 @@ Trainer::PolicyResult Trainer::policy(const std::vector<Sequence>& batch, const 
 
 Trainer::ValueResult Trainer::value_step(const std::vector<Sequence>& batch, const ValueLossOptions& options,
                                          double lr) {
-    const BatchCounts counts = count(batch);
-    for (const Sequence& s : batch)
+    ValueResult result;
+    double targets = 0;
+    const auto has_target = [](const Sequence& s, std::size_t t) {
+        return s.weight[t] > 0 && !std::isnan(s.returns[t]);
+    };
+    for (const Sequence& s : batch) {
         require(s.value.size() == s.tokens.size() && s.returns.size() == s.tokens.size(),
                 "sequence {}: values and returns do not fit its {} tokens", s.address, s.tokens.size());
-    ValueResult result{.tokens = counts.tokens};
+        result.tokens += static_cast<double>(s.tokens.size());
+        for (std::size_t t = 1; t < s.tokens.size(); ++t) targets += has_target(s, t) ? 1 : 0;
+    }
     std::int64_t first_bad = kNone;
     std::vector<std::size_t> row;
     std::vector<float> value, old_value, returns, d_value;
@@ -393,7 +399,7 @@ Trainer::ValueResult Trainer::value_step(const std::vector<Sequence>& batch, con
             row.clear();
             for (auto* column : {&value, &old_value, &returns}) column->clear();
             for (std::size_t t = 1; t < s.tokens.size(); ++t) {
-                if (!(s.weight[t] > 0)) continue;
+                if (!has_target(s, t)) continue;
                 row.push_back(static_cast<std::size_t>(micro_.row(i, static_cast<std::int64_t>(t))));
                 value.push_back(rows_.value[row.back()]);
                 old_value.push_back(s.value[t]);
@@ -401,7 +407,7 @@ Trainer::ValueResult Trainer::value_step(const std::vector<Sequence>& batch, con
             }
             d_value.resize(row.size());
             ValueLossSums sums;
-            value_loss<float>(options, counts.trained, {value, old_value, returns}, d_value, sums);
+            value_loss<float>(options, targets, {value, old_value, returns}, d_value, sums);
             result.sums.add(sums);
             for (std::size_t k = 0; k < row.size(); ++k) rows_.d_value[row[k]] = d_value[k];
             if (!std::isfinite(sums.loss)) first_bad = std::min(first_bad, s.address);
@@ -422,7 +428,13 @@ std::vector<std::vector<float>> Trainer::values(const std::vector<Sequence>& bat
         model_.values(parameters_, hidden, value);
         ops_.download(rows_.value.data(), value);
     };
-    return score(parameters_, batch, head, rows_.value, regions_.values);
+    auto all = score(parameters_, batch, head, rows_.value, regions_.values);
+    for (std::size_t i = 0; i < all.size(); ++i)
+        require<NumericError>(std::all_of(all[i].begin(), all[i].end(), [](float v) { return std::isfinite(v); }),
+                              "the critic's values of sequence {} are not finite (after {} of its updates). Lower "
+                              "critic.lr and go on from an earlier checkpoint",
+                              batch[i].address, optimizer_.steps());
+    return all;
 }
 
 std::vector<std::vector<float>> Trainer::log_probs(const ParameterSet& parameters,

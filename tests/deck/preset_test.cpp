@@ -38,7 +38,7 @@ BOOST_AUTO_TEST_CASE(every_name_is_there_once) {
     for (const char* name :
          {"deepseek-r1-zero", "deepseek-r1", "deepseekmath", "trl", "verl", "openrlhf", "slime", "nemo-rl", "dapo",
           "dr-grpo", "grpo", "bnpo", "cispo", "sapo", "gspo", "luspo", "vespo", "rloo", "reinforce", "reinforce++",
-          "reinforce++-baseline", "gdpo"})
+          "reinforce++-baseline", "gdpo", "ppo"})
         BOOST_TEST(names.count(name) == 1u, name);
 }
 
@@ -139,6 +139,9 @@ BOOST_AUTO_TEST_CASE(values_of_algorithms) {
     check_values("reinforce++", {{"loss.advantage", "reinforce"}, {"loss.whiten", "sample"}});
     check_values("reinforce++-baseline", {{"loss.advantage", "group"}, {"loss.std", "none"},
                                           {"loss.whiten", "sample"}});
+    check_values("ppo", {{"loss.advantage", "gae"}, {"loss.lambda", "1"}, {"loss.gamma", "1"},
+                         {"loss.whiten", "sample"}, {"loss.aggregation", "token_mean"}, {"loss.dual_clip", "3"},
+                         {"critic.clip", "0.5"}, {"critic.lr", "1e-05"}, {"critic.warmup", "0"}});
     check_values("gdpo", {{"loss.advantage", "rewards"}, {"loss.std_eps", "0.0001"}});
 }
 

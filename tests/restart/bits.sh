@@ -32,9 +32,19 @@ holds "the critic learns" jq -se 'all(.critic_grad_norm > 0)' ppo/metrics.jsonl
 run 2 "$here/ppo.in" "run.dir=$ROOT/rl" train.steps=21
 is "a run without a critic does not go on with one" "$rc" 2
 has "and says so" "$out" "wants a critic, but"
-run 2 "$here/ppo.in" "run.dir=$ROOT/other" "critic.from=$ROOT/pretrain" train.steps=1
+run 2 "$here/ppo.in" "run.dir=$ROOT/other" "critic.from=$ROOT/pretrain" train.steps=4
 is "a critic from another model" "$rc" 0
-has "its head is new" "$out" "critic from $ROOT/pretrain/"
+has "its head is new" "$out" "critic from weights of $ROOT/pretrain/"
+run 2 "$here/ppo.in" "run.dir=$ROOT/other3" "critic.from=$ROOT/ppo" train.steps=4
+has "a critic goes on in another run" "$out" "critic from critic/weights of $ROOT/ppo/chk0000020"
+run 2 "$here/ppo.in" "run.dir=$ROOT/other3" critic.from=/nowhere restart=none
+is "no critic there: exit code" "$rc" 3
+has "no critic there" "$out" "there is no checkpoint"
+run 2 rl/deck.resolved "run.dir=$ROOT/rl.repeated"
+is "a deck.resolved repeats the run" "$rc" 0
+holds "a deck.resolved repeats the run" same_run rl rl.repeated
+run 2 ppo/deck.resolved "run.dir=$ROOT/ppo.repeated"
+holds "a deck.resolved repeats the run with a critic" same_run ppo ppo.repeated
 run 2 "$here/rl.in" "run.dir=$ROOT/other2" critic.lr=1
 is "keys of a critic without one" "$rc" 2
 has "are told" "$out" "there is a critic with loss.advantage = gae only"

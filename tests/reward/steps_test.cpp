@@ -43,6 +43,16 @@ BOOST_AUTO_TEST_CASE(what_is_no_step) {
     BOOST_TEST(score("") == 0.0);
 }
 
+BOOST_AUTO_TEST_CASE(parts_of_other_formulas) {
+    for (const char* text : {"1,000+2=1,002", "2^3+1=9", "3×4+1=13", "3 × 4+1=13", "sqrt(4)+1=3", "x-2+3=11", "f(2)+1=6",
+                             "2+2=4,000", "2+2=4x", "2+2=4^1", "2+2=4 × 1", "50%+1=2", "\\frac12+1=2", "5!+1=121",
+                             "2+2=400%", "2+2=4 ≠ 5", "(i) 3+4=7", "**3+4=7**", "3+4=7!"})
+        BOOST_TEST(verdicts(text) == "", text << ": " << verdicts(text));
+    for (const char* text : {"- 3+4=7", "so: 3+4=7", "1. 3+4=7", "2) 3+4=7", "* 3+4=7", "so 3+4=7, then", "所以 3+4=7", "$3+4=7$",
+                             "3+4=7\nso", "then 3+4=7 apples", "<b>3+4=7</b>"})
+        BOOST_TEST(verdicts(text) == "1", text << ": " << verdicts(text));
+}
+
 BOOST_AUTO_TEST_CASE(bounded) {
     std::string sum = "1";
     for (int i = 0; i < 300; ++i) sum += "+1";
@@ -52,7 +62,7 @@ BOOST_AUTO_TEST_CASE(bounded) {
     for (int i = 0; i < 200000; ++i) many += "9999999999*9999999999=1=";
     const auto began = std::chrono::steady_clock::now();
     BOOST_TEST(steps(many).size() == 200000u);
-    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 20);
+    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 5);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

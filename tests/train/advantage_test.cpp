@@ -169,7 +169,7 @@ BOOST_AUTO_TEST_CASE(unscorable_entries_are_left_out) {
                 if (std::isnan(all[i].reward)) {
                     BOOST_TEST(out[i].advantage[t] == 0);
                     // The critic is not taught by what nobody could judge.
-                    if (kind == AdvantageKind::gae) BOOST_TEST(out[i].returns[t] == all[i].values[t]);
+                    if (kind == AdvantageKind::gae) BOOST_TEST(std::isnan(out[i].returns[t]));
                 }
             }
     }

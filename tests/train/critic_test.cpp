@@ -197,11 +197,27 @@ BOOST_AUTO_TEST_CASE(learns_its_returns) {
     BOOST_TEST(last.sums.loss < 0.1 * first, first << " -> " << last.sums.loss);
 }
 
-BOOST_AUTO_TEST_CASE(a_return_that_is_not_a_number_is_named) {
+BOOST_AUTO_TEST_CASE(tokens_without_a_return_are_left_out) {
+    TinyCritic all(64, kBare), some(64, kBare);
+    auto batch = value_batch(all, 8);
+    auto fewer = batch;
+    fewer.erase(fewer.begin() + 5);
+    batch[5].returns.assign(batch[5].returns.size(), NAN);
+    const auto a = all.trainer.value_step(batch, {}, 1e-3), b = some.trainer.value_step(fewer, {}, 1e-3);
+    BOOST_TEST(a.sums.tokens == b.sums.tokens);
+    BOOST_TEST(a.sums.loss == b.sums.loss, boost::test_tools::tolerance(1e-6));
+    BOOST_TEST(distance(last_gradient(all), last_gradient(some)) < 1e-5);
+    for (Sequence& s : batch) s.returns.assign(s.returns.size(), NAN);
+    const auto none = all.trainer.value_step(batch, {}, 1e-3);
+    BOOST_TEST(none.sums.tokens == 0);
+    BOOST_TEST(none.grad_norm == 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_loss_that_is_not_finite_is_named) {
     TinyCritic critic(64);
     auto batch = value_batch(critic, 8);
     const auto before = critic.values();
-    batch[6].returns.back() = NAN;
+    batch[6].returns.back() = INFINITY;
     batch[6].weight.back() = 1;
     BOOST_CHECK_EXCEPTION(critic.trainer.value_step(batch, {}, 1e-2), NumericError, [](const NumericError& e) {
         return std::string(e.what()).find("sequence 6") != std::string::npos;

@@ -80,6 +80,8 @@ struct ModelConfig {
     /// One number a token ("score.weight") in the place of the vocabulary: a critic or a reward model.
     bool scalar_head = false;
 
+    /// The shape of a critic beside this policy.
+    ModelConfig with_scalar_head() const;
     bool is_latent() const { return latent.kv_rank > 0; }
     bool is_moe(std::int64_t layer) const;
     /// Numbers that rotation turns in a head.

@@ -40,6 +40,7 @@ struct GenerationOptions {
     std::uint64_t seed = 1;
     Stream stream = Stream::sample_token;
     std::uint64_t step = 0;         ///< enters the random address
+    std::string_view profile_phase = "rollout";  ///< of its regions: PHASE.prefill, .decode, .host
     /// Called before each pass of the model, also of a rank that only keeps others company.
     std::function<void()> on_pass = {};
 };

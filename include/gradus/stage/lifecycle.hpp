@@ -16,6 +16,7 @@ namespace gradus {
 struct StartPoint {
     std::unique_ptr<CheckpointReader> own;   ///< checkpoint of this run, null: a fresh start
     std::unique_ptr<CheckpointReader> from;  ///< weights of an earlier stage
+    CriticSource critic;                     ///< of a fresh start
     ModelConfig config;
     std::int64_t step = 0;  ///< updates made
     bool finished = false;  ///< reached the goal of its deck then; one that asks for more goes on

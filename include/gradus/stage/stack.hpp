@@ -85,6 +85,16 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                           std::unique_ptr<CheckpointReader>& reader,
                           const std::function<void(const std::string&)>& note);
 
+/// The checkpoint that `critic.from` names, null where the key is empty, and where in it the critic's weights
+/// are: "critic/weights" of a run with a critic, else "weights". Throws CheckpointError where there is none, or it
+/// does not fit `config`.
+struct CriticSource {
+    std::unique_ptr<CheckpointReader> reader;
+    std::string group = "weights";
+};
+CriticSource resolve_critic(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& config,
+                            const std::function<void(const std::string&)>& note);
+
 /// The shape that the `model.` keys describe.
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer);
 

@@ -63,7 +63,8 @@ struct ScoredResponse {
 
 struct TokenAdvantages {
     std::vector<double> advantage;
-    std::vector<double> returns;  ///< what a critic learns: advantage before whitening + value; gae only
+    std::vector<double> returns;  ///< what a critic learns: advantage before whitening + value; gae only. NaN
+                                  ///< of what is unscorable
 };
 
 /// Advantages of each token. Responses of a group stand side by side. What is unscorable has no part

@@ -19,7 +19,7 @@ struct Sequence {
     std::vector<float> ref_log_prob;  ///< policy loss with KL only
     std::vector<float> sampler_log_prob;  ///< for the trainer-sampler gap; empty: not measured
     std::vector<float> value;    ///< value loss only: the critic's at the rollout, of the state before the token
-    std::vector<float> returns;  ///< value loss only
+    std::vector<float> returns;  ///< value loss only; NaN: the critic is not trained on this token
     std::int64_t address = 0;         ///< place in the global batch
 };
 

@@ -65,14 +65,16 @@ class Trainer {
     PolicyResult policy_loss(const std::vector<Sequence>& batch, const PolicyLossOptions& options,
                              double temperature);
 
-    /// The scalar head at every token t >= 1, of the state before it, exchanged as log_probs().
+    /// The scalar head at every token t >= 1, of the state before it, exchanged as log_probs(). Throws
+    /// NumericError naming the first sequence that has one which is not finite.
     std::vector<std::vector<float>> values(const std::vector<Sequence>& batch);
     struct ValueResult {
         ValueLossSums sums;  ///< reduced over ranks
         double grad_norm = 0, tokens = 0;
         RouterResult router;
     };
-    /// One update of a critic towards Sequence::returns over tokens of weight > 0.
+    /// One update of a critic towards Sequence::returns over tokens of weight > 0 that have one. Throws
+    /// NumericError as policy_step.
     ValueResult value_step(const std::vector<Sequence>& batch, const ValueLossOptions& options, double lr);
 
     /// Log-probs at `temperature` of every token t >= 1 under `parameters`, for this rank's share,
@@ -104,7 +106,7 @@ class Trainer {
     /// Head of the micro-batch at hand, and the loss over it; d_hidden is written where it is an update.
     void head_and_loss(std::span<const Sequence* const> members, Tensor hidden, const Pass& pass,
                        const Loss& loss, Tensor d_hidden);
-    /// The same of a scalar head: from rows_.value the loss gives rows_.d_value.
+    /// The same of a scalar head, always an update: from rows_.value the loss gives rows_.d_value.
     void scalar_head_and_loss(std::span<const Sequence* const> members, Tensor hidden, const Loss& loss,
                               Tensor d_hidden);
     /// The second call of a linear loss, for the micro-batch whose log-probs have not been read.
