@@ -358,7 +358,7 @@ Trainer::PolicyResult Trainer::policy(const std::vector<Sequence>& batch, const 
             PolicyLossSums sums;
             columns.gather(s, i, micro_, rows_.log_prob, rows_.entropy);
             gradus::policy_loss<float>(options, normalizer, columns.tokens(), columns.d_log_prob,
-                               columns.d_entropy, sums);
+                                       columns.d_entropy, sums);
             result.sums.add(sums);
             for (std::size_t k = 0; k < columns.row.size(); ++k) {
                 const auto r = static_cast<std::size_t>(columns.row[k]);
@@ -484,7 +484,7 @@ std::vector<std::vector<float>> Trainer::score(const ParameterSet& parameters, c
         }
     }
     // Each entry is non-zero on one rank only: the sum is that rank's value, exactly.
-    Profile::Region region(profile_, "logprobs.exchange");
+    Profile::Region region(profile_, region_name.substr(0, region_name.find('.')) + ".exchange");
     grid_.data().all_reduce(std::span<float>(flat), Reduce::sum);
     std::vector<std::vector<float>> result;
     for (std::size_t i = 0; i < batch.size(); ++i) {

@@ -12,6 +12,7 @@ namespace gradus {
 namespace {
 
 using test::distance;
+using test::last_gradient;
 using test::Tiny;
 using test::tiny_batch;
 
@@ -55,17 +56,6 @@ std::vector<Sequence> value_batch(TinyCritic& critic, std::int64_t count) {
         }
     }
     return batch;
-}
-
-std::vector<float> last_gradient(const Tiny& tiny) {
-    tiny.ops->synchronize();
-    std::vector<float> gradient;
-    for (const Slab& slab : tiny.optimizer.slabs()) {
-        if (slab.tensor.rfind("adam_m/", 0) != 0) continue;
-        const auto* m = static_cast<const float*>(slab.data);
-        for (std::int64_t i = 0; i < slab.box.elements(); ++i) gradient.push_back(2 * m[i]);
-    }
-    return gradient;
 }
 
 /// In double, from the values of the batch as the critic gives them now.

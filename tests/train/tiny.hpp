@@ -120,6 +120,18 @@ inline void write_checkpoint(const Tiny& tiny, const std::string& dir, std::int6
     writer.finish();
 }
 
+/// The gradient of the last, first step, parameter by parameter, where beta1 is 0.5.
+inline std::vector<float> last_gradient(const Tiny& tiny) {
+    tiny.ops->synchronize();
+    std::vector<float> gradient;
+    for (const Slab& slab : tiny.optimizer.slabs()) {
+        if (slab.tensor.rfind("adam_m/", 0) != 0) continue;
+        const auto* m = static_cast<const float*>(slab.data);
+        for (std::int64_t i = 0; i < slab.box.elements(); ++i) gradient.push_back(2 * m[i]);
+    }
+    return gradient;
+}
+
 /// Sequences of 1 .. 20 tokens; prompts of up to 4 tokens have no weight.
 inline std::vector<Sequence> tiny_batch(std::int64_t count, std::uint64_t which = 0) {
     RandomSequence random({.seed = 8, .stream = Stream::test, .prompt = which});

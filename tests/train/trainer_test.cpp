@@ -15,6 +15,7 @@ namespace gradus {
 namespace {
 
 using test::distance;
+using test::last_gradient;
 using test::make_policy_batch;
 using test::Tiny;
 using test::tiny_batch;
@@ -29,18 +30,6 @@ const Grid& grid() {
 
 /// No clip and no decay: after a first step the first moment is (1 - beta1) times the gradient.
 constexpr AdamWOptions kBare{.beta1 = 0.5, .weight_decay = 0, .clip = 0};
-
-/// The gradient of the last, first step, parameter by parameter.
-std::vector<float> last_gradient(const Tiny& tiny) {
-    tiny.ops->synchronize();
-    std::vector<float> gradient;
-    for (const Slab& slab : tiny.optimizer.slabs()) {
-        if (slab.tensor.rfind("adam_m/", 0) != 0) continue;
-        const auto* m = static_cast<const float*>(slab.data);
-        for (std::int64_t i = 0; i < slab.box.elements(); ++i) gradient.push_back(2 * m[i]);
-    }
-    return gradient;
-}
 
 /// Adds `factor` times a direction in the order of last_gradient to the parameters.
 void move(Tiny& tiny, const std::vector<float>& direction, double factor) {
