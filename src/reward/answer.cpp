@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a response, the final answer in it, and the accuracy reward.
+#include <cctype>
 #include <string_view>
+#include <tuple>
 
+#include "expression.hpp"
+#include "gradus/reward/math_answer.hpp"
 #include "gradus/reward/reward.hpp"
 #include "number.hpp"
 
@@ -48,6 +52,128 @@ bool last_box(std::string_view text, std::string_view& content) {
     return false;
 }
 
+/// Whether what stands between two boxes only joins them: "and", commas, typesetting, a few words.
+bool joins(std::string_view gap) {
+    return gap.size() <= 48 && gap.find('\n') == gap.npos &&
+           (gap.find("and") != gap.npos || gap.find(',') != gap.npos || gap.find(';') != gap.npos ||
+            gap.find_first_not_of(" $") == gap.npos);
+}
+
+/// The boxes at the end of a text that belong together, with commas; false if there is none.
+bool last_boxes(std::string_view text, std::string& content) {
+    std::string_view box;
+    if (!last_box(text, box)) return false;
+    content = trimmed(box);
+    std::string_view before = text.substr(0, text.rfind(kBoxed));
+    for (int boxes = 1; boxes < 50; ++boxes) {
+        std::string_view earlier;
+        if (!last_box(before, earlier)) break;
+        const auto end = static_cast<std::size_t>(earlier.data() + earlier.size() + 1 - text.data());
+        if (!joins(before.substr(end))) break;
+        content = std::string(trimmed(earlier)) + ", " + content;
+        before = before.substr(0, before.rfind(kBoxed));
+    }
+    return true;
+}
+
+/// What follows the last "answer is" or "Answer:" on its line, up to the end of the sentence.
+bool after_phrase(std::string_view text, std::string_view& content) {
+    std::size_t best = text.npos, length = 0;
+    for (const std::string_view phrase : {"answer is", "Answer is", "answer:", "Answer:", "ANSWER:"}) {
+        const std::size_t at = text.rfind(phrase);
+        if (at != text.npos && (best == text.npos || at > best)) best = at, length = phrase.size();
+    }
+    if (best == text.npos) return false;
+    content = text.substr(best + length);
+    content = content.substr(content.find_first_not_of(" :") == content.npos ? 0 : content.find_first_not_of(" :"));
+    content = content.substr(0, content.find('\n'));
+    const std::size_t stop = content.find(". ");
+    content = trimmed(content.substr(0, stop));
+    while (content.ends_with('.')) content.remove_suffix(1);
+    return !content.empty();
+}
+
+/// The last piece of a text that is set as mathematics; on one line where the signs are those of a line.
+bool last_formula(std::string_view text, std::string_view& content) {
+    std::size_t best = text.npos;
+    const auto offer = [&](std::size_t begin, std::size_t end) {
+        if (best == text.npos || begin > best) {
+            best = begin;
+            content = text.substr(begin, end - begin);
+        }
+    };
+    for (const auto& [open, close, line] : {std::tuple{"\\(", "\\)", true}, {"\\[", "\\]", false}}) {
+        const std::size_t end = text.rfind(close);
+        const std::size_t begin = end == text.npos || end == 0 ? text.npos : text.rfind(open, end - 1);
+        if (begin == text.npos) continue;
+        if (line && text.substr(begin, end - begin).find('\n') != text.npos) continue;
+        offer(begin + 2, end);
+    }
+    // Dollars pair from the beginning; \$ is money.
+    std::size_t opened = text.npos;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        if (text[at] == '\\') {
+            ++at;
+        } else if (text[at] == '$') {
+            const bool twice = at + 1 < text.size() && text[at + 1] == '$';
+            if (opened == text.npos) {
+                opened = at + (twice ? 2 : 1);
+            } else {
+                if (twice || text.substr(opened, at - opened).find('\n') == text.npos) offer(opened, at);
+                opened = text.npos;
+            }
+            at += twice ? 1 : 0;
+        }
+    }
+    return best != text.npos && !trimmed(content).empty();
+}
+
+/// Whether a text is a formula from end to end, with no word in it.
+bool is_formula(std::string_view text) {
+    int letters = 0;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        if (text[at] == '\\') {
+            while (at + 1 < text.size() && std::isalpha(static_cast<unsigned char>(text[at + 1])) != 0) ++at;
+            letters = 0;
+            continue;
+        }
+        letters = std::isalpha(static_cast<unsigned char>(text[at])) != 0 ? letters + 1 : 0;
+        if (letters > 1) return false;
+    }
+    return parse_expression(text).has_value();
+}
+
+/// Where the last number of a text in words begins, npos where there is none or it is part of a word.
+std::size_t last_number_in(std::string_view text, std::string& number) {
+    std::string plain(text);
+    for (const std::string_view power : {"²", "³"})
+        for (std::size_t at; (at = plain.find(power)) != std::string::npos;) plain.erase(at, power.size());
+    plain = plain_notation(plain);
+    const std::string_view found = last_number(plain);
+    if (found.empty()) return text.npos;
+    const auto at = static_cast<std::size_t>(found.data() - plain.data());
+    if (at > 0 && std::isalpha(static_cast<unsigned char>(plain[at - 1])) != 0) return text.npos;
+    number = found;
+    // Beside the last digit of the text as it was.
+    const std::size_t digit = text.find_last_of("0123456789");
+    return digit == text.npos ? 0 : digit;
+}
+
+/// The answer of a text that marks none: the formula that it is, the last formula set as such, or the last number,
+/// whichever comes later.
+std::string marked_by_nothing(const std::string& part) {
+    const std::string_view whole = trimmed(part);
+    if (whole.size() < 300 && is_formula(whole)) return std::string(whole);
+    std::string_view formula;
+    std::string number;
+    const std::size_t digit = last_number_in(part, number);
+    if (last_formula(part, formula)) {
+        const auto end = static_cast<std::size_t>(formula.data() + formula.size() - part.data());
+        if (digit == part.npos || digit < end) return std::string(trimmed(formula));
+    }
+    return number;
+}
+
 /// What follows the last "####" on its line; false if there is none.
 bool after_hashes(std::string_view text, std::string_view& content) {
     const std::size_t at = text.rfind(kHashes);
@@ -60,10 +186,17 @@ bool after_hashes(std::string_view text, std::string_view& content) {
 class AccuracyReward final : public Reward {
   public:
     double score(const RewardInput& input) const override {
-        const auto reference = stated_number(extract_reference(input.reference));
-        if (!reference) return kUnscorable;
-        const auto answer = stated_number(extract_answer(input.response));
-        return answer && equal(*answer, *reference) ? 1.0 : 0.0;
+        const std::string reference = extract_reference(input.reference);
+        if (reference.empty()) return kUnscorable;
+        const std::string answer = extract_answer(input.response);
+        // Numbers among words; what stands in an equation may be a part of it only.
+        constexpr std::string_view kRelations = "=<>";
+        if (reference.find_first_of(kRelations) == std::string::npos &&
+            answer.find_first_of(kRelations) == std::string::npos) {
+            const auto wanted = stated_number(reference), stated = stated_number(answer);
+            if (wanted && stated) return equal(*wanted, *stated) ? 1.0 : 0.0;
+        }
+        return same_answer(reference, answer) ? 1.0 : 0.0;
     }
 };
 
@@ -88,15 +221,21 @@ std::string reasoning_part(const std::string& response) {
 std::string extract_answer(const std::string& response) {
     const std::string part = final_part(response);
     std::string_view found;
-    if (last_answer_element(part, found) || last_box(part, found) || after_hashes(part, found)) {
-        return std::string(trimmed(found));
+    std::string boxes;
+    if (last_answer_element(part, found)) {
+        // A box within the element is the answer.
+        return last_boxes(found, boxes) ? boxes : std::string(trimmed(found));
     }
-    return std::string(last_number(plain_notation(part)));
+    if (last_boxes(part, boxes)) return boxes;
+    if (after_hashes(part, found)) return std::string(found);
+    return marked_by_nothing(after_phrase(part, found) ? std::string(found) : part);
 }
 
 std::string extract_reference(const std::string& reference) {
     std::string_view found;
-    return std::string(after_hashes(reference, found) ? trimmed(found) : trimmed(reference));
+    std::string boxes;
+    if (after_hashes(reference, found)) return std::string(trimmed(found));
+    return last_boxes(reference, boxes) ? boxes : std::string(trimmed(reference));
 }
 
 std::string boxed_answer(const std::string& text) {

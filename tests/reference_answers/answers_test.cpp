@@ -1,69 +1,110 @@
 // SPDX-License-Identifier: Apache-2.0
-// Answers of other projects' suites (GRADUS_REFERENCE/answers): the rows whose gold answer is a
-// plain number, which is what the accuracy reward by number covers.
-#include <algorithm>
+// Answers of other projects' suites (GRADUS_REFERENCE/answers): every row agrees or stands in the list of exceptions
+// with its reason; no pair that differs mathematically is accepted.
 #include <boost/test/unit_test.hpp>
 #include <cstdlib>
-#include <filesystem>
 #include <fmt/format.h>
-
-#include <regex>
+#include <map>
 
 #include "gradus/base/json_lines.hpp"
+#include "gradus/reward/math_answer.hpp"
 #include "gradus/reward/reward.hpp"
 
 namespace gradus {
 namespace {
 
-bool is_plain_number(const std::string& text) {
-    static const std::regex pattern(R"(\s*[-+]?(\d+|[1-9]\d{0,2}(,\d{3})+)(\.\d+)?\s*)");
-    return std::regex_match(text, pattern);
-}
+/// Why a row (of its file, counted from 1) is judged otherwise here.
+using Exceptions = std::map<std::int64_t, const char*>;
 
-/// Whether a completion marks its answer and the answer is a plain number: anything else is found by
-/// guesses that differ from project to project.
-bool marks_plain_number(const std::string& text) {
-    static const std::regex boxed(R"(\\boxed\{([^{}]*)\})"), tagged(R"(<answer>([^<>]*)</answer>)");
-    std::smatch found;
-    return (std::regex_search(text, found, tagged) || std::regex_search(text, found, boxed)) &&
-           is_plain_number(found[1]);
+const Exceptions kMathVerify = {
+    {6, "a decimal comma"},
+    {7, "a decimal comma"},
+    {8, "a decimal comma, in words"},
+    {16, "a decimal comma"},
+    {29, "the same number; a line break in a formula of a line is not looked at"},
+    {30, "the same number; as the row before"},
+    {33, "two equations run into one"},
+    {105, "not mathematics"},
+    {118, "sums of matrices are not worked out"},
+    {119, "products of matrices are not worked out"},
+    {121, "0.3333 is not 1/3"},
+    {122, "0.0833333333333333 is not 1/12"},
+    {127, "a real cube root and a complex power differ where x < 0"},
+    {129, "0.33 is not 1/3"},
+    {135, "2.6667 is not 8/3"},
+    {168, "the answer stands in a sentence before the last number"},
+    {183, "the same interval"},
+    {184, "4.123105625617661 is not the square root of 17"},
+    {215, "six tuples are not five"},
+    {218, "an absolute value as two intervals"},
+    {224, "pairs by name and by place"},
+    {238, "the reference's box does not close"},
+    {249, "a sum with an index"},
+    {253, "1 + 1/e is not 1 - 1/e"},
+    {258, "35 cm and 4 are not 4"},
+    {262, "f(y) is not f(x)"},
+};
+const Exceptions kHendrycks = {
+    {1, "lists have no order"},
+    {9, "lists have no order"},
+};
+const Exceptions kSkyThought = {
+    {3, "0.75 is not 75"},
+    {9, "3.14159 is not 3.1416"},
+    {12, "2.0001 is not 2"},
+    {13, "0.75 is not 75"},
+    {26, "an empty answer is never right"},
+};
+const Exceptions kSlime = {
+    {7, "2/4 is 1/2"},
+    {9, "a number in words is an answer"},
+    {11, "a number in words is an answer"},
+    {14, "a number in words is an answer"},
+};
+const Exceptions kOpenR1 = {
+    {11, "a fraction in words is an answer; the form is the format reward's"},
+};
+
+/// The share of rows that agree.
+double check_file(const std::string& name, const Exceptions& exceptions) {
+    const char* root = std::getenv("GRADUS_REFERENCE");
+    if (root == nullptr) {
+        fmt::print("skipped: GRADUS_REFERENCE is not set\n");
+        return 1;
+    }
+    const auto reward = make_accuracy_reward();
+    int rows = 0, agreed = 0;
+    for_each_json_line(fmt::format("{}/answers/{}.jsonl", root, name), [&](const Json& row, std::int64_t line) {
+        const auto gold = row["gold"].get<std::string>(), pred = row["pred"].get<std::string>();
+        const auto expected = row["expected"].get<bool>();
+        // A worked solution as gold is searched for its answer as a response is.
+        const bool worked = gold.size() > 200 && gold.find("\\boxed") == std::string::npos;
+        const bool got = row["mode"] == "answer"
+                             ? same_answer(gold, pred)
+                             : reward->score({.response = pred, .reference = worked ? extract_answer(gold) : gold}) == 1;
+        ++rows;
+        agreed += got == expected;
+        const auto exception = exceptions.find(line);
+        if (exception == exceptions.end())
+            BOOST_TEST(got == expected, name << ":" << line << ": gold " << gold << ", pred " << pred << ", accepted " << got);
+        else
+            BOOST_TEST(got != expected, name << ":" << line << " agrees now: take it from the list of exceptions");
+    });
+    fmt::print("{}: {} of {} rows agree\n", name, agreed, rows);
+    return static_cast<double>(agreed) / rows;
 }
 
 }  // namespace
 
-BOOST_AUTO_TEST_CASE(numbers_of_other_projects_suites) {
-    const char* root = std::getenv("GRADUS_REFERENCE");
-    if (root == nullptr) {
-        fmt::print("skipped: GRADUS_REFERENCE is not set\n");
-        return;
-    }
-    const auto reward = make_accuracy_reward();
-    int ran = 0, other = 0;
-    std::vector<std::filesystem::path> files;
-    for (const auto& entry : std::filesystem::directory_iterator(std::string(root) + "/answers"))
-        if (entry.path().extension() == ".jsonl") files.push_back(entry.path());
-    std::sort(files.begin(), files.end());
-    for (const auto& file : files)
-        for_each_json_line(file, [&](const Json& row, std::int64_t line) {
-            const auto gold = row["gold"].get<std::string>(), pred = row["pred"].get<std::string>();
-            const bool bare = row["mode"] == "answer";
-            // SkyThought accepts numbers within a tolerance and percentages for shares, by design.
-            const bool tolerant = file.filename().string().rfind("skythought", 0) == 0;
-            if (tolerant || !is_plain_number(gold) ||
-                !(bare ? is_plain_number(pred) : marks_plain_number(pred))) {
-                ++other;
-                return;
-            }
-            ++ran;
-            const double score = reward->score(
-                {.response = bare ? "<think>x</think><answer>" + pred + "</answer>" : pred,
-                 .reference = gold});
-            BOOST_TEST((score == 1) == row["expected"].get<bool>(),
-                       file.filename().string() << ":" << line << ": gold " << gold << ", pred "
-                                                << pred << ", score " << score);
-        });
-    fmt::print("reference answers: {} cases, {} of other kinds not covered\n", ran, other);
-    BOOST_TEST(ran > 0);
-}
+BOOST_AUTO_TEST_SUITE(answers_of_other_projects)
+
+BOOST_AUTO_TEST_CASE(math_verify) { BOOST_TEST(check_file("math_verify", kMathVerify) >= 0.9); }
+BOOST_AUTO_TEST_CASE(hendrycks) { check_file("hendrycks_math_is_equiv", kHendrycks); }
+BOOST_AUTO_TEST_CASE(skythought) { check_file("skythought_math_equal", kSkyThought); }
+BOOST_AUTO_TEST_CASE(slime) { check_file("slime", kSlime); }
+BOOST_AUTO_TEST_CASE(trl_and_open_r1) { check_file("trl_open_r1", kOpenR1); }
+BOOST_AUTO_TEST_CASE(verl) { check_file("verl_prime_math", {}); }
+
+BOOST_AUTO_TEST_SUITE_END()
 
 }  // namespace gradus

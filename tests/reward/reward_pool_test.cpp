@@ -28,7 +28,7 @@ std::vector<RewardInput> inputs(int count) {
         list.push_back({.prompt = n,
                         .response = "<think>then \u4e00 then \u4e00 then " + n +
                                     "</think><answer>" + std::to_string(i % 7) + "</answer>",
-                        .reference = i % 5 == 0 ? "none" : std::to_string(i % 3),
+                        .reference = i % 5 == 0 ? "" : std::to_string(i % 3),
                         .truncated = i % 2 == 0});
     }
     return list;

@@ -1,0 +1,682 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "expression.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace gradus {
+namespace {
+
+using Kind = Expression::Kind;
+
+constexpr std::size_t kLongest = 1500;
+constexpr int kDeepest = 40;
+constexpr std::size_t kMostDigits = 400;
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
+void replace_all(std::string& text, std::string_view from, std::string_view to) {
+    for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
+        text.replace(at, from.size(), to);
+}
+
+/// Replaces the command `name` where no letter follows it.
+void replace_command(std::string& text, std::string_view name, std::string_view to) {
+    for (std::size_t at = 0; (at = text.find(name, at)) != std::string::npos;) {
+        const std::size_t end = at + name.size();
+        if (end < text.size() && is_letter(text[end])) {
+            at = end;
+            continue;
+        }
+        text.replace(at, name.size(), to);
+        at += to.size();
+    }
+}
+
+/// The end of the group that opens at `open` ('{'), npos where it does not close.
+std::size_t group_end(std::string_view text, std::size_t open) {
+    int depth = 0;
+    for (std::size_t at = open; at < text.size(); ++at) {
+        if (text[at] == '\\') {
+            ++at;
+            continue;
+        }
+        if (text[at] == '{') ++depth;
+        if (text[at] == '}' && --depth == 0) return at;
+    }
+    return text.npos;
+}
+
+constexpr std::array<std::string_view, 9> kWords = {"\\text", "\\textbf", "\\textit", "\\textrm", "\\textnormal",
+                                                    "\\mbox", "\\operatorname", "\\mathrm", "\\hbox"};
+
+/// Words set as text: "and", "or" become commas, one letter stays, units and the like go.
+void drop_words(std::string& text) {
+    for (std::string_view command : kWords)
+        for (std::size_t at = 0; (at = text.find(command, at)) != std::string::npos;) {
+            std::size_t open = at + command.size();
+            while (open < text.size() && text[open] == ' ') ++open;
+            if (open >= text.size() || text[open] != '{') {
+                at = open;
+                continue;
+            }
+            const std::size_t end = group_end(text, open);
+            if (end == text.npos) return;
+            std::string inside = text.substr(open + 1, end - open - 1);
+            std::string bare;
+            for (const char c : inside)
+                if (c != ' ' && c != '.' && c != '(' && c != ')') bare += c;
+            std::string to = " ";
+            if (bare == "and" || bare == "or" || bare == "And" || bare == "Or")
+                to = ",";
+            else if (bare.size() == 1 && (is_letter(bare[0]) || is_digit(bare[0])))
+                to = bare;
+            // What a unit's power is of goes with it.
+            std::size_t after = end + 1;
+            if (to == " " && after < text.size() && text[after] == '^') {
+                ++after;
+                after = after < text.size() && text[after] == '{' ? group_end(text, after) : after;
+                after = after == text.npos ? text.size() : std::min(after + 1, text.size());
+            }
+            text.replace(at, after - at, to);
+            at += to.size();
+        }
+}
+
+/// Drops \! \, \( \[ \$ \% and the like; \; \: and a backslash before a blank become blanks. The backslashes
+/// that end a row of a matrix stay.
+void drop_spaces(std::string& text) {
+    std::string out;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        if (text[at] != '\\' || at + 1 == text.size()) {
+            out += text[at];
+            continue;
+        }
+        const char next = text[++at];
+        if (next == ' ' || next == ';' || next == ':')
+            out += ' ';
+        else if (std::string_view("!,()[]$%").find(next) == std::string_view::npos)
+            out += {'\\', next};
+    }
+    text = out;
+}
+
+/// "125 miles", "28 percent": a word behind a number says what is counted.
+void drop_unit(std::string& text) {
+    std::size_t end = text.find_last_not_of(" .\n");
+    if (end == std::string::npos || !is_letter(text[end])) return;
+    std::size_t begin = end;
+    while (begin > 0 && is_letter(text[begin - 1])) --begin;
+    if (end - begin < 2 || begin == 0 || text[begin - 1] != ' ') return;
+    const std::size_t before = text.find_last_not_of(' ', begin - 1);
+    if (before != std::string::npos && (is_digit(text[before]) || text[before] == '}')) text.erase(before + 1);
+}
+
+const std::vector<std::pair<std::string_view, std::string_view>>& signs() {
+    static const std::vector<std::pair<std::string_view, std::string_view>> all = {
+        {"−", "-"}, {"–", "-"}, {"×", "*"}, {"·", "*"}, {"÷", "/"}, {"π", "\\pi "}, {"∞", "\\infty "}, {"√", "\\sqrt "},
+        {"≤", "\\le "}, {"≥", "\\ge "}, {"≠", "\\ne "}, {"∪", "\\cup "}, {"±", "\\pm "}, {"∈", "\\in "}, {"°", ""},
+        {"²", "^2"}, {"³", "^3"}, {"½", "\\frac{1}{2}"}, {"€", ""}, {"£", ""}, {"，", ","}, {"≈", "\\approx "}};
+    return all;
+}
+
+/// Reads tokens and builds the tree; `wrong` once the text is no formula.
+class Parser {
+  public:
+    explicit Parser(std::string_view text) : text_(text) {}
+
+    std::optional<Expression> whole() {
+        Expression e = list("");
+        skip();
+        if (wrong_ || at_ != text_.size()) return {};
+        return e;
+    }
+
+  private:
+    struct Deeper {
+        explicit Deeper(Parser& p) : parser(p) {
+            if (++parser.depth_ > kDeepest) parser.wrong_ = true;
+        }
+        ~Deeper() { --parser.depth_; }
+        Parser& parser;
+    };
+
+    void skip() {
+        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' ||
+                                      text_[at_] == '~'))
+            ++at_;
+    }
+    bool ends() {
+        skip();
+        return wrong_ || at_ >= text_.size();
+    }
+    char peek() {
+        skip();
+        return at_ < text_.size() ? text_[at_] : '\0';
+    }
+    bool take(char c) {
+        if (peek() != c || wrong_) return false;
+        ++at_;
+        return true;
+    }
+    /// The command at hand without its backslash, "" if there is none.
+    std::string_view command() {
+        if (peek() != '\\') return {};
+        std::size_t end = at_ + 1;
+        while (end < text_.size() && is_letter(text_[end])) ++end;
+        if (end == at_ + 1 && end < text_.size()) ++end;  // \{, \\, \%
+        return text_.substr(at_ + 1, end - at_ - 1);
+    }
+    bool take_command(std::string_view name) {
+        if (command() != name) return false;
+        at_ += name.size() + 1;
+        return true;
+    }
+    Expression fail() {
+        wrong_ = true;
+        return {};
+    }
+    static Expression node(Kind kind, std::vector<Expression> children, std::string text = "") {
+        Expression e;
+        e.kind = kind;
+        e.children = std::move(children);
+        e.text = std::move(text);
+        return e;
+    }
+    static Expression integer(int value) {
+        Expression e;
+        e.number = value;
+        return e;
+    }
+    static Expression minus(Expression e) { return node(Kind::product, {integer(-1), std::move(e)}); }
+
+    /// "word" in the text as such, not part of a longer one.
+    bool take_word(std::string_view word) {
+        skip();
+        if (text_.substr(at_, word.size()) != word) return false;
+        const std::size_t end = at_ + word.size();
+        if (end < text_.size() && is_letter(text_[end])) return false;
+        at_ = end;
+        return true;
+    }
+
+    /// Items between commas, until one of `stop` or the end; one item alone is itself.
+    Expression list(std::string_view stop) {
+        const Deeper deeper(*this);
+        std::vector<Expression> items;
+        while (!wrong_) {
+            if (ends() || stop.find(peek()) != stop.npos) break;
+            items.push_back(relation());
+            bool more = false;
+            while (take(',') || take(';') || take_word("and") || take_word("or"))
+                more = true;
+            if (!more) break;
+        }
+        if (items.empty()) return fail();
+        if (items.size() == 1) return std::move(items[0]);
+        return node(Kind::list, std::move(items));
+    }
+
+    char relation_sign() {
+        const char c = peek();
+        if (c == '=') {
+            ++at_;
+            take('=');
+            return '=';
+        }
+        if (c == '<' || c == '>') {
+            ++at_;
+            const bool equal = take('=');
+            return c == '<' ? (equal ? 'l' : '<') : (equal ? 'g' : '>');
+        }
+        if (c == '!' && at_ + 1 < text_.size() && text_[at_ + 1] == '=') {
+            at_ += 2;
+            return 'n';
+        }
+        static constexpr std::array<std::pair<std::string_view, char>, 14> kSigns = {
+            {{"le", 'l'}, {"leq", 'l'}, {"leqslant", 'l'}, {"ge", 'g'}, {"geq", 'g'}, {"geqslant", 'g'}, {"lt", '<'},
+             {"gt", '>'}, {"ne", 'n'}, {"neq", 'n'}, {"in", 'i'}, {"approx", '~'}, {"equiv", '='}, {"colon", ':'}}};
+        for (const auto& [name, sign] : kSigns)
+            if (take_command(name)) return sign;
+        if (c == ':') {
+            ++at_;
+            return ':';
+        }
+        return '\0';
+    }
+
+    Expression relation() {
+        Expression first = united();
+        std::string signs;
+        std::vector<Expression> sides;
+        while (!ends()) {
+            const char sign = relation_sign();
+            if (sign == '\0') break;
+            if (signs.empty()) sides.push_back(std::move(first));
+            signs += sign;
+            sides.push_back(united());
+        }
+        return signs.empty() ? std::move(first) : node(Kind::relation, std::move(sides), signs);
+    }
+
+    Expression united() {
+        std::vector<Expression> parts;
+        parts.push_back(sum());
+        while (take_command("cup")) parts.push_back(sum());
+        return parts.size() == 1 ? std::move(parts[0]) : node(Kind::unite, std::move(parts));
+    }
+
+    Expression sum() {
+        const Deeper deeper(*this);
+        std::vector<Expression> terms;
+        bool first = true;
+        while (!ends()) {
+            const bool pm = take_command("pm"), mp = !pm && take_command("mp");
+            const bool minus_sign = !pm && !mp && take('-');
+            const bool plus = !pm && !mp && !minus_sign && take('+');
+            if (!first && !pm && !mp && !minus_sign && !plus) break;
+            Expression term = product();
+            if (pm || mp)
+                term = node(Kind::plus_minus, {std::move(term)}, pm ? "pm" : "mp");
+            else if (minus_sign)
+                term = minus(std::move(term));
+            terms.push_back(std::move(term));
+            first = false;
+        }
+        if (terms.empty()) return fail();
+        return terms.size() == 1 ? std::move(terms[0]) : node(Kind::sum, std::move(terms));
+    }
+
+    bool starts_atom() {
+        const char c = peek();
+        if (is_digit(c) || is_letter(c) || c == '(' || c == '{' || (c == '.' && at_ + 1 < text_.size() && is_digit(text_[at_ + 1])))
+            return true;
+        if (c != '\\') return false;
+        static constexpr std::array<std::string_view, 24> kNot = {
+            "le", "leq", "leqslant", "ge", "geq", "geqslant", "lt", "gt", "ne", "neq", "in", "approx", "equiv", "colon",
+            "cup", "pm", "mp", "cdot", "times", "div", "}", "%", "\\", "end"};
+        const std::string_view name = command();
+        return std::find(kNot.begin(), kNot.end(), name) == kNot.end();
+    }
+
+    Expression product() {
+        std::vector<Expression> factors;
+        Expression left = unary();
+        while (!ends()) {
+            if (take('*') || take_command("cdot") || take_command("times") || take_command("ast")) {
+                Expression right = unary();
+                left = node(Kind::product, {std::move(left), std::move(right)});
+            } else if (take('/') || take_command("div")) {
+                Expression right = unary();
+                left = node(Kind::quotient, {std::move(left), std::move(right)});
+            } else if (starts_atom()) {
+                const bool word = is_letter(peek());
+                if (word && (text_.substr(at_).starts_with("and") || text_.substr(at_).starts_with("or"))) break;
+                // "3 1/2" and 3\frac{1}{2} are mixed numbers; "3 4" is none of our business.
+                const bool mixed = literal(left) && (command() == "frac" || is_digit(peek()));
+                const bool digit = is_digit(peek());
+                Expression right = power();
+                if (mixed && digit) {
+                    if (!literal(right) || !take('/')) return fail();
+                    Expression below = power();
+                    if (!literal(below)) return fail();
+                    right = node(Kind::quotient, {std::move(right), std::move(below)});
+                }
+                if (mixed && right.kind == Kind::quotient && literal(right.children[0]) && literal(right.children[1]))
+                    left = node(Kind::sum, {std::move(left), std::move(right)});
+                else
+                    left = node(Kind::product, {std::move(left), std::move(right)});
+            } else {
+                break;
+            }
+        }
+        return left;
+    }
+    static bool literal(const Expression& e) {
+        return e.kind == Kind::number && boost::multiprecision::denominator(e.number) == 1;
+    }
+
+    Expression unary() {
+        const Deeper deeper(*this);
+        if (take('-')) return minus(unary());
+        if (take('+')) return unary();
+        return power();
+    }
+
+    Expression power() {
+        Expression base = atom();
+        while (!wrong_) {
+            if (take('!')) {
+                if (peek() == '=') {
+                    --at_;
+                    break;
+                }
+                base = node(Kind::function, {std::move(base)}, "factorial");
+            } else if (take('^')) {
+                if (take_command("circ")) continue;
+                if (text_.substr(at_).starts_with("{\\circ}")) {
+                    at_ += 7;
+                    continue;
+                }
+                Expression exponent = argument();
+                base = node(Kind::power, {std::move(base), std::move(exponent)});
+            } else {
+                break;
+            }
+        }
+        return base;
+    }
+
+    /// {group}, or one digit, letter, command or bracket.
+    Expression argument() {
+        const Deeper deeper(*this);
+        if (peek() == '{') return group();
+        if (take('-')) return minus(argument());
+        if (is_digit(peek())) {
+            // \frac12 takes one digit each; 2^10 without braces is taken whole by plain writers.
+            if (!single_) return number();
+            return integer(text_[at_++] - '0');
+        }
+        return atom();
+    }
+    Expression group() {
+        if (!take('{')) return fail();
+        const bool before = std::exchange(single_, false);
+        Expression inside = list("}");
+        single_ = before;
+        if (!take('}')) return fail();
+        return inside;
+    }
+    Expression one_digit_argument() {
+        const bool before = std::exchange(single_, true);
+        Expression e = argument();
+        single_ = before;
+        return e;
+    }
+
+    Expression number() {
+        std::string whole, part;
+        while (at_ < text_.size() && is_digit(text_[at_])) whole += text_[at_++];
+        // Thousands separators: groups of three digits.
+        // In tuples and sets a comma separates.
+        if (!whole.empty() && whole.size() <= 3 && brackets_ == 0) {
+            while (at_ + 3 < text_.size() && text_[at_] == ',' && is_digit(text_[at_ + 1]) && is_digit(text_[at_ + 2]) &&
+                   is_digit(text_[at_ + 3]) && (at_ + 4 >= text_.size() || !is_digit(text_[at_ + 4]))) {
+                whole += text_.substr(at_ + 1, 3);
+                at_ += 4;
+            }
+            while (at_ + 3 < text_.size() && text_[at_] == ' ' && is_digit(text_[at_ + 1]) && is_digit(text_[at_ + 2]) &&
+                   is_digit(text_[at_ + 3]) && (at_ + 4 >= text_.size() || !is_digit(text_[at_ + 4]))) {
+                whole += text_.substr(at_ + 1, 3);
+                at_ += 4;
+            }
+        }
+        if (at_ + 1 < text_.size() && text_[at_] == '.' && is_digit(text_[at_ + 1])) {
+            ++at_;
+            while (at_ < text_.size() && is_digit(text_[at_])) part += text_[at_++];
+        } else if (at_ < text_.size() && text_[at_] == '.' && (at_ + 1 == text_.size() || text_[at_ + 1] == ' ')) {
+            ++at_;  // a full stop
+        }
+        if (whole.size() + part.size() > kMostDigits || whole.size() + part.size() == 0) return fail();
+        using boost::multiprecision::cpp_int;
+        Expression e;
+        cpp_int digits = 0, scale = 1;
+        for (const char c : whole + part) digits = digits * 10 + (c - '0');
+        for (std::size_t i = 0; i < part.size(); ++i) scale *= 10;
+        e.number = Rational(digits, scale);
+        // A numeral of another base is not this number.
+        if (peek() == '_') {
+            ++at_;
+            Expression base = argument();
+            return node(Kind::function, {std::move(e), std::move(base)}, "numeral");
+        }
+        return e;
+    }
+    Expression symbol(std::string name) {
+        if (peek() == '_') {
+            ++at_;
+            std::string below;
+            if (take('{')) {
+                while (at_ < text_.size() && text_[at_] != '}') below += text_[at_++];
+                if (!take('}')) return fail();
+            } else if (at_ < text_.size()) {
+                below += text_[at_++];
+            }
+            std::erase(below, ' ');
+            name += "_" + below;
+        }
+        while (at_ < text_.size() && text_[at_] == '\'') {
+            name += '\'';
+            ++at_;
+        }
+        return node(Kind::symbol, {}, name);
+    }
+
+    Expression bracketed(char open) {
+        ++at_;
+        ++brackets_;
+        Expression inside = list(")]");
+        --brackets_;
+        const char close = peek();
+        if (close != ')' && close != ']') return fail();
+        ++at_;
+        if (inside.kind != Kind::list) {
+            if ((open == '(' && close == ')') || inside.kind == Kind::matrix) return inside;
+            return fail();
+        }
+        return node(Kind::bracket, std::move(inside.children), std::string{open, close});
+    }
+
+    Expression matrix() {
+        // \begin{...matrix} rows \\ ... \end{...}; \begin{array}{cc} too.
+        std::string name;
+        if (!take('{')) return fail();
+        while (at_ < text_.size() && text_[at_] != '}') name += text_[at_++];
+        if (!take('}')) return fail();
+        const bool array = name == "array";
+        if (!array && name.find("matrix") == name.npos) return fail();
+        if (array) {
+            if (!take('{')) return fail();
+            while (at_ < text_.size() && text_[at_] != '}') ++at_;
+            if (!take('}')) return fail();
+        }
+        std::vector<Expression> rows;
+        while (!wrong_) {
+            if (command() == "end") break;
+            std::vector<Expression> cells;
+            do cells.push_back(sum());
+            while (take('&'));
+            rows.push_back(node(Kind::list, std::move(cells)));
+            if (!take_command("\\") || command() == "end") break;
+        }
+        if (!take_command("end") || !take('{')) return fail();
+        while (at_ < text_.size() && text_[at_] != '}') ++at_;
+        if (!take('}') || rows.empty()) return fail();
+        for (const Expression& row : rows)
+            if (row.children.size() != rows[0].children.size()) return fail();
+        return node(Kind::matrix, std::move(rows));
+    }
+
+    Expression function(std::string name) {
+        std::optional<Expression> exponent, below;
+        while (true) {
+            if (peek() == '^' && !exponent) {
+                ++at_;
+                exponent = argument();
+            } else if (peek() == '_' && name == "log" && !below) {
+                ++at_;
+                below = argument();
+            } else {
+                break;
+            }
+        }
+        // The argument: a bracket, a group, or factors up to the next sign: sin 2x, cos a.
+        Expression inside;
+        if (peek() == '(' || peek() == '{') {
+            inside = power();
+        } else {
+            inside = unary();
+            while (!ends() && starts_atom() && !is_function(command()) && peek() != '(') {
+                Expression more = power();
+                inside = node(Kind::product, {std::move(inside), std::move(more)});
+            }
+        }
+        std::vector<Expression> arguments;
+        arguments.push_back(std::move(inside));
+        if (below) arguments.push_back(std::move(*below));
+        if (exponent && exponent->kind == Kind::product && name != "log" && exponent->children.size() == 2 &&
+            exponent->children[0].number == -1 && exponent->children[1].number == 1) {
+            name = "arc" + name;
+            exponent.reset();
+        }
+        Expression e = node(Kind::function, std::move(arguments), name);
+        return exponent ? node(Kind::power, {std::move(e), std::move(*exponent)}) : e;
+    }
+    static bool is_function(std::string_view name) {
+        static constexpr std::array<std::string_view, 15> kNames = {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin",
+                                                                    "arccos", "arctan", "sinh", "cosh", "tanh", "ln",
+                                                                    "log", "exp"};
+        return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+    }
+
+    Expression atom() {
+        const Deeper deeper(*this);
+        if (wrong_) return {};
+        const char c = peek();
+        if (is_digit(c) || c == '.') return number();
+        if (c == '{') return group();
+        if (c == '(' || c == '[') return bracketed(c);
+        if (c == '|') {
+            ++at_;
+            Expression inside = sum();
+            if (!take('|')) return fail();
+            return node(Kind::function, {std::move(inside)}, "abs");
+        }
+        if (is_letter(c)) {
+            for (const std::string_view name : {"arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "log", "ln", "pi"})
+                if (text_.substr(at_).starts_with(name)) {
+                    at_ += name.size();
+                    if (name == "pi") return node(Kind::symbol, {}, "pi");
+                    if (name == "sqrt") return root();
+                    return function(std::string(name));
+                }
+            ++at_;
+            Expression s = symbol(std::string(1, c));
+            // f(x) is a function where it stands for one; else a product.
+            if ((c == 'f' || c == 'g' || c == 'W' || c == 'h') && peek() == '(') {
+                Expression inside = bracketed('(');
+                return node(Kind::function, {std::move(inside)}, s.text);
+            }
+            return s;
+        }
+        if (c != '\\') return fail();
+        if (take_command("{")) {
+            ++brackets_;
+            std::vector<Expression> items;
+            if (command() != "}") {
+                Expression inside = list("\\");
+                if (inside.kind == Kind::list)
+                    items = std::move(inside.children);
+                else
+                    items.push_back(std::move(inside));
+            }
+            --brackets_;
+            if (!take_command("}")) return fail();
+            return node(Kind::bracket, std::move(items), "{}");
+        }
+        if (take_command("frac")) {
+            Expression above = one_digit_argument(), below = one_digit_argument();
+            return node(Kind::quotient, {std::move(above), std::move(below)});
+        }
+        if (take_command("binom")) {
+            Expression above = one_digit_argument(), below = one_digit_argument();
+            return node(Kind::function, {std::move(above), std::move(below)}, "binom");
+        }
+        if (take_command("sqrt")) return root();
+        if (take_command("begin")) return matrix();
+        if (take_command("infty")) return node(Kind::symbol, {}, "infinity");
+        if (take_command("emptyset") || take_command("varnothing")) return node(Kind::bracket, {}, "{}");
+        if (take_command("lfloor") || take_command("lceil")) {
+            const bool floor = text_[at_ - 4] == 'o';
+            Expression inside = sum();
+            if (!take_command(floor ? "rfloor" : "rceil")) return fail();
+            return node(Kind::function, {std::move(inside)}, floor ? "floor" : "ceil");
+        }
+        const std::string name(command());
+        if (is_function(name)) {
+            at_ += name.size() + 1;
+            return function(name);
+        }
+        static constexpr std::array<std::string_view, 24> kGreek = {
+            "pi", "alpha", "beta", "gamma", "delta", "epsilon", "theta", "lambda", "mu", "nu", "phi", "varphi", "psi",
+            "rho", "sigma", "tau", "omega", "chi", "eta", "zeta", "xi", "kappa", "Delta", "Omega"};
+        if (std::find(kGreek.begin(), kGreek.end(), name) == kGreek.end()) return fail();
+        at_ += name.size() + 1;
+        return symbol(name);
+    }
+
+    Expression root() {
+        std::optional<Expression> degree;
+        if (peek() == '[') {
+            ++at_;
+            degree = sum();
+            if (!take(']')) return fail();
+        }
+        std::vector<Expression> arguments;
+        arguments.push_back(one_digit_argument());
+        if (degree) arguments.push_back(std::move(*degree));
+        return node(Kind::function, std::move(arguments), "sqrt");
+    }
+
+    std::string_view text_;
+    std::size_t at_ = 0;
+    int depth_ = 0, brackets_ = 0;
+    bool wrong_ = false, single_ = false;
+};
+
+}  // namespace
+
+std::string plain_latex(std::string_view given) {
+    if (given.size() > kLongest) return "";  // a part of an answer is another answer
+    std::string text(given);
+    for (const auto& [from, to] : signs()) replace_all(text, from, to);
+    for (const std::string_view comma : {"{,}", "{, }", " {, }"}) replace_all(text, comma, ",");
+    for (const std::string_view gap : {"\\qquad", "\\quad"}) replace_all(text, gap, " ; ");
+    replace_all(text, ",\\! ", ",");
+    replace_all(text, ",\\!", ",");
+    // Backslashes that were escaped once too often; in a matrix two of them end a row.
+    if (text.find("\\begin") == std::string::npos)
+        for (std::size_t at = 0; (at = text.find("\\\\", at)) != std::string::npos; ++at)
+            if (at + 2 < text.size() && is_letter(text[at + 2])) text.erase(at, 1);
+    drop_spaces(text);
+    for (const std::string_view drop : {"$", "%"}) replace_all(text, drop, "");
+    for (const std::string_view drop : {"\\left", "\\right", "\\displaystyle", "\\textstyle", "\\limits", "\\big", "\\Big",
+                                        "\\bigl", "\\bigr", "\\mathbf", "\\mathit", "\\bf", "\\rm"})
+        replace_command(text, drop, "");
+    for (const std::string_view frac : {"\\dfrac", "\\tfrac", "\\cfrac"}) replace_command(text, frac, "\\frac");
+    drop_words(text);
+    // A box around all of it or a part.
+    for (std::size_t at; (at = text.find("\\boxed{")) != std::string::npos;) {
+        const std::size_t open = at + 6, end = group_end(text, open);
+        if (end == std::string::npos) break;
+        text.erase(end, 1);
+        text.erase(at, 7);
+    }
+    drop_unit(text);
+    const std::size_t first = text.find_first_not_of(" \n\t");
+    if (first == std::string::npos) return "";
+    std::size_t last = text.find_last_not_of(" \n\t.");
+    if (last == std::string::npos) last = first;
+    return text.substr(first, last - first + 1);
+}
+
+std::optional<Expression> parse_expression(std::string_view text) {
+    if (text.size() > kLongest) return {};
+    const std::string plain = plain_latex(text);
+    if (plain.empty()) return {};
+    return Parser(plain).whole();
+}
+
+}  // namespace gradus

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "identity.hpp"
+
+#include <boost/multiprecision/cpp_bin_float.hpp>
+#include <boost/multiprecision/cpp_complex.hpp>
+
+#include "gradus/base/philox.hpp"
+
+namespace gradus {
+namespace {
+
+namespace mp = boost::multiprecision;
+using Kind = Expression::Kind;
+using Real = mp::cpp_bin_float_50;
+using Complex = mp::cpp_complex_50;
+
+constexpr int kPoints = 3, kAttempts = 8;
+constexpr unsigned kMostBits = 8000;
+
+/// A number between 0 and 1 that belongs to a text and a point.
+double draw(const std::string& name, int point) {
+    std::uint64_t hash = 1469598103934665603u;  // FNV-1a
+    for (const char c : name) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
+    RandomSequence random({.seed = hash, .stream = Stream::test, .step = static_cast<std::uint64_t>(point)});
+    return random.uniform();
+}
+
+/// Evaluates at one point; `failed` where there is no finite value.
+class Evaluation {
+  public:
+    explicit Evaluation(int point) : point_(point) {}
+    bool failed = false;
+
+    Complex value(const Expression& e) {
+        if (failed) return {};
+        switch (e.kind) {
+            case Kind::number: return real(Real(mp::numerator(e.number)) / Real(mp::denominator(e.number)));
+            case Kind::symbol: return symbol(e.text);
+            case Kind::sum: {
+                Complex sum(0);
+                for (const Expression& term : e.children) sum += value(term);
+                return finite(sum);
+            }
+            case Kind::product: {
+                Complex product(1);
+                for (const Expression& factor : e.children) product *= value(factor);
+                return finite(product);
+            }
+            case Kind::quotient: {
+                const Complex above = value(e.children[0]), below = value(e.children[1]);
+                if (is_zero(below)) return fail();
+                return finite(above / below);
+            }
+            case Kind::power: return power(value(e.children[0]), value(e.children[1]));
+            case Kind::function: return function(e);
+            default: return fail();
+        }
+    }
+
+  private:
+    static Complex real(const Real& x) { return Complex(x, Real(0)); }
+    static bool is_zero(const Complex& z) { return z.real() == 0 && z.imag() == 0; }
+    Complex fail() {
+        failed = true;
+        return {};
+    }
+    Complex finite(const Complex& z) {
+        // Beyond this 50 digits say nothing of what is added.
+        if (!mp::isfinite(z.real()) || !mp::isfinite(z.imag()) || mp::abs(z.real()) > Real("1e1000") ||
+            mp::abs(z.imag()) > Real("1e1000"))
+            return fail();
+        return z;
+    }
+    Complex symbol(const std::string& name) {
+        if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<50>>());
+        if (name == "e") return real(mp::exp(Real(1)));
+        if (name == "i") return Complex(Real(0), Real(1));
+        if (name == "infinity") return fail();
+        const double u = draw(name, point_);
+        // Away from 0 and from whole numbers, of either sign.
+        return real(Real(u < 0.5 ? -0.35 - 3.3 * u : 0.35 + 3.3 * (u - 0.5)));
+    }
+    Complex power(const Complex& base, const Complex& exponent) {
+        if (failed) return {};
+        if (is_zero(base)) return exponent.real() > 0 ? base : fail();
+        if (exponent.imag() == 0 && exponent.real() == mp::floor(exponent.real()) && mp::abs(exponent.real()) < 200) {
+            // Exact for the signs of real bases.
+            Complex result(1), b = base;
+            auto n = static_cast<long>(exponent.real());
+            const bool below = n < 0;
+            for (n = below ? -n : n; n > 0; n /= 2) {
+                if (n % 2 == 1) result *= b;
+                b *= b;
+            }
+            return finite(below ? Complex(1) / result : result);
+        }
+        const Complex log = mp::log(base) * exponent;
+        if (mp::abs(log.real()) > 2000) return fail();
+        return finite(mp::exp(log));
+    }
+    Complex function(const Expression& e) {
+        const std::string& f = e.text;
+        if (f == "numeral") return fail();
+        const Complex x = value(e.children[0]);
+        if (failed) return {};
+        const bool is_real = x.imag() == 0;
+        if (f == "sqrt") {
+            if (e.children.size() == 1) return finite(mp::sqrt(x));
+            const Complex n = value(e.children[1]);
+            if (failed || is_zero(n)) return fail();
+            // The real root of an odd degree.
+            if (is_real && x.real() < 0 && n.imag() == 0 && mp::fmod(n.real(), Real(2)) == 1)
+                return -power(-x, Complex(1) / n);
+            return power(x, Complex(1) / n);
+        }
+        if (f == "abs") return real(mp::abs(x).real());
+        if (f == "exp") return mp::abs(x.real()) > 2000 ? fail() : finite(mp::exp(x));
+        if (f == "ln" || f == "log") {
+            if (is_zero(x)) return fail();
+            const Complex log = mp::log(x);
+            if (e.children.size() == 1) return f == "ln" ? log : log / mp::log(Complex(10));
+            const Complex base = mp::log(value(e.children[1]));
+            return failed || is_zero(base) ? fail() : finite(log / base);
+        }
+        if (f == "factorial" || f == "floor" || f == "ceil" || f == "binom") return whole(e, x);
+        const Complex big(Real(1e4));
+        if (mp::abs(x.real()) > big.real() || mp::abs(x.imag()) > 100) return fail();
+        if (f == "sin") return finite(mp::sin(x));
+        if (f == "cos") return finite(mp::cos(x));
+        if (f == "tan") return finite(mp::sin(x) / mp::cos(x));
+        if (f == "cot") return finite(mp::cos(x) / mp::sin(x));
+        if (f == "sec") return finite(Complex(1) / mp::cos(x));
+        if (f == "csc") return finite(Complex(1) / mp::sin(x));
+        if (f == "sinh") return finite((mp::exp(x) - mp::exp(-x)) / 2);
+        if (f == "cosh") return finite((mp::exp(x) + mp::exp(-x)) / 2);
+        if (f == "tanh") return finite((mp::exp(x) - mp::exp(-x)) / (mp::exp(x) + mp::exp(-x)));
+        if (f == "arctan" && is_real) return real(mp::atan(x.real()));
+        if (f == "arcsin" && is_real && mp::abs(x.real()) <= 1) return real(mp::asin(x.real()));
+        if (f == "arccos" && is_real && mp::abs(x.real()) <= 1) return real(mp::acos(x.real()));
+        if (f.size() > 1 && f[1] != '_' && f[1] != '\'') return fail();
+        // A function that is not known: some function of its name.
+        return finite(mp::sin(x * Complex(1 + draw(f + "(a", point_)) + Complex(draw(f + "(b", point_))));
+    }
+    Complex whole(const Expression& e, const Complex& x) {
+        if (x.imag() != 0) return fail();
+        if (e.text == "floor") return real(mp::floor(x.real()));
+        if (e.text == "ceil") return real(mp::ceil(x.real()));
+        if (x.real() != mp::floor(x.real()) || x.real() < 0 || x.real() > 170) return fail();
+        Real product(1);
+        if (e.text == "factorial") {
+            for (Real k(2); k <= x.real(); ++k) product *= k;
+            return real(product);
+        }
+        const Complex k = value(e.children[1]);
+        if (failed || k.imag() != 0 || k.real() != mp::floor(k.real()) || k.real() < 0 || k.real() > x.real())
+            return fail();
+        for (Real j(1); j <= k.real(); ++j) product *= (x.real() - k.real() + j) / j;
+        return real(product);
+    }
+
+    int point_;
+};
+
+bool close(const Complex& a, const Complex& b) {
+    const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
+    const Complex d = a - b;
+    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * Real("1e-35");
+}
+
+bool has_variables(const Expression& e) {
+    if (e.kind == Kind::symbol) return e.text != "pi" && e.text != "e" && e.text != "i" && e.text != "infinity";
+    for (const Expression& child : e.children)
+        if (has_variables(child)) return true;
+    return false;
+}
+
+unsigned bits(const Rational& x) {
+    const auto of = [](const mp::cpp_int& n) { return n == 0 ? 0u : static_cast<unsigned>(mp::msb(mp::abs(n))); };
+    return of(mp::numerator(x)) + of(mp::denominator(x));
+}
+
+}  // namespace
+
+std::optional<Rational> exact_value(const Expression& e) {
+    std::optional<Rational> result;
+    switch (e.kind) {
+        case Kind::number: return e.number;
+        case Kind::sum:
+        case Kind::product:
+            result = e.kind == Kind::sum ? 0 : 1;
+            for (const Expression& child : e.children) {
+                const auto value = exact_value(child);
+                if (!value) return {};
+                e.kind == Kind::sum ? *result += *value : *result *= *value;
+                if (bits(*result) > kMostBits) return {};
+            }
+            return result;
+        case Kind::quotient: {
+            const auto above = exact_value(e.children[0]), below = exact_value(e.children[1]);
+            if (!above || !below || *below == 0) return {};
+            return *above / *below;
+        }
+        case Kind::power: {
+            const auto base = exact_value(e.children[0]), exponent = exact_value(e.children[1]);
+            if (!base || !exponent || mp::denominator(*exponent) != 1) return {};
+            const mp::cpp_int n = mp::abs(mp::numerator(*exponent));
+            if (n > kMostBits || (bits(*base) + 1) * static_cast<unsigned>(n) > kMostBits) return {};
+            if (*base == 0 && *exponent <= 0) return {};
+            Rational power = 1;
+            for (unsigned i = 0; i < static_cast<unsigned>(n); ++i) power *= *base;
+            return *exponent < 0 ? Rational(1) / power : power;
+        }
+        default: return {};
+    }
+}
+
+bool identical(const Expression& a, const Expression& b) {
+    const auto x = exact_value(a), y = exact_value(b);
+    if (x && y) return *x == *y;
+    if (tree_text(a) == tree_text(b)) return true;
+    const int points = has_variables(a) || has_variables(b) ? kPoints : 1;
+    int agreed = 0;
+    for (int point = 0; point < kAttempts && agreed < points; ++point) {
+        Evaluation left(point), right(point);
+        const Complex u = left.value(a), v = right.value(b);
+        if (left.failed || right.failed) {
+            if (points == 1) return false;
+            continue;
+        }
+        if (!close(u, v)) return false;
+        ++agreed;
+    }
+    return agreed == points;
+}
+
+bool proportional(const Expression& a, const Expression& b, bool positive) {
+    std::optional<Complex> ratio;
+    int agreed = 0;
+    for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {
+        Evaluation left(point), right(point);
+        const Complex u = left.value(a), v = right.value(b);
+        if (left.failed || right.failed) continue;
+        const bool u_zero = u.real() == 0 && u.imag() == 0, v_zero = v.real() == 0 && v.imag() == 0;
+        if (u_zero || v_zero) return false;  // at a point drawn at random: always, or nearly never
+        const Complex here = u / v;
+        if (ratio && !close(*ratio, here)) return false;
+        ratio = here;
+        ++agreed;
+    }
+    if (agreed <= kPoints || !ratio) return false;
+    return !positive || (ratio->real() > 0 && mp::abs(ratio->imag()) < mp::abs(ratio->real()) * Real("1e-35"));
+}
+
+Expression difference(Expression a, Expression b) {
+    Expression minus_one;
+    minus_one.number = -1;
+    Expression negative{.kind = Kind::product};
+    negative.children.push_back(minus_one);
+    negative.children.push_back(std::move(b));
+    Expression sum{.kind = Kind::sum};
+    sum.children.push_back(std::move(a));
+    sum.children.push_back(std::move(negative));
+    return sum;
+}
+
+std::string tree_text(const Expression& e) {
+    std::string text = e.kind == Kind::number ? e.number.str() : e.text;
+    text = std::to_string(static_cast<int>(e.kind)) + ":" + text;
+    if (e.children.empty()) return text;
+    text += "(";
+    for (const Expression& child : e.children) text += tree_text(child) + ",";
+    return text + ")";
+}
+
+}  // namespace gradus

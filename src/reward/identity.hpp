@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// Whether two formulas are the same function of their variables.
+#pragma once
+
+#include "expression.hpp"
+
+namespace gradus {
+
+/// The value of a formula of whole numbers, fractions and whole powers; nothing for others and where it would have
+/// more than some thousand bits.
+std::optional<Rational> exact_value(const Expression& e);
+
+/// Exactly where both have an exact value; else both are evaluated with 50 digits at several points, drawn from the
+/// names of the variables, and must agree to 35 of them: a formula that is not the same differs there almost surely
+/// (Schwartz 1980). Formulas that cannot be evaluated must be the same trees. Bounded work.
+bool identical(const Expression& a, const Expression& b);
+
+/// Whether a = c b for a constant c that is not 0 (`positive`: above 0) at the same points: equations and
+/// inequalities that say the same.
+bool proportional(const Expression& a, const Expression& b, bool positive);
+
+/// a - b
+Expression difference(Expression a, Expression b);
+/// One text a tree.
+std::string tree_text(const Expression& e);
+
+}  // namespace gradus

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/reward/math_answer.hpp"
+
+#include <boost/test/unit_test.hpp>
+#include <chrono>
+#include <utility>
+#include <vector>
+
+namespace gradus {
+namespace {
+
+using Pairs = std::vector<std::pair<const char*, const char*>>;
+
+void all(const Pairs& pairs, bool wanted) {
+    for (const auto& [a, b] : pairs) {
+        BOOST_TEST(same_answer(a, b) == wanted, a << " and " << b);
+        BOOST_TEST(same_answer(b, a) == wanted, b << " and " << a);
+    }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(math_answer)
+
+BOOST_AUTO_TEST_CASE(numbers_in_disguise) {
+    all({{"1000", "1,000"}, {"1000", "$1{,}000$"}, {"1000", "\\boxed{1000}"}, {"1000", "1000.0"}, {"1000", "1 000"},
+         {"1000", "10^3"}, {"0.5", "\\frac12"}, {"\\frac{1}{2}", "\\dfrac{2}{4}"}, {"3\\frac{1}{2}", "7/2"},
+         {"3 1/2", "3.5"}, {"25\\%", "25"}, {"90^\\circ", "90"}, {"12\\text{ cm}^2", "12"}, {"-\\frac{3}{4}", "\\frac{-3}{4}"},
+         {"5!", "120"}, {"2^{-1}", "0.5"}, {"\\$4.50", "4.5"}, {"125 miles", "125"}},
+        true);
+    all({{"1000", "1001"}, {"0.3333", "1/3"}, {"10^{60}", "10^{60}+1"}, {"1,2", "12"}, {"204_5", "204"}, {"12:00", "1:00"},
+         {"5", "-5"}, {"2", "2x"}, {"", ""}, {"5", ""}, {"4", "4, 5"}, {"x", "2x"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(formulas) {
+    all({{"x^2+2x+1", "(x+1)^2"}, {"\\frac{x+2}{7}", "\\frac{x}{7}+\\frac{2}{7}"}, {"\\sqrt{8}", "2\\sqrt2"},
+         {"\\frac{1}{\\sqrt{2}}", "\\frac{\\sqrt{2}}{2}"}, {"\\tan^2(y)+1", "\\sec^2(y)"}, {"2\\sin b\\cos a", "2 \\cos a \\sin b"},
+         {"\\frac{9}{4}\\pi", "\\frac{9\\pi}{4}"}, {"e^{2x}", "(e^x)^2"}, {"\\log_2 8", "3"}, {"3i+4", "4+3i"},
+         {"\\frac{\\pi r}{h+r}", "\\frac{\\pi r}{r+h}"}, {"(x-2)(x+2)", "x^2-4"}, {"\\binom{5}{2}", "10"}, {"|{-3}|", "3"}},
+        true);
+    all({{"x^2+2x-1", "(x+1)^2"}, {"\\sqrt{x^2}", "x"}, {"\\sin 2x", "2\\sin x"}, {"\\pi", "3.14159"}, {"\\pi", "22/7"},
+         {"a+b", "a-b"}, {"x^2", "2x"}, {"e", "2.718281828"}, {"\\ln x", "\\log x"}, {"4\\sqrt2", "4"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(several_values) {
+    all({{"1,2,3", "3, 1 \\text{ and } 2"}, {"\\{1,2\\}", "\\{2,1\\}"}, {"x=1, x=2", "2,1"}, {"1\\pm\\sqrt{19}", "1+\\sqrt{19},1-\\sqrt{19}"},
+         {"(1,\\frac{9}{2})", "(1,4.5)"}, {"[0,1)", "$[0, 1)$"}, {"(2,12)\\cup(12,102)", "(12,102) \\cup (2,12)"},
+         {"x \\in [-2,7]", "-2 \\le x \\le 7"}, {"x > 5", "(5,\\infty)"}, {"(1,2),(3,4)", "(3,4),(1,2)"},
+         {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{bmatrix} 1 & 2 \\\\ 3 & \\frac{8}{2} \\end{bmatrix}"}},
+        true);
+    all({{"1,2,3", "1,2"}, {"1,2", "1,2,2"}, {"(1,2)", "(2,1)"}, {"[0,1)", "[0,1]"}, {"[0,1)", "(0,1)"}, {"\\pm 3", "3"},
+         {"x > 5", "[5,\\infty)"}, {"\\begin{pmatrix}1&2\\end{pmatrix}", "\\begin{pmatrix}2&1\\end{pmatrix}"}, {"(1,2)", "3"},
+         {"\\{1,2\\}", "(2,1)"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(equations_and_inequalities) {
+    all({{"x=5", "5"}, {"k = \\frac13", "1/3"}, {"2x+4y-3=0", "y=-\\frac{1}{2}x+\\frac{3}{4}"}, {"x < 1", "-x > -1"},
+         {"x \\ge 2", "2 \\le x"}, {"34x+45y=100", "-34x-45y=-100"}, {"f(x)=x^2+1", "f(x)=1+x^2"}, {"x \\ne 3", "x != 3"}},
+        true);
+    all({{"x=5", "y=5"}, {"2x+z=1", "1"}, {"x < 1", "x > 1"}, {"x < 1", "x \\le 1"}, {"x+y=1", "x+y=2"}, {"a^2+b=0", "0"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(words) {
+    all({{"\\text{(C)}", "C"}, {"Evelyn", "\\text{Evelyn}"}, {"\\text{no solution}", "No solution."}, {"\\text{odd}", "odd"}}, true);
+    all({{"A", "B"}, {"even", "odd"}, {"yes", "no"}}, false);
+}
+
+BOOST_AUTO_TEST_CASE(hostile_texts_take_bounded_time) {
+    const auto began = std::chrono::steady_clock::now();
+    BOOST_TEST(!same_answer("5^{5^{5^{5^{5}}}}", "6^{6^{6^{6}}}"));
+    BOOST_TEST(!same_answer("5^(5^(5^(5^5)))", "2"));
+    BOOST_TEST(!same_answer("1", "99999999999!"));
+    BOOST_TEST(!same_answer("1", "2^{99999999999999999999}"));
+    BOOST_TEST(!same_answer("7", std::string(1'000'000, '(') + "7"));
+    BOOST_TEST(!same_answer("7", std::string(1400, '(') + "7" + std::string(90, ')')));
+    BOOST_TEST(!same_answer("7", std::string(1400, '9') + "x"));
+    std::string nested = "x";
+    for (int i = 0; i < 100; ++i) nested = "\\sqrt{" + nested + "}";
+    BOOST_TEST(!same_answer("7", nested));
+    std::string items = "1";
+    for (int i = 0; i < 400; ++i) items += ",x^" + std::to_string(i % 10);
+    BOOST_TEST(!same_answer(items, "x," + items));
+    std::string powers = "x";
+    for (int i = 0; i < 150; ++i) powers += "+\\sin(x^" + std::to_string(i % 10) + ")";
+    BOOST_TEST(!same_answer(powers, powers + "+1"));
+    for (const char* text : {"\\", "\\frac", "\\frac{", "{", "}", "$", "^", "_", "\\begin{pmatrix}", "\\end", "\\left(", "|", "||",
+                             "1e400", "\\sqrt[", "x_{", "\xff\xfe", "\\pm", "=", "<", ":", ",", "1/0", "0/0", "0^0", "\\text{"})
+        BOOST_TEST(!same_answer("7", text), text);
+    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 20);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace gradus
