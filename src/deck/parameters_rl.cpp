@@ -155,12 +155,21 @@ std::vector<DeckKey> beside_the_main_loss() {
 
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | format | language | repetition | steps",
+        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | format | tags | language | repetition | steps",
          "rl score",
-         "What the reward NAME measures. `steps` checks the equations of the reasoning, one by one."},
+         "What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many of its "
+         "tags are there once; the share of words in one language; repeated words; the equations of the reasoning."},
         {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
         {"reward.*.language", choice, "", "en", "en | zh", "rl score",
          "kind = language: the language that the response is to keep to."},
+        {"reward.*.ngram", integer, "words", "3", ">0", "rl score", "kind = repetition: words of a sequence that is counted."},
+        {"reward.*.length", integer, "tokens", "0", ">=0", "rl score",
+         "kind = cosine: at this length and beyond the lengths count no more; 0: the longest that is sampled."},
+        {"reward.*.right_high", number, "", "1", "", "rl score",
+         "kind = cosine: of a right answer without any length (arXiv 2502.03373)."},
+        {"reward.*.right_low", number, "", "0.5", "", "rl score", "kind = cosine: of a right answer of that length."},
+        {"reward.*.wrong_low", number, "", "-1", "", "rl score", "kind = cosine: of a wrong answer without any length."},
+        {"reward.*.wrong_high", number, "", "-0.5", "", "rl score", "kind = cosine: of a wrong answer of that length."},
     };
 }
 

@@ -2,6 +2,8 @@
 // Rewards on the form of a response: format, language, repetition, length.
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <numbers>
 #include <string_view>
 #include <unordered_set>
 #include <vector>
@@ -59,8 +61,40 @@ class LanguageReward final : public Reward {
     std::string script_;
 };
 
+class TagsReward final : public Reward {
+  public:
+    double score(const RewardInput& input) const override {
+        double sum = 0;
+        for (const std::string_view tag : {"<think>", "</think>", "<answer>", "</answer>"}) {
+            const std::size_t at = input.response.find(tag);
+            if (at != std::string::npos && input.response.rfind(tag) == at) sum += 0.25;
+        }
+        return sum;
+    }
+};
+
+class CosineReward final : public Reward {
+  public:
+    explicit CosineReward(const CosineLengths& lengths) : l_(lengths), accuracy_(make_accuracy_reward()) {}
+
+    double score(const RewardInput& input) const override {
+        const double right = accuracy_->score(input);
+        if (std::isnan(right)) return kUnscorable;
+        const double progress = std::min(1.0, static_cast<double>(input.tokens) / static_cast<double>(l_.longest));
+        const double falling = 0.5 * (1 + std::cos(std::numbers::pi * progress));
+        return right == 1 ? l_.right_low + (l_.right_high - l_.right_low) * falling
+                          : l_.wrong_high + (l_.wrong_low - l_.wrong_high) * falling;
+    }
+
+  private:
+    CosineLengths l_;
+    std::unique_ptr<Reward> accuracy_;
+};
+
 class RepetitionReward final : public Reward {
   public:
+    explicit RepetitionReward(int n) : gram_(static_cast<std::size_t>(n)) {}
+
     // The penalty of open-r1's get_repetition_penalty_reward (after arXiv 2502.03373, appendix C.2)
     // with its words in lower case: (distinct n-grams) / (n-grams) - 1.
     double score(const RewardInput& input) const override {
@@ -72,19 +106,19 @@ class RepetitionReward final : public Reward {
             split.push_back(view.substr(at, end - at));
             at = view.find_first_not_of(kWhiteSpace, end);
         }
-        if (split.size() < kGram) return 0.0;
+        if (split.size() < gram_) return 0.0;
         std::unordered_set<std::string> distinct;
-        for (std::size_t i = 0; i + kGram <= split.size(); ++i) {
+        for (std::size_t i = 0; i + gram_ <= split.size(); ++i) {
             std::string gram;
-            for (std::size_t j = 0; j < kGram; ++j) gram.append(split[i + j]).append(1, ' ');
+            for (std::size_t j = 0; j < gram_; ++j) gram.append(split[i + j]).append(1, ' ');
             distinct.insert(std::move(gram));
         }
-        const double total = static_cast<double>(split.size() - kGram + 1);
+        const double total = static_cast<double>(split.size() - gram_ + 1);
         return static_cast<double>(distinct.size()) / total - 1.0;
     }
 
   private:
-    static constexpr std::size_t kGram = 3;
+    std::size_t gram_;
 
     static std::string lower_ascii(std::string text) {
         for (char& c : text) {
@@ -106,8 +140,16 @@ std::unique_ptr<Reward> make_language_reward(const std::string& language) {
     return std::make_unique<LanguageReward>(language == "en" ? "Latin" : "Han");
 }
 
-std::unique_ptr<Reward> make_repetition_reward() {
-    return std::make_unique<RepetitionReward>();
+std::unique_ptr<Reward> make_tags_reward() { return std::make_unique<TagsReward>(); }
+
+std::unique_ptr<Reward> make_cosine_reward(const CosineLengths& lengths) {
+    require<DeckError>(lengths.longest > 0, "a cosine reward over {} tokens; it needs at least 1", lengths.longest);
+    return std::make_unique<CosineReward>(lengths);
+}
+
+std::unique_ptr<Reward> make_repetition_reward(int n) {
+    require<DeckError>(n > 0, "n-grams of {} words; at least 1", n);
+    return std::make_unique<RepetitionReward>(n);
 }
 
 double overlong_punishment(std::int64_t tokens, std::int64_t longest, std::int64_t buffer) {

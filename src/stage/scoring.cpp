@@ -12,11 +12,28 @@
 namespace gradus {
 namespace {
 
-std::unique_ptr<Reward> make_reward(const std::string& kind, const std::string& language) {
+/// The cosine's length where the deck leaves it out: that of the samples.
+std::int64_t longest_response(const Deck& deck, const std::string& key) {
+    if (const std::int64_t given = deck.integer(key); given > 0) return given;
+    require<DeckError>(deck.stage() == "rl", "{}: kind = cosine needs {} in stage = {}", deck.origin(key), key,
+                       deck.stage());
+    return deck.integer("rollout.max_new_tokens");
+}
+
+std::unique_ptr<Reward> make_reward(const Deck& deck, const std::string& name) {
+    const auto key = [&](const char* part) { return fmt::format("reward.{}.{}", name, part); };
+    const std::string &kind = deck.text(key("kind")), &language = deck.text(key("language"));
     if (kind == "accuracy") return make_accuracy_reward();
     if (kind == "format") return make_format_reward();
     if (kind == "language") return make_language_reward(language);
-    if (kind == "repetition") return make_repetition_reward();
+    if (kind == "tags") return make_tags_reward();
+    if (kind == "repetition") return make_repetition_reward(static_cast<int>(deck.integer(key("ngram"))));
+    if (kind == "cosine")
+        return make_cosine_reward({.right_low = deck.number(key("right_low")),
+                                   .right_high = deck.number(key("right_high")),
+                                   .wrong_low = deck.number(key("wrong_low")),
+                                   .wrong_high = deck.number(key("wrong_high")),
+                                   .longest = longest_response(deck, key("length"))});
     if (kind == "steps") return make_steps_reward();
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
@@ -66,11 +83,7 @@ bool bench_wants(const Deck& deck, const std::string& what) {
 
 std::vector<NamedReward> deck_rewards(const Deck& deck) {
     std::vector<NamedReward> rewards;
-    for (const std::string& name : deck.names("reward")) {
-        const std::string key = "reward." + name + ".";
-        rewards.push_back(
-            {name, make_reward(deck.text(key + "kind"), deck.text(key + "language"))});
-    }
+    for (const std::string& name : deck.names("reward")) rewards.push_back({name, make_reward(deck, name)});
     return rewards;
 }
 

@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(bad_choices) {
     BOOST_TEST(rl_error("train.lr_schedule = |") ==
                "a.in:4: train.lr_schedule = |: one of constant | linear | cosine is expected");
     BOOST_TEST(rl_error("reward.a.kind = acuracy") ==
-               "a.in:4: reward.a.kind = acuracy: one of accuracy | format | language | repetition | steps "
+               "a.in:4: reward.a.kind = acuracy: one of accuracy | cosine | format | tags | language | repetition | steps "
                "is expected; did you mean accuracy?");
     BOOST_TEST(rl_error("run.device = gpu").substr(0, 25) == "a.in:4: run.device = gpu:");
 }
@@ -136,8 +136,10 @@ BOOST_AUTO_TEST_CASE(missing_keys_all_at_once) {
     check_lines(errors_of("stage = sft"), {data, run_dir});
     check_lines(errors_of("stage = rl\nreward.a.weight = 2\ntrain.steps = x"),
                 {"a.in:3: train.steps = x: a whole number >= 0 (updates) is expected", data,
-                 "a.in: reward.a.kind is missing: one of accuracy | format | language | repetition | steps "
-                 "is expected. What the reward NAME measures. `steps` checks the equations of the reasoning, one by one.",
+                 "a.in: reward.a.kind is missing: one of accuracy | cosine | format | tags | language | repetition | steps "
+                 "is expected. What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many "
+                 "of its tags are there once; the share of words in one language; repeated words; the equations of the "
+                 "reasoning.",
                  run_dir});
     check_lines(errors_of("stage = score"),
                 {run_dir,

@@ -67,6 +67,9 @@ try top loss.top_entropy=0.25
 is "a share of the tokens by entropy" "$rc" 0
 steps top 'all(.masked > 0.6 and .masked < 0.8)'
 
+try rewards reward.tags.kind=tags reward.cosine.kind=cosine reward.repetition.kind=repetition reward.repetition.ngram=2
+is "rewards of every kind" "$rc" 0
+steps rewards 'all(.rewards | .cosine.mean <= 1 and .tags.mean >= 0 and .repetition.mean <= 0)'
 try process loss.advantage=process reward.steps.kind=steps reward.language.weight=0.1
 is "advantages of steps" "$rc" 0
 steps process 'all(.loss == .loss) and (map(.grad_norm) | max > 0)'

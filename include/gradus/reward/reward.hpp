@@ -64,8 +64,20 @@ std::unique_ptr<Reward> make_format_reward();
 /// Num(words of the target language) / Num(words) over the reasoning part (DeepSeek-R1, eq. 7);
 /// the whole response where there are no tags; 1 where there are no words. `language`: "en", "zh".
 std::unique_ptr<Reward> make_language_reward(const std::string& language);
-/// Share of repeated token n-grams as a penalty in [-1, 0] over white-space words, n = 3.
-std::unique_ptr<Reward> make_repetition_reward();
+/// A quarter for each of <think>, </think>, <answer> and </answer> that is there exactly once.
+std::unique_ptr<Reward> make_tags_reward();
+/// Share of repeated n-grams of words (between white space, ASCII letters in lower case) as a penalty in [-1, 0]:
+/// (distinct n-grams) / (n-grams) - 1; 0 where there are fewer than n words.
+std::unique_ptr<Reward> make_repetition_reward(int n = 3);
+
+/// The accuracy reward by length (Yeo et al. 2025, arXiv 2502.03373): a right answer has `right_high` at no length at all
+/// and falls along half a cosine to `right_low` at `longest` tokens and beyond, a wrong one rises from `wrong_low` to
+/// `wrong_high`; unscorable as accuracy.
+struct CosineLengths {
+    double right_low = 0.5, right_high = 1, wrong_low = -1, wrong_high = -0.5;
+    std::int64_t longest = 1000;
+};
+std::unique_ptr<Reward> make_cosine_reward(const CosineLengths& lengths);
 
 /// Steps are the equations of the reasoning part that compute something from numbers, "3+8=11": 1 where it
 /// holds (exactly), else 0. The score is the share of them that hold, 0 where there are none.
