@@ -21,6 +21,8 @@ ExitCode run_export(Run& run);
 
 /// Part of stage bench: rates of the run's tokenizer into `result`, the best of several runs.
 void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
+/// Pairs of answers and references that the accuracy reward judges a second, of the rows of bench.text.
+void bench_answers(Run& run, std::int64_t runs, Json& result);
 
 /// What --check says of them: the folder or checkpoint, its sizes, and that every tensor has its place.
 void plan_import(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer,
