@@ -39,7 +39,4 @@ struct Expression {
 /// cent signs). Nothing where the text is no formula, is longer than 1500 bytes or nested deeper than 40.
 std::optional<Expression> parse_expression(std::string_view text);
 
-/// The text without what only typesets it: dollars, \left, \right, spaces, fonts; \dfrac as \frac ...
-std::string plain_latex(std::string_view text);
-
 }  // namespace gradus

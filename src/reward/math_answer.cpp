@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "identity.hpp"
+#include "latex.hpp"
 
 namespace gradus {
 namespace {
