@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a response, the final answer in it, and the accuracy reward.
+#include <algorithm>
+#include <array>
 #include <cctype>
 #include <string_view>
 #include <tuple>
@@ -144,10 +146,18 @@ bool is_formula(std::string_view text) {
 }
 
 /// Where the last number of a text in words begins, npos where there is none or it is part of a word.
-std::size_t last_number_in(std::string_view text, std::string& number) {
-    std::string plain(text);
-    for (const std::string_view power : {"²", "³"})
-        for (std::size_t at; (at = plain.find(power)) != std::string::npos;) plain.erase(at, power.size());
+std::size_t last_number_in(std::string_view whole, std::string& number) {
+    // Composing Unicode takes long where many marks follow one another; the last number stands in the tail.
+    std::string_view text = whole.substr(whole.size() - std::min<std::size_t>(whole.size(), 2000));
+    while (!text.empty() && (static_cast<unsigned char>(text[0]) & 0xC0u) == 0x80u) text.remove_prefix(1);
+    std::string plain;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        const std::string_view rest = text.substr(at);
+        if (rest.starts_with("²") || rest.starts_with("³"))
+            ++at;  // of two bytes
+        else
+            plain += text[at];
+    }
     plain = plain_notation(plain);
     const std::string_view found = last_number(plain);
     if (found.empty()) return text.npos;
@@ -155,8 +165,8 @@ std::size_t last_number_in(std::string_view text, std::string& number) {
     if (at > 0 && std::isalpha(static_cast<unsigned char>(plain[at - 1])) != 0) return text.npos;
     number = found;
     // Beside the last digit of the text as it was.
-    const std::size_t digit = text.find_last_of("0123456789");
-    return digit == text.npos ? 0 : digit;
+    const std::size_t digit = whole.find_last_of("0123456789");
+    return digit == whole.npos ? 0 : digit;
 }
 
 /// The answer of a text that marks none: the formula that it is, the last formula set as such, or the last number,
@@ -183,16 +193,47 @@ bool after_hashes(std::string_view text, std::string_view& content) {
     return true;
 }
 
+/// Whether a text is a number among words, none of which makes another number of it, and no formula.
+bool in_plain_words(std::string_view text) {
+    static constexpr std::array<std::string_view, 33> kNumberWords = {
+        "minus", "negative", "plus", "times", "over", "or", "and", "not", "half", "third", "quarter", "dozen", "hundred",
+        "thousand", "million", "billion", "trillion", "squared", "cubed", "square", "root", "sqrt", "log", "ln", "sin",
+        "cos", "tan", "pi", "power", "to", "between", "am", "pm"};
+    text = trimmed(text);
+    if (text.size() > 1000) return false;
+    std::string word;
+    for (std::size_t at = 0; at <= text.size(); ++at) {
+        const char c = at < text.size() ? text[at] : ' ';
+        if (std::isalpha(static_cast<unsigned char>(c)) != 0) {
+            // 2x, x2
+            if (word.empty() && at > 0 && std::isdigit(static_cast<unsigned char>(text[at - 1])) != 0 &&
+                !((c == 'e' || c == 'E') && at + 1 < text.size() && text[at + 1] != ' '))
+                return false;
+            word += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+            continue;
+        }
+        if (std::isdigit(static_cast<unsigned char>(c)) != 0 && !word.empty() && word != "e") return false;
+        // $5$$6$, 5%6
+        if ((c == '$' || c == '%') && at > 0 && std::isdigit(static_cast<unsigned char>(text[at - 1])) != 0 &&
+            text.find_first_not_of("$% ", at) != text.npos &&
+            std::isdigit(static_cast<unsigned char>(text[text.find_first_not_of("$% ", at)])) != 0)
+            return false;
+        if (word.size() == 1 && word != "a" && word != "e") return false;
+        if (std::find(kNumberWords.begin(), kNumberWords.end(), word) != kNumberWords.end()) return false;
+        word.clear();
+        if (std::isdigit(static_cast<unsigned char>(c)) == 0 && std::string_view(" .,$%+-/'\n\t").find(c) == std::string_view::npos)
+            return false;
+    }
+    return true;
+}
+
 class AccuracyReward final : public Reward {
   public:
     double score(const RewardInput& input) const override {
         const std::string reference = extract_reference(input.reference);
         if (reference.empty()) return kUnscorable;
         const std::string answer = extract_answer(input.response);
-        // Numbers among words; what stands in an equation may be a part of it only.
-        constexpr std::string_view kRelations = "=<>";
-        if (reference.find_first_of(kRelations) == std::string::npos &&
-            answer.find_first_of(kRelations) == std::string::npos) {
+        if (in_plain_words(reference) && in_plain_words(answer)) {
             const auto wanted = stated_number(reference), stated = stated_number(answer);
             if (wanted && stated) return equal(*wanted, *stated) ? 1.0 : 0.0;
         }
@@ -223,8 +264,10 @@ std::string extract_answer(const std::string& response) {
     std::string_view found;
     std::string boxes;
     if (last_answer_element(part, found)) {
-        // A box within the element is the answer.
-        return last_boxes(found, boxes) ? boxes : std::string(trimmed(found));
+        // A box within the element is the answer, or what its words say.
+        if (last_boxes(found, boxes)) return boxes;
+        std::string_view said;
+        return after_phrase(found, said) ? marked_by_nothing(std::string(said)) : std::string(trimmed(found));
     }
     if (last_boxes(part, boxes)) return boxes;
     if (after_hashes(part, found)) return std::string(found);

@@ -13,6 +13,7 @@ namespace {
 using Kind = Expression::Kind;
 
 constexpr int kDeepest = 40;
+constexpr int kMostFactors = 60;
 constexpr std::size_t kMostDigits = 400;
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
@@ -119,7 +120,7 @@ class Parser {
         const char c = peek();
         if (c == '=') {
             ++at_;
-            take('=');
+            if (at_ < text_.size() && text_[at_] == '=') ++at_;
             return '=';
         }
         if (c == '<' || c == '>') {
@@ -187,23 +188,25 @@ class Parser {
 
     bool starts_atom() {
         const char c = peek();
+        if (c == '|') return bars_ == 0;
         if (is_digit(c) || is_letter(c) || c == '(' || c == '{' || (c == '.' && at_ + 1 < text_.size() && is_digit(text_[at_ + 1])))
             return true;
         if (c != '\\') return false;
-        static constexpr std::array<std::string_view, 24> kNot = {
+        static constexpr std::array<std::string_view, 26> kNot = {
             "le", "leq", "leqslant", "ge", "geq", "geqslant", "lt", "gt", "ne", "neq", "in", "approx", "equiv", "colon",
-            "cup", "pm", "mp", "cdot", "times", "div", "}", "%", "\\", "end"};
+            "cup", "pm", "mp", "cdot", "times", "div", "}", "%", "\\", "end", "rfloor", "rceil"};
         const std::string_view name = command();
         return std::find(kNot.begin(), kNot.end(), name) == kNot.end();
     }
 
     Expression product() {
-        std::vector<Expression> factors;
         Expression left = unary();
-        while (!ends()) {
+        for (int rounds = 0; !ends(); ++rounds) {
+            // Quotients of quotients nest: 1/x/y.
+            if (rounds > kMostFactors) return fail();
             if (take('*') || take_command("cdot") || take_command("times") || take_command("ast")) {
                 Expression right = unary();
-                left = node(Kind::product, {std::move(left), std::move(right)});
+                left = times(std::move(left), std::move(right));
             } else if (take('/') || take_command("div")) {
                 Expression right = unary();
                 left = node(Kind::quotient, {std::move(left), std::move(right)});
@@ -211,8 +214,11 @@ class Parser {
                 const bool word = is_letter(peek());
                 if (word && (text_.substr(at_).starts_with("and") || text_.substr(at_).starts_with("or"))) break;
                 // "3 1/2" and 3\frac{1}{2} are mixed numbers; "3 4" is none of our business.
-                const bool mixed = literal(left) && (command() == "frac" || is_digit(peek()));
-                const bool digit = is_digit(peek());
+                const bool digit = is_digit(peek()) || peek() == '.';
+                const std::size_t before = text_.find_last_not_of(" \n\t~", at_ == 0 ? 0 : at_ - 1);
+                const bool mixed = literal(left) && before != text_.npos && is_digit(text_[before]) &&
+                                   (command() == "frac" || digit);
+                if (digit && !mixed) return fail();  // x2
                 Expression right = power();
                 if (mixed && digit) {
                     if (!literal(right) || !take('/')) return fail();
@@ -223,11 +229,22 @@ class Parser {
                 if (mixed && right.kind == Kind::quotient && literal(right.children[0]) && literal(right.children[1]))
                     left = node(Kind::sum, {std::move(left), std::move(right)});
                 else
-                    left = node(Kind::product, {std::move(left), std::move(right)});
+                    left = times(std::move(left), std::move(right));
             } else {
                 break;
             }
         }
+        return left;
+    }
+    /// Products are flat, so that the tree of a long one is not deep.
+    static Expression times(Expression left, Expression right) {
+        if (left.kind != Kind::product) {
+            std::vector<Expression> factors;
+            factors.push_back(std::move(left));
+            left = node(Kind::product, {});
+            left.children = std::move(factors);
+        }
+        left.children.push_back(std::move(right));
         return left;
     }
     static bool literal(const Expression& e) {
@@ -243,8 +260,10 @@ class Parser {
 
     Expression power() {
         Expression base = atom();
-        while (!wrong_) {
+        for (int rounds = 0; !wrong_; ++rounds) {
+            if (rounds > 4) return fail();
             if (take('!')) {
+                if (peek() == '!') return fail();  // 3!! is another function
                 if (peek() == '=') {
                     --at_;
                     break;
@@ -258,6 +277,7 @@ class Parser {
                 }
                 Expression exponent = argument();
                 base = node(Kind::power, {std::move(base), std::move(exponent)});
+                if (peek() == '^') return fail();  // 2^3^2 says two things
             } else {
                 break;
             }
@@ -341,6 +361,8 @@ class Parser {
                 below += text_[at_++];
             }
             std::erase(below, ' ');
+            for (const char c : below)
+                if (!is_letter(c) && !is_digit(c)) return fail();
             name += "_" + below;
         }
         while (at_ < text_.size() && text_[at_] == '\'') {
@@ -385,14 +407,20 @@ class Parser {
             do cells.push_back(sum());
             while (take('&'));
             rows.push_back(node(Kind::list, std::move(cells)));
-            if (!take_command("\\") || command() == "end") break;
+            if (!take_command("\\")) break;
+            if (peek() == '[') {  // \\[4pt]
+                while (at_ < text_.size() && text_[at_] != ']') ++at_;
+                take(']');
+            }
+            if (command() == "end") break;
         }
         if (!take_command("end") || !take('{')) return fail();
         while (at_ < text_.size() && text_[at_] != '}') ++at_;
         if (!take('}') || rows.empty()) return fail();
         for (const Expression& row : rows)
             if (row.children.size() != rows[0].children.size()) return fail();
-        return node(Kind::matrix, std::move(rows));
+        // A determinant is no matrix.
+        return node(Kind::matrix, std::move(rows), name.starts_with('v') || name.starts_with('V') ? name : "");
     }
 
     Expression function(std::string name) {
@@ -411,7 +439,7 @@ class Parser {
         // The argument: a bracket, a group, or factors up to the next sign: sin 2x, cos a.
         Expression inside;
         if (peek() == '(' || peek() == '{') {
-            inside = power();
+            inside = atom();  // sin(x)^2 is the square of sin(x)
         } else {
             inside = unary();
             while (!ends() && starts_atom() && !is_function(command()) && peek() != '(') {
@@ -446,7 +474,9 @@ class Parser {
         if (c == '(' || c == '[') return bracketed(c);
         if (c == '|') {
             ++at_;
+            ++bars_;
             Expression inside = sum();
+            --bars_;
             if (!take('|')) return fail();
             return node(Kind::function, {std::move(inside)}, "abs");
         }
@@ -458,10 +488,12 @@ class Parser {
                     if (name == "sqrt") return root();
                     return function(std::string(name));
                 }
+            // A word is no product of its letters.
+            if (at_ + 2 < text_.size() && is_letter(text_[at_ + 1]) && is_letter(text_[at_ + 2])) return fail();
             ++at_;
             Expression s = symbol(std::string(1, c));
             // f(x) is a function where it stands for one; else a product.
-            if ((c == 'f' || c == 'g' || c == 'W' || c == 'h') && peek() == '(') {
+            if ((c == 'f' || c == 'g') && peek() == '(') {
                 Expression inside = bracketed('(');
                 return node(Kind::function, {std::move(inside)}, s.text);
             }
@@ -494,8 +526,7 @@ class Parser {
         if (take_command("begin")) return matrix();
         if (take_command("infty")) return node(Kind::symbol, {}, "infinity");
         if (take_command("emptyset") || take_command("varnothing")) return node(Kind::bracket, {}, "{}");
-        if (take_command("lfloor") || take_command("lceil")) {
-            const bool floor = text_[at_ - 4] == 'o';
+        if (const bool floor = command() == "lfloor"; take_command("lfloor") || take_command("lceil")) {
             Expression inside = sum();
             if (!take_command(floor ? "rfloor" : "rceil")) return fail();
             return node(Kind::function, {std::move(inside)}, floor ? "floor" : "ceil");
@@ -528,7 +559,7 @@ class Parser {
 
     std::string_view text_;
     std::size_t at_ = 0;
-    int depth_ = 0, brackets_ = 0;
+    int depth_ = 0, brackets_ = 0, bars_ = 0;
     bool wrong_ = false, single_ = false;
 };
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "identity.hpp"
 
+#include <algorithm>
 #include <boost/multiprecision/cpp_bin_float.hpp>
 #include <boost/multiprecision/cpp_complex.hpp>
 
@@ -14,8 +15,10 @@ using Kind = Expression::Kind;
 using Real = mp::cpp_bin_float_50;
 using Complex = mp::cpp_complex_50;
 
-constexpr int kPoints = 3, kAttempts = 8;
-constexpr unsigned kMostBits = 8000;
+constexpr int kPoints = 5, kAttempts = 10;
+constexpr unsigned kMostBits = 4000;
+constexpr int kBudget = 40000;  // about a tenth of a second
+thread_local int left = kBudget;
 
 /// A number between 0 and 1 that belongs to a text and a point.
 double draw(const std::string& name, int point) {
@@ -33,12 +36,18 @@ class Evaluation {
 
     Complex value(const Expression& e) {
         if (failed) return {};
+        if (!Budget::take(e.kind == Kind::function || e.kind == Kind::power ? 25 : 1)) return fail();
         switch (e.kind) {
             case Kind::number: return real(Real(mp::numerator(e.number)) / Real(mp::denominator(e.number)));
             case Kind::symbol: return symbol(e.text);
             case Kind::sum: {
                 Complex sum(0);
-                for (const Expression& term : e.children) sum += value(term);
+                for (const Expression& child : e.children) {
+                    const Complex term = value(child);
+                    // Beside so large a term the digits of the others would be lost.
+                    if (mp::abs(term.real()) > Real("1e18") || mp::abs(term.imag()) > Real("1e18")) return fail();
+                    sum += term;
+                }
                 return finite(sum);
             }
             case Kind::product: {
@@ -77,8 +86,11 @@ class Evaluation {
         if (name == "i") return Complex(Real(0), Real(1));
         if (name == "infinity") return fail();
         const double u = draw(name, point_);
-        // Away from 0 and from whole numbers, of either sign.
-        return real(Real(u < 0.5 ? -0.35 - 3.3 * u : 0.35 + 3.3 * (u - 0.5)));
+        // Away from 0; all positive at the first point, all negative at the second, then of either sign, so that a
+        // root or an absolute value shows which branch it is.
+        const double size = 0.35 + 6.3 * draw(name + "'", point_);
+        const bool positive = point_ == 0 || (point_ > 1 && u < 0.5);
+        return real(Real(positive ? size : -size));
     }
     Complex power(const Complex& base, const Complex& exponent) {
         if (failed) return {};
@@ -164,7 +176,15 @@ class Evaluation {
 bool close(const Complex& a, const Complex& b) {
     const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
     const Complex d = a - b;
-    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * Real("1e-35");
+    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * Real("1e-42");
+}
+
+}  // namespace
+
+void Budget::renew() { left = kBudget; }
+bool Budget::take(int amount) {
+    left = std::max(0, left - amount);
+    return left > 0;
 }
 
 bool has_variables(const Expression& e) {
@@ -173,6 +193,8 @@ bool has_variables(const Expression& e) {
         if (has_variables(child)) return true;
     return false;
 }
+
+namespace {
 
 unsigned bits(const Rational& x) {
     const auto of = [](const mp::cpp_int& n) { return n == 0 ? 0u : static_cast<unsigned>(mp::msb(mp::abs(n))); };
@@ -183,6 +205,7 @@ unsigned bits(const Rational& x) {
 
 std::optional<Rational> exact_value(const Expression& e) {
     std::optional<Rational> result;
+    if (!Budget::take(1)) return result;
     switch (e.kind) {
         case Kind::number: return e.number;
         case Kind::sum:
@@ -206,9 +229,18 @@ std::optional<Rational> exact_value(const Expression& e) {
             const mp::cpp_int n = mp::abs(mp::numerator(*exponent));
             if (n > kMostBits || (bits(*base) + 1) * static_cast<unsigned>(n) > kMostBits) return {};
             if (*base == 0 && *exponent <= 0) return {};
-            Rational power = 1;
-            for (unsigned i = 0; i < static_cast<unsigned>(n); ++i) power *= *base;
+            if (!Budget::take(25)) return {};
+            const auto k = static_cast<unsigned>(n);
+            const Rational power(mp::cpp_int(mp::pow(mp::numerator(*base), k)), mp::cpp_int(mp::pow(mp::denominator(*base), k)));
             return *exponent < 0 ? Rational(1) / power : power;
+        }
+        case Kind::function: {
+            if (e.text != "factorial") return {};
+            const auto n = exact_value(e.children[0]);
+            if (!n || mp::denominator(*n) != 1 || *n < 0 || *n > 300 || !Budget::take(25)) return {};
+            mp::cpp_int product = 1;
+            for (int k = 2; k <= static_cast<int>(mp::numerator(*n)); ++k) product *= k;
+            return Rational(product);
         }
         default: return {};
     }
@@ -234,6 +266,7 @@ bool identical(const Expression& a, const Expression& b) {
 }
 
 bool proportional(const Expression& a, const Expression& b, bool positive) {
+    if (!has_variables(a) || !has_variables(b)) return false;
     std::optional<Complex> ratio;
     int agreed = 0;
     for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {

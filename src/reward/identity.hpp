@@ -11,13 +11,24 @@ namespace gradus {
 std::optional<Rational> exact_value(const Expression& e);
 
 /// Exactly where both have an exact value; else both are evaluated with 50 digits at several points, drawn from the
-/// names of the variables, and must agree to 35 of them: a formula that is not the same differs there almost surely
+/// names of the variables, and must agree to 42 of them: a formula that is not the same differs there almost surely
 /// (Schwartz 1980). Formulas that cannot be evaluated must be the same trees. Bounded work.
 bool identical(const Expression& a, const Expression& b);
 
 /// Whether a = c b for a constant c that is not 0 (`positive`: above 0) at the same points: equations and
 /// inequalities that say the same.
 bool proportional(const Expression& a, const Expression& b, bool positive);
+
+/// Whether a formula has a symbol that is no constant.
+bool has_variables(const Expression& e);
+
+/// The work that evaluations on this thread may still take: what a text costs has a bound, however it is made.
+/// Formulas that it does not suffice for are not identical.
+struct Budget {
+    static void renew();
+    /// False once nothing is left.
+    static bool take(int amount);
+};
 
 /// a - b
 Expression difference(Expression a, Expression b);

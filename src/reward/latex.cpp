@@ -47,6 +47,28 @@ std::size_t group_end(std::string_view text, std::size_t open) {
 constexpr std::array<std::string_view, 9> kWords = {"\\text", "\\textbf", "\\textit", "\\textrm", "\\textnormal",
                                                     "\\mbox", "\\operatorname", "\\mathrm", "\\hbox"};
 
+/// Whether a number or a group stands before `at`: what is set as text there is a unit.
+bool follows_number(std::string_view text, std::size_t at) {
+    const std::size_t last = at == 0 ? text.npos : text.find_last_not_of(' ', at - 1);
+    return last != text.npos && (is_digit(text[last]) || text[last] == '}');
+}
+
+bool is_unit(std::string_view word) {
+    static constexpr std::array<std::string_view, 20> kUnits = {"m",  "cm", "mm", "km", "in", "ft", "yd", "mi", "kg", "g",
+                                                                "mg", "lb", "s",  "ms", "h",  "hr", "L",  "ml", "mL", "mph"};
+    return std::find(kUnits.begin(), kUnits.end(), word) != kUnits.end();
+}
+
+/// Words that turn what stands beside them around.
+bool is_denial(std::string word) {
+    for (char& c : word)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    for (const char* denial : {"not", "minus", "negative", "except", "without", "half", "twice", "million", "thousand",
+                               "hundred", "billion", "dozen", "squared", "cubed"})
+        if (word.find(denial) != word.npos) return true;
+    return false;
+}
+
 /// Words set as text: "and", "or" become commas, one letter stays, units and the like go.
 void drop_words(std::string& text) {
     for (std::string_view command : kWords)
@@ -66,11 +88,20 @@ void drop_words(std::string& text) {
             std::string to = " ";
             if (bare == "and" || bare == "or" || bare == "And" || bare == "Or")
                 to = ",";
-            else if (bare.size() == 1 && (is_letter(bare[0]) || is_digit(bare[0])))
+            else if (command == "\\operatorname" && !bare.empty())
+                to = "\\" + bare + " ";
+            else if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos)
+                to = inside;  // \text{24 hours}
+            else if (is_denial(bare))
+                to = "\x01";  // which nothing reads
+            else if (command == "\\mathrm" && bare.size() > 1 &&
+                     (!follows_number(text, at) || (bare.size() < 3 && !is_unit(bare))))
+                to = inside;
+            else if (bare.size() == 1 && is_letter(bare[0]) && !follows_number(text, at))
                 to = bare;
             // What a unit's power is of goes with it.
             std::size_t after = end + 1;
-            if (to == " " && after < text.size() && text[after] == '^') {
+            if (to == " " && !bare.empty() && after < text.size() && text[after] == '^') {
                 ++after;
                 after = after < text.size() && text[after] == '{' ? group_end(text, after) : after;
                 after = after == text.npos ? text.size() : std::min(after + 1, text.size());
@@ -90,7 +121,7 @@ void drop_spaces(std::string& text) {
             continue;
         }
         const char next = text[++at];
-        if (next == ' ' || next == ';' || next == ':')
+        if (next == ' ' || next == ';' || next == ':' || next == '$' || next == '%')
             out += ' ';
         else if (std::string_view("!,()[]$%").find(next) == std::string_view::npos)
             out += {'\\', next};
@@ -98,22 +129,51 @@ void drop_spaces(std::string& text) {
     text = out;
 }
 
-/// "125 miles", "28 percent": a word behind a number says what is counted.
+/// "125 miles", "28 percent", "12 cm^2", "6 \pi square units": words behind a number say what is counted. Words that
+/// make another number of it, and letters that may be variables, stay.
 void drop_unit(std::string& text) {
-    std::size_t end = text.find_last_not_of(" .\n");
-    if (end == std::string::npos || !is_letter(text[end])) return;
-    std::size_t begin = end;
-    while (begin > 0 && is_letter(text[begin - 1])) --begin;
-    if (end - begin < 2 || begin == 0 || text[begin - 1] != ' ') return;
-    const std::size_t before = text.find_last_not_of(' ', begin - 1);
-    if (before != std::string::npos && (is_digit(text[before]) || text[before] == '}')) text.erase(before + 1);
+    static constexpr std::array<std::string_view, 12> kNot = {"hundred", "thousand", "million", "billion", "trillion",
+                                                              "squared", "cubed",    "dozen",   "and",     "or",
+                                                              "times",   "over"};
+    const auto has = [](const auto& list, std::string_view word) {
+        return std::find(list.begin(), list.end(), word) != list.end();
+    };
+    for (int words = 0; words < 3; ++words) {
+        std::size_t end = text.find_last_not_of(" .\n");
+        if (end == std::string::npos) return;
+        // cm^2, cm^{2}
+        std::string_view core = std::string_view(text).substr(0, end + 1);
+        for (const std::string_view power : {"^2", "^3", "^{2}", "^{3}"})
+            if (core.ends_with(power) && core.size() > power.size() && is_letter(core[core.size() - power.size() - 1])) {
+                core.remove_suffix(power.size());
+                break;
+            }
+        const bool powered = core.size() != end + 1;
+        std::size_t begin = core.size();
+        while (begin > 0 && is_letter(core[begin - 1])) --begin;
+        const std::string_view word = core.substr(begin);
+        if (word.empty() || begin == 0 || core[begin - 1] != ' ') return;
+        if (!is_unit(word) && (powered || word.size() < 3 || has(kNot, word))) return;
+        const std::size_t before = core.find_last_not_of(' ', begin - 1);
+        if (before == std::string::npos) return;
+        const char c = core[before];
+        const bool pi = core.substr(0, before + 1).ends_with("\\pi");
+        if (is_digit(c) || c == '}' || c == ')' || pi) {
+            text.erase(before + 1);
+        } else if (core.substr(0, before + 1).ends_with(" square") || core.substr(0, before + 1).ends_with(" cubic")) {
+            text.erase(before + 1);  // which goes next
+        } else {
+            return;
+        }
+    }
 }
 
 const std::vector<std::pair<std::string_view, std::string_view>>& signs() {
     static const std::vector<std::pair<std::string_view, std::string_view>> all = {
         {"−", "-"}, {"–", "-"}, {"×", "*"}, {"·", "*"}, {"÷", "/"}, {"π", "\\pi "}, {"∞", "\\infty "}, {"√", "\\sqrt "},
         {"≤", "\\le "}, {"≥", "\\ge "}, {"≠", "\\ne "}, {"∪", "\\cup "}, {"±", "\\pm "}, {"∈", "\\in "}, {"°", ""},
-        {"²", "^2"}, {"³", "^3"}, {"½", "\\frac{1}{2}"}, {"€", ""}, {"£", ""}, {"，", ","}, {"≈", "\\approx "}};
+        {"²", "^2"}, {"³", "^3"}, {"½", "\\frac{1}{2}"}, {"€", ""}, {"£", ""}, {"，", ","}, {"≈", "\\approx "}, {"０", "0"}, {"１", "1"},
+        {"２", "2"}, {"３", "3"}, {"４", "4"}, {"５", "5"}, {"６", "6"}, {"７", "7"}, {"８", "8"}, {"９", "9"}};
     return all;
 }
 
@@ -132,7 +192,8 @@ std::string plain_latex(std::string_view given) {
         for (std::size_t at = 0; (at = text.find("\\\\", at)) != std::string::npos; ++at)
             if (at + 2 < text.size() && is_letter(text[at + 2])) text.erase(at, 1);
     drop_spaces(text);
-    for (const std::string_view drop : {"$", "%"}) replace_all(text, drop, "");
+    for (const std::string_view drop : {"$", "%", "**"}) replace_all(text, drop, " ");
+    for (const std::string_view bar : {"\\lvert", "\\rvert", "\\vert"}) replace_command(text, bar, "|");
     for (const std::string_view drop : {"\\left", "\\right", "\\displaystyle", "\\textstyle", "\\limits", "\\big", "\\Big",
                                         "\\bigl", "\\bigr", "\\mathbf", "\\mathit", "\\bf", "\\rm"})
         replace_command(text, drop, "");
@@ -146,6 +207,8 @@ std::string plain_latex(std::string_view given) {
         text.erase(at, 7);
     }
     drop_unit(text);
+    while (text.starts_with(' ') || text.starts_with('=') || text.starts_with("\\approx"))
+        text.erase(0, text[0] == '\\' ? 7 : 1);
     const std::size_t first = text.find_first_not_of(" \n\t");
     if (first == std::string::npos) return "";
     std::size_t last = text.find_last_not_of(" \n\t.");

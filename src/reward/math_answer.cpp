@@ -2,6 +2,7 @@
 #include "gradus/reward/math_answer.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "identity.hpp"
 #include "latex.hpp"
@@ -13,11 +14,14 @@ using Kind = Expression::Kind;
 
 constexpr std::size_t kMostItems = 60;
 
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+
 bool is_label(const Expression& e) {
     switch (e.kind) {
         case Kind::symbol: return e.text != "pi" && e.text != "e" && e.text != "i" && e.text != "infinity";
         case Kind::function:
-            if (e.text == "abs") return is_label(e.children[0]);
+            if (e.text == "abs")  // |AB|, not |x|
+                return e.children[0].kind == Kind::product && is_label(e.children[0]);
             return e.text.size() == 1 || (e.text.size() > 1 && (e.text[1] == '_' || e.text[1] == '\''));
         case Kind::product:  // AB
             return std::all_of(e.children.begin(), e.children.end(), is_label);
@@ -31,7 +35,8 @@ bool only(const std::string& signs, std::string_view allowed) {
     return signs.find_first_not_of(allowed) == std::string::npos;
 }
 
-/// "x = 3 = 4" and "x in S" as what stands last; a chain of equalities without a label stays.
+/// "x = 3 = 4" and "x in S" as what stands last, "3 = x" as 3, "2 sqrt 2 ~ 2.83" as what stands before; a chain of
+/// equalities without a label is its last side where it is true, else it stays.
 Expression value_of(const Expression& e) {
     // A : B = 7 : 32 is 7 : 32.
     const std::size_t sign = e.kind == Kind::relation ? e.text.rfind('=') : std::string::npos;
@@ -43,14 +48,20 @@ Expression value_of(const Expression& e) {
         return ratio;
     }
     if (e.kind == Kind::relation && only(e.text, "=") && !is_label(e.children[0])) {
+        if (e.text.size() == 1 && is_label(e.children[1]) && !has_variables(e.children[0])) return e.children[0];
         // 7 + 8 = 15 is 15, where it is true.
-        const auto last = exact_value(e.children.back());
-        const bool holds = last && std::all_of(e.children.begin(), e.children.end(),
-                                               [&](const Expression& side) { return exact_value(side) == last; });
+        const bool holds = std::all_of(e.children.begin(), e.children.end(), [&](const Expression& side) {
+            return !has_variables(side) && identical(side, e.children.back());
+        });
         return holds ? e.children.back() : e;
     }
+    if (e.kind == Kind::relation && e.text[0] == '~' && !is_label(e.children[0])) return e.children[0];
     if (e.kind != Kind::relation || !only(e.text, "=~i") || !is_label(e.children[0])) return e;
     const std::size_t rounded = e.text.find('~');
+    // x = 6 = 5 is nothing.
+    const std::size_t exact = rounded == std::string::npos ? e.children.size() : rounded + 1;
+    for (std::size_t i = 2; i < exact; ++i)
+        if (!identical(e.children[i - 1], e.children[i])) return e;
     // x = 1/3 ~ 0.33 is 1/3; x ~ 11 is 11.
     return rounded != std::string::npos && rounded > 0 ? e.children[rounded] : e.children.back();
 }
@@ -78,7 +89,7 @@ void flatten(const Expression& e, std::vector<Expression>& items) {
         items.push_back(with_sign(value, true));
         items.push_back(with_sign(value, false));
     } else {
-        items.push_back(value);
+        items.push_back(e);  // with its name: x = 1, y = 2 is not x = 2, y = 1
     }
 }
 
@@ -107,8 +118,10 @@ bool same_in_any_order(const std::vector<Expression>& a, const std::vector<Expre
 Expression infinity(bool positive) {
     Expression e{.kind = Kind::symbol, .text = "infinity"};
     if (positive) return e;
-    Expression zero;
-    return difference(zero, e);
+    Expression minus_one, product{.kind = Kind::product};
+    minus_one.number = -1;
+    product.children = {minus_one, e};
+    return product;
 }
 
 /// lhs < rhs as the sign of a difference: `strict`, and difference < 0.
@@ -178,7 +191,7 @@ bool same(const Expression& given_a, const Expression& given_b) {
     if (a.kind == Kind::relation || b.kind == Kind::relation)
         return a.kind == b.kind && same_relation(a, b);
     if (a.kind == Kind::matrix || b.kind == Kind::matrix) {
-        if (a.kind != b.kind || a.children.size() != b.children.size()) return false;
+        if (a.kind != b.kind || a.text != b.text || a.children.size() != b.children.size()) return false;
         for (std::size_t r = 0; r < a.children.size(); ++r)
             if (!same_in_order(a.children[r].children, b.children[r].children)) return false;
         return true;
@@ -202,42 +215,113 @@ bool same(const Expression& given_a, const Expression& given_b) {
     return identical(a, b);
 }
 
-std::string without_spaces(std::string text) {
-    std::erase_if(text, [](char c) { return c == ' ' || c == '\n' || c == '\t'; });
-    return text;
-}
-
-/// Words: letters and digits in lower case, for "(C)", "Evelyn", "no solution".
-std::string bare_words(const std::string& text) {
-    std::string bare;
-    bool word = false;
+/// Blanks matter between digits only: 1 1/2 is not 11/2.
+std::string without_spaces(const std::string& text) {
+    const auto blank = [](char c) { return c == ' ' || c == '\n' || c == '\t'; };
+    const auto digit = [](char c) { return c >= '0' && c <= '9'; };
+    std::string out;
+    bool gap = false;
     for (const char c : text) {
-        const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-        word |= letter;
-        if (letter || (c >= '0' && c <= '9'))
-            bare += letter && c < 'a' ? static_cast<char>(c - 'A' + 'a') : c;
-        else if (c != ' ' && c != '(' && c != ')' && c != '.' && c != '\n' && c != '\'' && c != ',')
-            return "";
+        if (blank(c)) {
+            gap = true;
+            continue;
+        }
+        if (gap && !out.empty() && digit(out.back()) && digit(c)) out += ' ';
+        gap = false;
+        out += c;
     }
-    return word ? bare : "";
+    return out;
 }
 
-/// The text of an answer that is words set as text, or typed.
+/// "am" or "pm" where a text names a half of the day.
+std::string half_of_day(const std::string& text) {
+    std::string lower;
+    for (const char c : text)
+        if (c != '.') lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+    for (const char* half : {"am", "pm"})
+        for (std::size_t at = 0; (at = lower.find(half, at)) != std::string::npos; ++at) {
+            const bool begins = at == 0 || (!is_letter(lower[at - 1]) && lower[at - 1] != '\\');  // \pm
+            const bool ends = at + 2 >= lower.size() || !is_letter(lower[at + 2]);
+            if (begins && ends) return half;
+        }
+    return "";
+}
+
+/// The measure that a number is given in, of those that come in several sizes.
+std::string measure_of(const std::string& text) {
+    static constexpr std::array<std::string_view, 17> kMeasures = {"mm", "cm", "m",  "km", "mg",  "g",   "kg",  "ms", "s",
+                                                                   "h",  "mL", "ml", "L",  "in", "ft", "yd", "mi"};
+    std::string found, word;
+    for (std::size_t at = 0; at <= text.size(); ++at) {
+        if (at < text.size() && is_letter(text[at])) {
+            word += text[at];
+            continue;
+        }
+        const bool command = at > word.size() && text[at - word.size() - 1] == '\\';
+        const bool apart = at > word.size() && (text[at - word.size() - 1] == ' ' || text[at - word.size() - 1] == '{');
+        if (!command && apart && std::find(kMeasures.begin(), kMeasures.end(), word) != kMeasures.end()) found = word;
+        word.clear();
+    }
+    return found;
+}
+
+/// The words of an answer that is nothing but words, set as text or typed, in lower case: "Evelyn", "no solution",
+/// and choices: "(C)". "" for others: a word of one or two letters may be a formula, and a choice is a capital.
 std::string words_of(const std::string& text) {
-    std::string inner = text;
-    for (const char* command : {"\\text", "\\mathrm", "\\mbox", "\\textbf", "\\boxed", "$", "{", "}"})
-        for (std::size_t at; (at = inner.find(command)) != std::string::npos;)
-            inner.erase(at, std::string_view(command).size());
-    return bare_words(inner);
+    if (text.size() > kLongestAnswer) return "";
+    std::string inner;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        const std::string_view rest = std::string_view(text).substr(at);
+        std::size_t drop = text[at] == '$' || text[at] == '{' || text[at] == '}' ? 1 : 0;
+        for (const std::string_view command : {"\\textbf", "\\textit", "\\textrm", "\\text", "\\mathrm", "\\mbox", "\\boxed"})
+            if (drop == 0 && rest.starts_with(command)) drop = command.size();
+        if (drop == 0)
+            inner += text[at];
+        else
+            at += drop - 1;
+    }
+    std::string words;
+    int letters = 0, longest = 0;
+    for (const char c : inner) {
+        if (is_letter(c))
+            words += c;
+        else if (c == ' ' || c == '\n' || c == '-')
+            words += words.empty() || words.back() == ' ' ? "" : " ";
+        else if (c != '.' && c != '(' && c != ')')
+            return "";
+        letters = is_letter(c) ? letters + 1 : 0;
+        longest = std::max(longest, letters);
+    }
+    while (!words.empty() && words.back() == ' ') words.pop_back();
+    if (words.size() == 1) return words[0] >= 'A' && words[0] <= 'J' ? words : "";
+    if (longest < 3) return "";
+    for (char& c : words)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return words;
 }
 
 }  // namespace
 
 bool same_answer(const std::string& reference, const std::string& answer) {
     if (!reference.empty() && reference == answer) return true;
+    if (reference.size() > kLongestAnswer || answer.size() > kLongestAnswer) return false;
+    const std::string measure = measure_of(reference), given_measure = measure_of(answer);
+    if (half_of_day(reference) != half_of_day(answer) ||
+        (!measure.empty() && !given_measure.empty() && measure != given_measure))
+        return false;
     const std::string a = plain_latex(reference), b = plain_latex(answer);
     const std::string words = words_of(reference);
-    if (!words.empty() && words == words_of(answer)) return true;
+    if (!words.empty()) {
+        std::string given = words_of(answer);
+        // A choice may be answered in small letters.
+        if (words.size() == 1 && answer.size() <= 3 && answer.find_first_of("abcdefghij") != std::string::npos) {
+            given.clear();
+            for (const char c : answer)
+                if (is_letter(c)) given += static_cast<char>(c - 'a' + 'A');
+        }
+        if (words == given) return true;
+    }
+    Budget::renew();
     if (a.empty() || b.empty()) return false;
     if (without_spaces(a) == without_spaces(b)) return true;
     const auto x = parse_expression(reference), y = parse_expression(answer);

@@ -138,6 +138,11 @@ BOOST_AUTO_TEST_CASE(hostile_responses_take_bounded_time) {
     for (int i = 0; i < 300'000; ++i) slashes += "1/1 1.\\frac{";
     BOOST_TEST(accuracy(slashes, "9") == 0.0);
     BOOST_TEST(accuracy(std::string(1'000'000, '{') + "\\boxed{", "9") == 0.0);
+    for (const std::string part : {"\u00B2", "\u0301\u0316", "\uFDFA", "$", "\\boxed{1},", "answer is", "<answer>", "\\(", "1 1"}) {
+        std::string text;
+        while (text.size() < 1'000'000) text += part;
+        BOOST_TEST(accuracy(text, "9") == 0.0);
+    }
     BOOST_TEST(accuracy("\xFF\xC0 5", "5") == 1.0);
 }
 

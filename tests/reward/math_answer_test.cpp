@@ -64,6 +64,36 @@ BOOST_AUTO_TEST_CASE(equations_and_inequalities) {
         false);
 }
 
+BOOST_AUTO_TEST_CASE(branches_of_every_letter) {
+    for (char c = 'a'; c <= 'z'; ++c) {
+        for (const char letter : {c, static_cast<char>(c - 'a' + 'A')}) {
+            if (letter == 'e' || letter == 'i') continue;
+            const std::string v(1, letter);
+            for (const std::string& other : {"\\sqrt{" + v + "^2}", "|" + v + "|", "-|" + v + "|", v + "^3", "\\arctan(\\tan " + v + ")"})
+                BOOST_TEST(!same_answer(v, other), v << " and " << other);
+            BOOST_TEST(!same_answer("2\\ln " + v, "\\ln(" + v + "^2)"));
+        }
+    }
+}
+
+BOOST_AUTO_TEST_CASE(what_a_policy_would_try) {
+    all({{"5", "5 or 6"}, {"5", "5!"}, {"5", "not 5"}, {"5", "minus 5"}, {"5", "5 million"}, {"52", "5²"}, {"106", "10⁶"},
+         {"5", "√5"}, {"5", "≠ 5"}, {"x ≥ 5", "x ≤ 5"}, {"5", "5π"}, {"5", "(5, x)"}, {"5", "5, x"}, {"15x", "1.5x"}, {"xy", "x,y"},
+         {"x", "X"}, {"f(x)", "f'(x)"}, {"Evelyn", "nylevE"}, {"x=1, y=2", "x=2, y=1"}, {"(1 1/2, 3)", "(11/2, 3)"},
+         {"12", "1 2"}, {"10 AM", "10 PM"}, {"5:00\\text{ p.m.}", "5:00\\text{ a.m.}"}, {"10\\text{ cm}", "10\\text{ km}"},
+         {"3", "|x|=3"}, {"x", "\\operatorname{sin} x"}, {"5", "\\text{-}5"}, {"5", "5\\text{ or 6}"}, {"5", "\\text{not }5"},
+         {"x", "x\\text{}^{2}"}, {"100!", "100!+1"}, {"\\sqrt2", "\\sqrt2+10^{-40}"}, {"10^{60}+\\pi", "10^{60}+e"},
+         {"64", "2^3^2"}, {"2x", "x2"}, {"2.5", "(5 .5)"}, {"x_1+y+z", "x_{1,1:y}+z"}, {"5", "x=6=5"}, {"56", "$5$$6$"},
+         {"56", "5%6"}, {"1=2", "3=5"}, {"\\sin(x^2)", "\\sin(x)^2"}, {"7/3", "(2)\\frac13"},
+         {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}"}},
+        false);
+    all({{"(-\\infty,5)", "x<5"}, {"1+\\lfloor x\\rfloor", "\\lfloor x\\rfloor+1"}, {"5", "5\\text{ m}"}, {"12", "12 cm^2"},
+         {"12", "\\text{12}"}, {"24", "\\text{24 hours}"}, {"12\\pi", "12\\pi square units"}, {"5", "5 = x"},
+         {"2\\sqrt{3}", "2\\sqrt3 \\approx 3.46"}, {"2\\sqrt2", "\\sqrt8=2\\sqrt2"}, {"2|x|", "|2x|"}, {"|x|", "\\lvert x \\rvert"},
+         {"\\sin^2 x", "\\sin(x)^2"}, {"3", "= 3"}, {"3", "**3**"}, {"25", "5²"}, {"11/2", "5½"}, {"120", "5!"}},
+        true);
+}
+
 BOOST_AUTO_TEST_CASE(words) {
     all({{"\\text{(C)}", "C"}, {"Evelyn", "\\text{Evelyn}"}, {"\\text{no solution}", "No solution."}, {"\\text{odd}", "odd"}}, true);
     all({{"A", "B"}, {"even", "odd"}, {"yes", "no"}}, false);
@@ -76,6 +106,14 @@ BOOST_AUTO_TEST_CASE(hostile_texts_take_bounded_time) {
     BOOST_TEST(!same_answer("1", "99999999999!"));
     BOOST_TEST(!same_answer("1", "2^{99999999999999999999}"));
     BOOST_TEST(!same_answer("7", std::string(1'000'000, '(') + "7"));
+    for (const std::string part : {"/7^{2400}", "+7^{2400}", "!", "^x", "y", "+\\sin x", "+170!", "{", "\\pm x", "=7^{2400}", "|"}) {
+        std::string text = "1";
+        while (text.size() < 1450) text += part;
+        BOOST_TEST(!same_answer("2x", text), part);
+        BOOST_TEST(!same_answer("Evelyn", text), part);
+        while (text.size() < 1'000'000) text += part;
+        BOOST_TEST(!same_answer("Evelyn", text), part);
+    }
     BOOST_TEST(!same_answer("7", std::string(1400, '(') + "7" + std::string(90, ')')));
     BOOST_TEST(!same_answer("7", std::string(1400, '9') + "x"));
     std::string nested = "x";

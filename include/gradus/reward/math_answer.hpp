@@ -7,8 +7,10 @@ namespace gradus {
 
 /// Whether two answers say the same: numbers, formulas with variables, tuples, intervals, sets, lists, matrices,
 /// equations, inequalities, or plain words, in LaTeX or as typed. Lists and sets have no order, tuples have one; "x = 5"
-/// is 5; a list is never one of its items. What cannot be read as mathematics must be the same text. False where in
-/// doubt. Bounded work whatever the texts are; an empty answer equals nothing.
+/// is 5, but x = 1, y = 2 is not x = 2, y = 1; a list is never one of its items. Units behind a number are left out,
+/// but cm is not km. What cannot be read as mathematics must be the same text or the same words. Formulas that differ
+/// are taken for the same with a chance that is next to none (identity.hpp). Work is bounded, about a tenth of a second
+/// at most, whatever the texts are; texts of more than 1500 bytes are no answers; an empty answer equals nothing.
 bool same_answer(const std::string& reference, const std::string& answer);
 
 }  // namespace gradus
