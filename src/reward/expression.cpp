@@ -314,6 +314,7 @@ class Parser {
 
     Expression number() {
         std::string whole, part;
+        bool repeats_from_point = false;
         while (at_ < text_.size() && is_digit(text_[at_])) whole += text_[at_++];
         // Thousands separators: groups of three digits.
         // In tuples and sets a comma separates.
@@ -332,6 +333,9 @@ class Parser {
         if (at_ + 1 < text_.size() && text_[at_] == '.' && is_digit(text_[at_ + 1])) {
             ++at_;
             while (at_ < text_.size() && is_digit(text_[at_])) part += text_[at_++];
+        } else if (text_.substr(at_).starts_with(".\\overline{")) {
+            ++at_;
+            repeats_from_point = true;
         } else if (at_ < text_.size() && text_[at_] == '.' && (at_ + 1 == text_.size() || text_[at_ + 1] == ' ')) {
             ++at_;  // a full stop
         }
@@ -342,6 +346,19 @@ class Parser {
         for (const char c : whole + part) digits = digits * 10 + (c - '0');
         for (std::size_t i = 0; i < part.size(); ++i) scale *= 10;
         e.number = Rational(digits, scale);
+        // 0.1\overline{6}
+        if (!part.empty() || repeats_from_point) {
+            if (take_command("overline")) {
+                cpp_int again = 0, nines = 1;
+                if (!take('{')) return fail();
+                while (at_ < text_.size() && is_digit(text_[at_]) && nines < cpp_int(1) << 400) {
+                    again = again * 10 + (text_[at_++] - '0');
+                    nines *= 10;
+                }
+                if (!take('}') || nines == 1) return fail();
+                e.number += Rational(again, (nines - 1) * scale);
+            }
+        }
         // A numeral of another base is not this number.
         if (peek() == '_') {
             ++at_;

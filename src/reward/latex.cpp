@@ -193,6 +193,7 @@ std::string plain_latex(std::string_view given) {
             if (at + 2 < text.size() && is_letter(text[at + 2])) text.erase(at, 1);
     drop_spaces(text);
     for (const std::string_view drop : {"$", "%", "**"}) replace_all(text, drop, " ");
+    replace_all(text, "\\mathbb{R}", "(-\\infty,\\infty)");
     for (const std::string_view bar : {"\\lvert", "\\rvert", "\\vert"}) replace_command(text, bar, "|");
     for (const std::string_view drop : {"\\left", "\\right", "\\displaystyle", "\\textstyle", "\\limits", "\\big", "\\Big",
                                         "\\bigl", "\\bigr", "\\mathbf", "\\mathit", "\\bf", "\\rm"})

@@ -196,8 +196,16 @@ bool same(const Expression& given_a, const Expression& given_b) {
             if (!same_in_order(a.children[r].children, b.children[r].children)) return false;
         return true;
     }
-    if (a.kind == Kind::unite || b.kind == Kind::unite)
-        return a.kind == b.kind && same_in_any_order(a.children, b.children);
+    if (a.kind == Kind::unite || b.kind == Kind::unite) {
+        if (a.kind == b.kind) return same_in_any_order(a.children, b.children);
+        // x < 2 or x > 3
+        const Expression &list = a.kind == Kind::unite ? b : a, &unite = a.kind == Kind::unite ? a : b;
+        std::vector<Expression> intervals;
+        for (const Expression& item : list.kind == Kind::list ? list.children : std::vector<Expression>{})
+            if (auto interval = interval_of(item)) intervals.push_back(std::move(*interval));
+        return list.kind == Kind::list && intervals.size() == list.children.size() &&
+               same_in_any_order(intervals, unite.children);
+    }
     // A tuple whose brackets were left out.
     if ((a.kind == Kind::list && b.kind == Kind::bracket && b.text == "()") ||
         (b.kind == Kind::list && a.kind == Kind::bracket && a.text == "()"))

@@ -87,10 +87,14 @@ BOOST_AUTO_TEST_CASE(what_a_policy_would_try) {
          {"56", "5%6"}, {"1=2", "3=5"}, {"\\sin(x^2)", "\\sin(x)^2"}, {"7/3", "(2)\\frac13"},
          {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}"}},
         false);
+    all({{"(-\\infty,2)\\cup(3,\\infty)", "x<2, x>4"}, {"(-\\infty,2)\\cup(3,\\infty)", "x<2"}, {"0.3", "0.\\overline{3}"},
+         {"0.\\overline{9}9", "1"}},
+        false);
     all({{"(-\\infty,5)", "x<5"}, {"1+\\lfloor x\\rfloor", "\\lfloor x\\rfloor+1"}, {"5", "5\\text{ m}"}, {"12", "12 cm^2"},
          {"12", "\\text{12}"}, {"24", "\\text{24 hours}"}, {"12\\pi", "12\\pi square units"}, {"5", "5 = x"},
          {"2\\sqrt{3}", "2\\sqrt3 \\approx 3.46"}, {"2\\sqrt2", "\\sqrt8=2\\sqrt2"}, {"2|x|", "|2x|"}, {"|x|", "\\lvert x \\rvert"},
-         {"\\sin^2 x", "\\sin(x)^2"}, {"3", "= 3"}, {"3", "**3**"}, {"25", "5²"}, {"11/2", "5½"}, {"120", "5!"}},
+         {"(-\\infty,2)\\cup(3,\\infty)", "x<2 \\text{ or } x>3"}, {"1/3", "0.\\overline{3}"}, {"1/6", "0.1\\overline{6}"},
+         {"(-\\infty,\\infty)", "\\mathbb{R}"}, {"\\sin^2 x", "\\sin(x)^2"}, {"3", "= 3"}, {"3", "**3**"}, {"25", "5²"}, {"11/2", "5½"}, {"120", "5!"}},
         true);
 }
 
