@@ -5,6 +5,7 @@
 #include <array>
 #include <utility>
 
+#include "characters.hpp"
 #include "latex.hpp"
 
 namespace gradus {
@@ -15,9 +16,6 @@ using Kind = Expression::Kind;
 constexpr int kDeepest = 40;
 constexpr int kMostFactors = 60;
 constexpr std::size_t kMostDigits = 400;
-
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 /// Reads tokens and builds the tree; `wrong` once the text is no formula.
 class Parser {

@@ -6,11 +6,10 @@
 #include <utility>
 #include <vector>
 
+#include "characters.hpp"
+
 namespace gradus {
 namespace {
-
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
     for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
@@ -123,7 +122,7 @@ void drop_spaces(std::string& text) {
         const char next = text[++at];
         if (next == ' ' || next == ';' || next == ':' || next == '$' || next == '%')
             out += ' ';
-        else if (std::string_view("!,()[]$%").find(next) == std::string_view::npos)
+        else if (std::string_view("!,()[]").find(next) == std::string_view::npos)
             out += {'\\', next};
     }
     text = out;

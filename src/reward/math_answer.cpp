@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 
+#include "characters.hpp"
 #include "identity.hpp"
 #include "latex.hpp"
 
@@ -13,8 +14,6 @@ namespace {
 using Kind = Expression::Kind;
 
 constexpr std::size_t kMostItems = 60;
-
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 bool is_label(const Expression& e) {
     switch (e.kind) {
@@ -79,6 +78,11 @@ Expression with_sign(const Expression& e, bool plus) {
 }
 bool has_plus_minus(const Expression& e) {
     return e.kind == Kind::plus_minus || std::any_of(e.children.begin(), e.children.end(), has_plus_minus);
+}
+
+/// A list, a set, or one formula for both signs.
+bool stands_for_several(const Expression& e) {
+    return e.kind == Kind::list || (e.kind == Kind::bracket && e.text == "{}") || has_plus_minus(e);
 }
 
 void flatten(const Expression& e, std::vector<Expression>& items) {
@@ -210,8 +214,7 @@ bool same(const Expression& given_a, const Expression& given_b) {
     if ((a.kind == Kind::list && b.kind == Kind::bracket && b.text == "()") ||
         (b.kind == Kind::list && a.kind == Kind::bracket && a.text == "()"))
         return same_in_order(a.children, b.children);
-    const bool list_a = a.kind == Kind::list || (a.kind == Kind::bracket && a.text == "{}");
-    const bool list_b = b.kind == Kind::list || (b.kind == Kind::bracket && b.text == "{}");
+    const bool list_a = stands_for_several(a), list_b = stands_for_several(b);
     if (list_a || list_b) {
         std::vector<Expression> x, y;
         flatten(a, x);
@@ -334,12 +337,7 @@ bool same_answer(const std::string& reference, const std::string& answer) {
     if (without_spaces(a) == without_spaces(b)) return true;
     const auto x = parse_expression(reference), y = parse_expression(answer);
     if (!x || !y) return false;
-    if (same(*x, *y)) return true;
-    // Lists of assignments: x = 1, x = 2 beside 1, 2.
-    std::vector<Expression> items_x, items_y;
-    flatten(*x, items_x);
-    flatten(*y, items_y);
-    return items_x.size() > 1 && same_in_any_order(items_x, items_y);
+    return same(*x, *y);
 }
 
 }  // namespace gradus

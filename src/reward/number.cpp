@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 
+#include "characters.hpp"
 #include "gradus/text/script.hpp"
 
 namespace gradus {
@@ -17,12 +18,6 @@ using boost::multiprecision::cpp_int;
 constexpr std::size_t kLongestAnswer = 1000;
 constexpr int kLargestExponent = 400;
 
-bool is_digit(char c) {
-    return c >= '0' && c <= '9';
-}
-bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
 bool is_space(char c) {
     return c == ' ' || (c >= '\t' && c <= '\r');
 }

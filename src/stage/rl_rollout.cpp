@@ -160,21 +160,12 @@ Sequence RolloutMaker::sequence_of(const RolloutRow& row) const {
     return s;
 }
 
-void RolloutMaker::fill(PendingRollout& pending, std::vector<float> Sequence::*column,
-                        const ParameterSet& parameters) {
+void RolloutMaker::fill(PendingRollout& pending, std::vector<float> Sequence::*column, const Scorer& score) {
     for (std::int64_t u = 0; u < split_.parts; ++u) {
         const std::vector<std::size_t> members = pending.members(seed_, u);
-        auto all = stack_.trainer->log_probs(parameters, pending.batch(seed_, u), pending.temperature);
+        auto all = score(pending.batch(seed_, u));
         for (std::size_t i = 0; i < members.size(); ++i)
             pending.sequences[members[i]].*column = std::move(all[i]);
-    }
-}
-
-void RolloutMaker::fill_values(PendingRollout& pending) {
-    for (std::int64_t u = 0; u < split_.parts; ++u) {
-        const std::vector<std::size_t> members = pending.members(seed_, u);
-        auto all = stack_.critic->trainer->values(pending.batch(seed_, u));
-        for (std::size_t i = 0; i < members.size(); ++i) pending.sequences[members[i]].value = std::move(all[i]);
     }
 }
 
@@ -283,18 +274,25 @@ PendingRollout RolloutMaker::make(std::int64_t number, std::int64_t step, std::i
     for (std::int64_t i = 0; i < pending.updates(); ++i) reference_wanted |= kl_coef.at(step + i) != 0;
     const std::string& old = deck.text("rl.old_logprobs");
     const bool in_reward = reference_wanted && deck.text("loss.kl_in") == "reward";
+    const auto log_probs = [&](const ParameterSet& parameters) {
+        return [this, &parameters, &pending](const std::vector<Sequence>& batch) {
+            return stack_.trainer->log_probs(parameters, batch, pending.temperature);
+        };
+    };
     // One update from one rollout is on-policy: the ratio is 1 by definition, nothing to compute.
     if (old == "sampler") {
         for (Sequence& s : pending.sequences) s.old_log_prob = s.sampler_log_prob;
     } else if (old == "trainer" || pending.updates() > 1 || in_reward) {
         Profile::Region region(run_.profile, "logprobs.old");
-        fill(pending, &Sequence::old_log_prob, *stack_.policy);
+        fill(pending, &Sequence::old_log_prob, log_probs(*stack_.policy));
     }
     if (reference_wanted) {
         Profile::Region region(run_.profile, "logprobs.reference");
-        fill(pending, &Sequence::ref_log_prob, stack_.bring_reference());
+        fill(pending, &Sequence::ref_log_prob, log_probs(stack_.bring_reference()));
     }
-    if (stack_.critic) fill_values(pending);
+    if (stack_.critic)
+        fill(pending, &Sequence::value,
+             [this](const std::vector<Sequence>& batch) { return stack_.critic->trainer->values(batch); });
     give_advantages(pending, rows, step);
     write(rows, step);
     return pending;

@@ -2,6 +2,7 @@
 // How a rollout of stage rl is made: samples, rewards, log-probs, values, advantages.
 #pragma once
 
+#include <functional>
 #include <vector>
 
 #include "gradus/reward/reward.hpp"
@@ -32,11 +33,10 @@ class RolloutMaker {
     /// RolloutRow::reward of each row.
     void add_up(std::vector<RolloutRow>& rows, std::int64_t step) const;
     Sequence sequence_of(const RolloutRow& row) const;
-    /// Log-probs under `parameters`, in the micro-batches of the first epoch's updates: where the policy is
-    /// the same these find the same bits.
-    void fill(PendingRollout& pending, std::vector<float> Sequence::*column, const ParameterSet& parameters);
-    /// The critic's values, in the same micro-batches.
-    void fill_values(PendingRollout& pending);
+    using Scorer = std::function<std::vector<std::vector<float>>(const std::vector<Sequence>&)>;
+    /// What `score` gives the tokens (log-probs, values), in the micro-batches of the first epoch's updates: where
+    /// the parameters are the same these find the same bits.
+    void fill(PendingRollout& pending, std::vector<float> Sequence::*column, const Scorer& score);
     void give_advantages(PendingRollout& pending, std::vector<RolloutRow>& rows, std::int64_t step) const;
     ScoredResponse scored(const RolloutRow& row, const Sequence& sequence, std::int64_t step) const;
     /// The scored steps of a response, those of its whole last, by token; none of what is unscorable.

@@ -152,8 +152,8 @@ ModelConfig planned_model(const Deck& deck, const Tokenizer& tokenizer, Plan& pl
     return resolve_model(deck, tokenizer, reader, note);
 }
 
-/// FLOPs of a training step, the critic's with the policy's, and what a rank sends in it: gradients and parameters over the data
-/// ranks (reduce and gather, (d - 1) / d of them each way), two sums of activations a block and pass
+/// FLOPs of a training step, the critic's with the policy's, and what a rank sends in it: gradients and
+/// parameters over the data ranks (reduce and gather, (d - 1) / d of them each way), two sums of activations a block and pass
 /// over the tensor ranks.
 std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& grid, double tokens) {
     const bool critic = stack_needs(deck).critic;
