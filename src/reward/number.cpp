@@ -15,7 +15,7 @@ namespace {
 
 using boost::multiprecision::cpp_int;
 
-constexpr std::size_t kLongestAnswer = 1000;
+constexpr std::size_t kLongestStatement = 1000;
 constexpr int kLargestExponent = 400;
 
 bool is_space(char c) {
@@ -246,7 +246,7 @@ std::string_view last_number(std::string_view plain) {
 }
 
 std::optional<ExactNumber> stated_number(std::string_view answer) {
-    if (answer.size() > kLongestAnswer) return {};
+    if (answer.size() > kLongestStatement) return {};
     const std::string plain = plain_notation(answer);
     std::string_view text = plain;
     if (const std::size_t equals = text.rfind('='); equals != text.npos) {

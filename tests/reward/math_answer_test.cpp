@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "../../src/reward/identity.hpp"
+
 namespace gradus {
 namespace {
 
@@ -101,6 +103,20 @@ BOOST_AUTO_TEST_CASE(what_a_policy_would_try) {
 BOOST_AUTO_TEST_CASE(words) {
     all({{"\\text{(C)}", "C"}, {"Evelyn", "\\text{Evelyn}"}, {"\\text{no solution}", "No solution."}, {"\\text{odd}", "odd"}}, true);
     all({{"A", "B"}, {"even", "odd"}, {"yes", "no"}}, false);
+}
+
+BOOST_AUTO_TEST_CASE(work_has_a_budget) {
+    // Items turned around, and the last another: most are compared with most, at points where none has a value.
+    std::string items, turned;
+    for (int i = 1; i <= 60; ++i) {
+        const std::string item = "\\sin x+" + std::to_string(i) + "/0";
+        items += item + (i < 60 ? "," : "");
+        turned = (i < 60 ? item : "\\cos x+1/0") + (i > 1 ? "," : "") + turned;
+    }
+    BOOST_TEST(!same_answer(items, turned));
+    BOOST_TEST(!Budget::take(1));
+    BOOST_TEST(same_answer("x+x", "2x"));  // each pair has its own
+    BOOST_TEST(Budget::take(1));
 }
 
 BOOST_AUTO_TEST_CASE(hostile_texts_take_bounded_time) {
