@@ -28,6 +28,12 @@ ncclRedOp_t op_of(Reduce op) {
     return op == Reduce::sum ? ncclSum : op == Reduce::max ? ncclMax : ncclMin;
 }
 
+std::int64_t bytes_of(std::span<const BlockedTensor> all) {
+    std::int64_t bytes = 0;
+    for (const BlockedTensor& one : all) bytes += one.x.bytes();
+    return bytes;
+}
+
 /// Sets a variable that NCCL reads, unless the user has.
 void prefer(const char* name, const char* value) { setenv(name, value, 0); }
 
@@ -104,13 +110,40 @@ void Collectives::all_reduce(Communicator& group, Tensor x, Reduce op) {
     sum_on(context_.stream, group, x, op);
 }
 
-void Collectives::start_sum(Communicator& group, Tensor x) {
-    comm_of(group);
-    if (!overlap_ || groups_.size() > 1) return all_reduce(group, x, Reduce::sum);
+cudaStream_t Collectives::stream_of_sums() {
+    if (!overlap_) return context_.stream;
     cuda::check(cudaEventRecord(ready_, context_.stream));
     cuda::check(cudaStreamWaitEvent(side_, ready_, 0));
-    sum_on(side_, group, x, Reduce::sum);
     started_ = true;
+    return side_;
+}
+
+void Collectives::start_sum(Communicator& group, Tensor x) { sum_on(stream_of_sums(), group, x, Reduce::sum); }
+
+void Collectives::start_block_sums(Communicator& group, std::span<const BlockedTensor> all) {
+    ncclComm_t comm = comm_of(group);
+    const cudaStream_t stream = stream_of_sums();
+    say("reduce_scatter", bytes_of(all), group);
+    check(ncclGroupStart());
+    for (const BlockedTensor& one : all) sum_blocks(comm, group, one, stream);
+    check(ncclGroupEnd());
+    wait_for(comm, last_);
+}
+
+void Collectives::sum_blocks(ncclComm_t comm, const Communicator& group, const BlockedTensor& one, cudaStream_t stream) {
+    const std::vector<std::int64_t> offsets = one.elements();
+    auto* first = one.x.f32();
+    if (one.even()) {
+        const auto count = static_cast<std::size_t>(offsets[1]);
+        auto* mine = first + offsets[static_cast<std::size_t>(group.rank())];
+        if (count > 0) check(ncclReduceScatter(first, mine, count, ncclFloat32, ncclSum, comm, stream));
+        return;
+    }
+    for (std::size_t r = 0; r + 1 < offsets.size(); ++r) {
+        const auto count = static_cast<std::size_t>(offsets[r + 1] - offsets[r]);
+        auto* block = first + offsets[r];
+        if (count > 0) check(ncclReduce(block, block, count, ncclFloat32, ncclSum, static_cast<int>(r), comm, stream));
+    }
 }
 
 void Collectives::finish_sums() {
@@ -120,25 +153,20 @@ void Collectives::finish_sums() {
     cuda::check(cudaStreamWaitEvent(context_.stream, done_, 0));
 }
 
-void Collectives::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
+void Collectives::all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) {
     finish_sums();
     ncclComm_t comm = comm_of(group);
-    std::int64_t bytes = 0;
-    for (const GatheredTensor& one : all) bytes += one.x.bytes();
-    say("all_gather", bytes, group);
+    say("all_gather", bytes_of(all), group);
     check(ncclGroupStart());
-    for (const GatheredTensor& one : all) gather(comm, group, one);
+    for (const BlockedTensor& one : all) gather(comm, group, one);
     check(ncclGroupEnd());
     wait_for(comm, last_);
 }
 
-void Collectives::gather(ncclComm_t comm, const Communicator& group, const GatheredTensor& one) {
+void Collectives::gather(ncclComm_t comm, const Communicator& group, const BlockedTensor& one) {
     const auto& offsets = one.offsets;
     auto* first = static_cast<char*>(one.x.data());
-    bool even = offsets[0] == 0;
-    for (std::size_t r = 2; r < offsets.size(); ++r)
-        even = even && offsets[r] == static_cast<std::int64_t>(r) * offsets[1];
-    if (even) {
+    if (one.even()) {
         const auto bytes = static_cast<std::size_t>(offsets[1]);
         auto* mine = first + offsets[static_cast<std::size_t>(group.rank())];
         if (bytes > 0) check(ncclAllGather(mine, first, bytes, ncclInt8, comm, context_.stream));

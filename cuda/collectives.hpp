@@ -18,9 +18,9 @@ namespace gradus::cuda {
 
 /// Collectives of device memory over NCCL: a communicator a group of the process grid, made when the
 /// group is first used, on the operations' stream, so that their order is the program's. Sums that are
-/// started go on a stream of their own, so that computation goes on beside them, as long as theirs is the
-/// only group: two groups' operations side by side might wait for each other. They do not block the host;
-/// whoever waits for the stream asks check_failures() now and then.
+/// started go on a stream of their own, so that computation goes on beside them; every other exchange
+/// waits for them first, so that exchanges never run side by side: those of two groups might wait for each
+/// other. They do not block the host; whoever waits for the stream asks check_failures() now and then.
 class Collectives {
   public:
     /// `deterministic`: ring and simple protocol, whose order of sums is fixed. `overlap`: without, sums that
@@ -30,8 +30,9 @@ class Collectives {
 
     void all_reduce(Communicator& group, Tensor x, Reduce op);
     void start_sum(Communicator& group, Tensor x);
+    void start_block_sums(Communicator& group, std::span<const BlockedTensor> all);
     void finish_sums();
-    void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all);
+    void all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all);
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
                     Tensor recv, std::span<const std::int64_t> recv_offsets);
     /// Throws CudaError naming group and last operation where one has failed.
@@ -48,7 +49,10 @@ class Collectives {
     void say(const char* what, std::int64_t bytes, const Communicator& group);
 
     /// Within an NCCL group.
-    void gather(ncclComm_t comm, const Communicator& group, const GatheredTensor& one);
+    void sum_blocks(ncclComm_t comm, const Communicator& group, const BlockedTensor& one, cudaStream_t stream);
+    void gather(ncclComm_t comm, const Communicator& group, const BlockedTensor& one);
+    /// Where a sum that is started goes: behind all operations so far, and beside later ones where it may.
+    cudaStream_t stream_of_sums();
     void sum_on(cudaStream_t stream, Communicator& group, Tensor x, Reduce op);
 
     const Context& context_;

@@ -204,11 +204,22 @@ void CudaOps::start_sum(Communicator& group, Tensor x) {
     collectives_->start_sum(group, x);
 }
 
+void CudaOps::start_block_sums(Communicator& group, std::span<const BlockedTensor> all) {
+    if (group.size() == 1) return;
+    if (!is_staged()) return collectives_->start_block_sums(group, all);
+    for (const BlockedTensor& one : all) {
+        std::vector<float> values(static_cast<std::size_t>(one.x.elements()));
+        download(values.data(), one.x);
+        group.reduce_scatter_blocks(values, one.elements());
+        upload(one.x, values.data());
+    }
+}
+
 void CudaOps::finish_sums() {
     if (collectives_) collectives_->finish_sums();
 }
 
-void CudaOps::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
+void CudaOps::all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) {
     if (!is_staged()) return collectives_->all_gather_blocks(group, all);
     for (const auto& [x, offsets] : all) {
         std::vector<std::byte> bytes(static_cast<std::size_t>(x.bytes()));

@@ -27,6 +27,7 @@ class GroupedQueryAttention final : public Attention {
                 const PagedCache& cache) override;
     void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
                   const Packing& packing) override;
+    void backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) override;
 
   private:
     Kept make_kept(Phase phase) const;
@@ -153,7 +154,6 @@ void GroupedQueryAttention::backward(const BlockWeights& w, std::size_t slot, Te
     const std::int64_t t = h.dim(0);
     Kept& a = kept_[slot];
     const Tensor heads = a.attention.rows(0, t), d_heads = d_attention_.rows(0, t);
-    ops_.gemm(w.o->grad, d_out, kYes, heads, kNo, 1, 1);
     ops_.gemm(d_heads, d_out, kNo, w.o->value, kNo, 1, 0);
     const Tensor d_q = d_q_.rows(0, t), d_k = d_k_.rows(0, t), d_v = d_v_.rows(0, t);
     ops_.attention_backward(d_q.as(of_q(t)), d_k.as(of_k(t)), d_v.as(of_k(t)), d_heads.as(of_q(t)),
@@ -168,9 +168,15 @@ void GroupedQueryAttention::backward(const BlockWeights& w, std::size_t slot, Te
     const Tensor d_packed = packed_.rows(0, t);
     ops_.merge_heads(d_packed, d_q.as(of_q(t)), d_k.as(of_k(t)), d_v.as(of_k(t)), packing.positions,
                      normalized_ ? Tensor{} : inv_freq_, form_);
+    ops_.gemm(d_h, d_packed, kNo, w.qkv.value, kNo, 1, 0);
+}
+
+void GroupedQueryAttention::backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) {
+    const std::int64_t t = h.dim(0);
+    const Tensor d_packed = packed_.rows(0, t);
+    ops_.gemm(w.o->grad, d_out, kYes, kept_[slot].attention.rows(0, t), kNo, 1, 1);
     if (w.qkv_bias.grad) ops_.add_bias_backward(w.qkv_bias.grad, d_packed);
     ops_.gemm(w.qkv.grad, d_packed, kYes, h, kNo, 1, 1);
-    ops_.gemm(d_h, d_packed, kNo, w.qkv.value, kNo, 1, 0);
 }
 
 }  // namespace

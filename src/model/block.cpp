@@ -150,10 +150,10 @@ void Blocks::recompute(const BlockWeights& w, std::int64_t layer, Tensor x, cons
     feed(s).prepare(w, s.feed, add_and_normalize(mid, x, {.weight = w.norm2}));
 }
 
-/// projection_ holds this rank's part of the gradient by norm(x): it goes through the norm to d_x.
+/// projection_ holds this rank's part of the gradient by norm(x), whose sum was started: it goes through the norm to d_x.
 void Blocks::through_norm(Tensor d_x, Tensor x, Parameter& weight) {
     const Tensor d_h = projection_.rows(0, x.dim(0));
-    context_.sum_over_tensor_ranks(d_h);
+    context_.finish_sum_over_tensor_ranks();
     ops_.rms_norm_backward(d_x, weight.grad, d_h, x, weight.value, inv_rms_.rows(0, x.dim(0)), true);
 }
 
@@ -161,10 +161,15 @@ void Blocks::backward(const BlockWeights& w, std::int64_t layer, Tensor x, Tenso
                       const Packing& packing) {
     const LayerSlots& s = slots(layer);
     const Tensor mid = mid_[s.mid].rows(0, x.dim(0)), d_h = projection_.rows(0, x.dim(0));
-    feed(s).backward(w, s.feed, normalize(mid, *w.norm2), d_x, d_h, packing);
-    through_norm(d_x, mid, *w.norm2);
-    attention_->backward(w, s.attention, normalize(x, *w.norm1), d_x, d_h, packing);
-    through_norm(d_x, x, *w.norm1);
+    const auto part = [&](auto& of, std::size_t slot, Tensor input, Parameter& norm) {
+        const Tensor h = normalize(input, norm);
+        of.backward(w, slot, h, d_x, d_h, packing);
+        context_.start_sum_over_tensor_ranks(d_h);
+        of.backward_weights(w, slot, h, d_x);
+        through_norm(d_x, input, norm);
+    };
+    part(feed(s), s.feed, mid, *w.norm2);
+    part(*attention_, s.attention, x, *w.norm1);
 }
 
 }  // namespace gradus

@@ -46,6 +46,7 @@ class RoutedExperts final : public Experts {
     void finish(const BlockWeights& w, std::size_t slot, Tensor out) override;
     void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
                   const Packing& packing) override;
+    void backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) override;
     void set_balance(double coef) override { balance_ = coef; }
     double take_balance_loss() override;
     std::span<const std::int32_t> loads(std::size_t slot) const override {
@@ -311,6 +312,10 @@ void RoutedExperts::backward(const BlockWeights& w, std::size_t slot, Tensor h, 
     const Tensor shared = shared_out_.rows(0, t);
     shared_->backward(w, slot, h, d_out, shared, packing);
     ops_.add(d_h, shared);
+}
+
+void RoutedExperts::backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) {
+    if (shared_) shared_->backward_weights(w, slot, h, d_out);
 }
 
 double RoutedExperts::take_balance_loss() {

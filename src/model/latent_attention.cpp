@@ -30,6 +30,7 @@ class MultiHeadLatentAttention final : public Attention {
                 const PagedCache& cache) override;
     void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
                   const Packing& packing) override;
+    void backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) override;
 
   private:
     Kept make_kept(Phase phase) const;
@@ -259,7 +260,6 @@ void MultiHeadLatentAttention::backward(const BlockWeights& w, std::size_t slot,
     const std::int64_t t = h.dim(0);
     Kept& a = kept_[slot];
     const Tensor heads = a.heads.rows(0, t), d_heads = d_heads_.rows(0, t);
-    ops_.gemm(w.o->grad, d_out, kYes, heads, kNo, 1, 1);
     ops_.gemm(d_heads, d_out, kNo, w.o->value, kNo, 1, 0);
     const Tensor d_q = d_q_.rows(0, t);
     ops_.attention_backward(d_q.as(of_q(t)), d_k_.as(of_q(t)), d_v_.as(of_v(t)),
@@ -268,6 +268,10 @@ void MultiHeadLatentAttention::backward(const BlockWeights& w, std::size_t slot,
     ops_.rope(d_q.as(of_q(t)), packing.positions, inv_freq_, query_form_, -1);
     queries_backward(w, a, h, d_q, d_h);
     keys_backward(w, a, h, d_h, packing.positions);
+}
+
+void MultiHeadLatentAttention::backward_weights(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out) {
+    ops_.gemm(w.o->grad, d_out, kYes, kept_[slot].heads.rows(0, h.dim(0)), kNo, 1, 1);
 }
 
 }  // namespace

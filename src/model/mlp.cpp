@@ -30,17 +30,22 @@ class Mlp final : public FeedForward {
         ops_.gemm(out, product, kNo, pick_(weights).down->value, kYes, 1, 0);
     }
 
-    void backward(const BlockWeights& weights, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
+    void backward(const BlockWeights& weights, std::size_t slot, Tensor /*h*/, Tensor d_out, Tensor d_h,
                   const Packing&) override {
         const MlpWeights& w = pick_(weights);
-        const std::int64_t t = h.dim(0);
+        const std::int64_t t = d_out.dim(0);
         const Tensor gate_up = kept_[slot].rows(0, t);
         const Tensor product = product_.rows(0, t), d_product = d_product_.rows(0, t);
         ops_.gemm(d_product, d_out, kNo, w.down->value, kNo, 1, 0);
         ops_.swiglu_backward(gate_up, {}, product, d_product, gate_up, {});  // now its gradient
-        ops_.gemm(w.down->grad, d_out, kYes, product, kNo, 1, 1);
-        ops_.gemm(w.gate_up.grad, gate_up, kYes, h, kNo, 1, 1);
         ops_.gemm(d_h, gate_up, kNo, w.gate_up.value, kNo, 1, 0);
+    }
+
+    void backward_weights(const BlockWeights& weights, std::size_t slot, Tensor h, Tensor d_out) override {
+        const MlpWeights& w = pick_(weights);
+        const std::int64_t t = h.dim(0);
+        ops_.gemm(w.down->grad, d_out, kYes, product_.rows(0, t), kNo, 1, 1);
+        ops_.gemm(w.gate_up.grad, kept_[slot].rows(0, t), kYes, h, kNo, 1, 1);
     }
 
   private:

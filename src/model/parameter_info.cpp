@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <cstdlib>
+#include <string_view>
+
 namespace gradus {
 namespace {
 
@@ -127,6 +130,11 @@ std::int64_t ModelConfig::parameters() const {
     std::int64_t sum = 0;
     for (const ParameterInfo& p : describe_parameters(*this)) sum += p.global.elements();
     return sum;
+}
+
+std::int64_t ParameterInfo::block() const {
+    constexpr std::string_view kBlocks = "model.layers.";
+    return !mtp && name.starts_with(kBlocks) ? std::atoll(name.c_str() + kBlocks.size()) : -1;
 }
 
 }  // namespace gradus

@@ -53,11 +53,6 @@ NormalFill address_of(const Parameter& p, std::uint64_t seed, std::uint64_t tens
             .column_begin = p.box.offset[last]};
 }
 
-/// The number in "model.layers.N...", -1 for other parameters and those of multi-token prediction.
-std::int64_t block_of(const Parameter& p) {
-    constexpr std::string_view kBlocks = "model.layers.";
-    return !p.mtp && p.name.starts_with(kBlocks) ? std::atoll(p.name.c_str() + kBlocks.size()) : -1;
-}
 
 }  // namespace
 
@@ -103,25 +98,6 @@ ParameterSet::ParameterSet(const ModelConfig& config, const Grid& grid, Arena& a
         Parameter& p = parameters_[i];
         p.value = piece(has_gradient(p) ? values_ : untrained_, offsets[i], p.box.count);
         if (trained && p.trained) p.grad = piece(grads_, offsets[i], p.box.count);
-    }
-    if (!trained) return;
-    // Parameters lie in the order of the model, so that a block's are one piece of either kind.
-    std::vector<std::pair<std::int64_t, std::size_t>> order;
-    for (std::size_t i = 0; i < parameters_.size(); ++i)
-        if (parameters_[i].trained) order.emplace_back(offsets[i], i);
-    std::sort(order.begin(), order.end());
-    for (std::size_t at = 0; at < order.size(); ++at) {
-        const Parameter& p = parameters_[order[at].second];
-        const std::int64_t layer = block_of(p);
-        // The first piece of either kind begins where the kind does; a piece ends where the next begins.
-        const std::int64_t begin = at == 0 ? 0 : order[at].first;
-        const std::int64_t end = at + 1 < order.size() ? order[at + 1].first : with_gradient;
-        if (parts_.empty() || parts_.back().layer != layer || parts_.back().expert != p.expert)
-            parts_.push_back({layer, p.expert, grads_.rows(begin, 0)});
-        GradientPart& part = parts_.back();
-        part.grads = grads_.rows(static_cast<std::int64_t>(
-                                     (static_cast<char*>(part.grads.data()) - static_cast<char*>(grads_.data())) / 4),
-                                 part.grads.elements() + end - begin);
     }
 }
 

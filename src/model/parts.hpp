@@ -48,6 +48,13 @@ struct PartContext {
     void sum_over_tensor_ranks(Tensor x) const {
         if (grid.tensor_size() > 1) ops.all_reduce(grid.tensor(), x, Reduce::sum);
     }
+    /// Beside later operations, which leave x alone until the sum is finished.
+    void start_sum_over_tensor_ranks(Tensor x) const {
+        if (grid.tensor_size() > 1) ops.start_sum(grid.tensor(), x);
+    }
+    void finish_sum_over_tensor_ranks() const {
+        if (grid.tensor_size() > 1) ops.finish_sums();
+    }
     /// Memory for activations.
     Tensor take(const char* name, Shape shape, Phase phase = Phase::always) const {
         return arena.take(name, dtype, shape, phase);
@@ -84,9 +91,11 @@ class Attention {
     /// The same for one new token a row against the cache.
     virtual void decode(const BlockWeights& w, Tensor h, Tensor out, const DecodeRows& rows,
                         const PagedCache& cache) = 0;
-    /// d_out [T, H] -> d_h [T, H], this tensor rank's part of the sum; gradients of the weights +=.
+    /// d_out [T, H] -> d_h [T, H], this tensor rank's part of the sum; gradients of the weights +=, but for
+    /// those that can wait until d_h is on its way to the other ranks: backward_weights, called next, adds these.
     virtual void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
                           const Packing& packing) = 0;
+    virtual void backward_weights(const BlockWeights& /*w*/, std::size_t /*slot*/, Tensor /*h*/, Tensor /*d_out*/) {}
 };
 std::unique_ptr<Attention> make_attention(const PartContext& context, std::size_t slots);
 std::unique_ptr<Attention> make_latent_attention(const PartContext& context, std::size_t slots);
@@ -100,6 +109,7 @@ class FeedForward {
     /// As Attention::backward.
     virtual void backward(const BlockWeights& w, std::size_t slot, Tensor h, Tensor d_out, Tensor d_h,
                           const Packing& packing) = 0;
+    virtual void backward_weights(const BlockWeights& /*w*/, std::size_t /*slot*/, Tensor /*h*/, Tensor /*d_out*/) {}
 };
 
 /// A mixture of experts has more to tell.

@@ -394,7 +394,7 @@ Tensor Transformer::logits(const ParameterSet& parameters, Tensor hidden) {
     m.ops.copy(all.rows(m.grid.tensor_rank(), 1), z);
     std::vector<std::int64_t> offsets;
     for (int r = 0; r <= parts; ++r) offsets.push_back(r * z.bytes());
-    m.ops.all_gather_blocks(m.grid.tensor(), std::vector{GatheredTensor{all, offsets}});
+    m.ops.all_gather_blocks(m.grid.tensor(), std::vector{BlockedTensor{all, offsets}});
     for (int r = 0; r < parts; ++r)
         m.ops.copy_columns(out, r * m.vocabulary, all.rows(r, 1).as({n, m.vocabulary}), 0, m.vocabulary);
     return out;

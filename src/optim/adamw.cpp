@@ -74,11 +74,11 @@ bool is_new(const CheckpointReader& reader, const std::string& group, const Para
     return new_head && parameter.name == kScalarHead && !reader.has(group + "/" + parameter.name);
 }
 
-/// The rows of a parameter by owner.
-GatheredTensor owned_blocks(const Parameter& parameter, const Communicator& group) {
+/// The rows of a parameter's value or gradient by owner.
+BlockedTensor owned_blocks(const Parameter& parameter, Tensor x, const Communicator& group) {
     const std::int64_t rows = local_rows(parameter);
-    const std::int64_t row_bytes = parameter.value.bytes() / std::max<std::int64_t>(rows, 1);
-    GatheredTensor blocks{.x = parameter.value};
+    const std::int64_t row_bytes = x.bytes() / std::max<std::int64_t>(rows, 1);
+    BlockedTensor blocks{.x = x};
     for (int r = 0; r < group.size(); ++r)
         blocks.offsets.push_back(owned_rows(rows, r, group.size()).begin * row_bytes);
     blocks.offsets.push_back(rows * row_bytes);
@@ -100,8 +100,12 @@ AdamW::AdamW(ParameterSet& parameters, const Grid& grid, Ops& ops, Arena& arena,
       offloaded_(offload != nullptr) {
     Arena& state = offloaded_ ? *offload : arena;
     const auto& all = parameters_.all();
-    for (const Parameter& p : all)
-        if (p.trained) (p.expert ? owned_experts_ : owned_dense_).push_back(owned_blocks(p, holders(p, grid)));
+    for (const Parameter& p : all) {
+        if (!p.trained) continue;
+        const Communicator& group = holders(p, grid);
+        (p.expert ? owned_experts_ : owned_dense_).push_back(owned_blocks(p, p.value, group));
+        gradients_[p.block()][p.expert ? 1 : 0].push_back(owned_blocks(p, p.grad, group));
+    }
     for (std::size_t i = 0; i < all.size(); ++i) {
         const OwnedRows rows = my_rows(all[i], grid);
         if (rows.begin == rows.end) continue;
@@ -123,16 +127,17 @@ std::string AdamW::named(std::string_view what, std::string_view separator) cons
     return options_.label.empty() ? std::string(what) : fmt::format("{}{}{}", options_.label, separator, what);
 }
 
-void AdamW::start_sums(std::int64_t layer) {
-    for (const ParameterSet::GradientPart& part : parameters_.gradient_parts())
-        if (part.layer == layer)
-            ops_.start_sum(part.expert ? grid_.expert_data() : grid_.data(), part.grads);
+void AdamW::start_sums(std::int64_t block) {
+    const auto found = gradients_.find(block);
+    if (found == gradients_.end()) return;
+    const auto& [dense, experts] = found->second;
+    if (!dense.empty()) ops_.start_block_sums(grid_.data(), dense);
+    if (!experts.empty()) ops_.start_block_sums(grid_.expert_data(), experts);
 }
 
 double AdamW::step(double lr, bool summed) {
     if (!summed)
-        for (const ParameterSet::GradientPart& part : parameters_.gradient_parts())
-            ops_.start_sum(part.expert ? grid_.expert_data() : grid_.data(), part.grads);
+        for (const auto& [block, gradients] : gradients_) start_sums(block);
     ops_.finish_sums();
     const double norm = gradient_norm();
     const double clip = options_.clip;
@@ -154,7 +159,7 @@ double AdamW::step(double lr, bool summed) {
                     .grad_scale = static_cast<float>(scale),
                     .step = steps_});
     }
-    // Gradients of owned rows are zero now; those of others', which were summed here too, are not.
+    // Gradients of owned rows are zero now; this rank's part of the others' is not.
     if (grid_.data_size() > 1) {
         ops_.fill(parameters_.flat_grads(), 0);
         // Every rank holds all rows of its local box again.
@@ -167,9 +172,11 @@ double AdamW::step(double lr, bool summed) {
 double AdamW::gradient_norm() {
     const auto& all = parameters_.all();
     ops_.fill(norm_scratch_, 0);
-    for (std::size_t i = 0; i < all.size(); ++i) {
-        if (!all[i].trained) continue;
-        ops_.sum_squares(norm_scratch_.rows(static_cast<std::int64_t>(i), 1), all[i].grad);
+    for (const Piece& piece : pieces_) {
+        const Parameter& p = all[piece.parameter];
+        if (p.trained)
+            ops_.sum_squares(norm_scratch_.rows(static_cast<std::int64_t>(piece.parameter), 1),
+                             piece_of(p.grad, piece.rows));
     }
     std::vector<float> found(all.size());
     ops_.download(found.data(), norm_scratch_);
@@ -178,15 +185,9 @@ double AdamW::gradient_norm() {
     for (std::size_t i = 0; i < all.size(); ++i) {
         if (!writes(all[i], grid_) && std::isfinite(squares[i])) squares[i] = 0;
     }
+    // Every row has one owner among the data ranks, also an expert's.
     grid_.tensor().all_reduce(std::span(squares), Reduce::sum);
-    if (grid_.expert_size() > 1) {
-        std::vector<double> experts(squares.size(), 0.0);
-        for (std::size_t i = 0; i < all.size(); ++i)
-            if (all[i].expert) experts[i] = squares[i];
-        grid_.expert().all_reduce(std::span(experts), Reduce::sum);
-        for (std::size_t i = 0; i < all.size(); ++i)
-            if (all[i].expert) squares[i] = experts[i];
-    }
+    grid_.data().all_reduce(std::span(squares), Reduce::sum);
     double sum = 0;
     for (std::size_t i = 0; i < all.size(); ++i) {
         require<NumericError>(std::isfinite(squares[i]),

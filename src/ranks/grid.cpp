@@ -17,6 +17,7 @@ class PlannedCommunicator final : public Communicator {
     void all_reduce(std::span<float>, Reduce) override { refuse(); }
     void all_reduce(std::span<double>, Reduce) override { refuse(); }
     void all_reduce(std::span<std::int64_t>, Reduce) override { refuse(); }
+    void reduce_scatter_blocks(std::span<float>, std::span<const std::int64_t>) override { refuse(); }
     void broadcast(std::span<std::byte>, int) override { refuse(); }
     void all_gather_blocks(std::span<std::byte>, std::span<const std::int64_t>) override { refuse(); }
     void all_to_all(std::span<const std::byte>, std::span<const std::int64_t>, std::span<std::byte>,

@@ -65,6 +65,30 @@ class MpiCommunicator final : public Communicator {
     void all_reduce(std::span<double> data, Reduce op) override { reduce(data, op); }
     void all_reduce(std::span<std::int64_t> data, Reduce op) override { reduce(data, op); }
 
+    void reduce_scatter_blocks(std::span<float> data, std::span<const std::int64_t> offsets) override {
+        const auto n = static_cast<std::size_t>(size_), me = static_cast<std::size_t>(rank_);
+        require(offsets.size() == n + 1 && offsets.back() <= static_cast<std::int64_t>(data.size()),
+                "reduce_scatter on `{}`: offsets do not fit the data", name_);
+        if (size_ == 1) return;
+        const Exchange exchange("reduce_scatter", name_);
+        std::int64_t longest = 0;
+        for (std::size_t r = 0; r < n; ++r) longest = std::max(longest, offsets[r + 1] - offsets[r]);
+        // The same slice of every block at a time, packed: MPI counts in int.
+        const auto step = static_cast<std::int64_t>(kChunk / n + 1);
+        std::vector<float> packed;
+        for (std::int64_t at = 0; at < longest; at += step) {
+            std::vector<int> starts(n), counts(n);
+            packed.clear();
+            for (std::size_t r = 0; r < n; ++r) {
+                const auto rows = std::clamp<std::int64_t>(offsets[r + 1] - offsets[r] - at, 0, step);
+                starts[r] = count(packed.size());
+                counts[r] = static_cast<int>(rows);
+                if (rows > 0) packed.insert(packed.end(), data.begin() + offsets[r] + at, data.begin() + offsets[r] + at + rows);
+            }
+            sum_slices(packed.data(), counts, starts, data.data() + (counts[me] > 0 ? offsets[me] + at : 0), Reduce::sum);
+        }
+    }
+
     void broadcast(std::span<std::byte> data, int root) override {
         if (size_ == 1) return;
         const Exchange exchange("broadcast", name_);
@@ -145,31 +169,35 @@ class MpiCommunicator final : public Communicator {
 
     static int count(std::size_t n) { return static_cast<int>(n); }
 
-    /// Every rank owns a slice of each chunk, receives all contributions to it, adds them in rank
-    /// order, and the slices are gathered: the order of the sum is fixed by construction, whatever
-    /// algorithm the MPI library would choose, and all ranks hold the owner's bits.
+    /// Every rank receives all contributions to its slice of `data` (counts[rank] at starts[rank]) and adds them
+    /// in rank order to `sum`: that order is fixed by construction, whatever algorithm the MPI library would
+    /// choose.
+    template <class T>
+    void sum_slices(const T* data, const std::vector<int>& counts, const std::vector<int>& starts, T* sum, Reduce op) {
+        thread_local std::vector<T> scratch;
+        const auto n = static_cast<std::size_t>(size_), me = static_cast<std::size_t>(rank_);
+        const auto mine = static_cast<std::size_t>(counts[me]);
+        if (scratch.size() < mine * n) scratch.resize(mine * n);
+        std::vector<int> receive_counts(n, counts[me]), receive_starts(n);
+        for (std::size_t r = 0; r < n; ++r) receive_starts[r] = count(mine * r);
+        check(MPI_Alltoallv(data, counts.data(), starts.data(), mpi_type<T>(), scratch.data(), receive_counts.data(),
+                            receive_starts.data(), mpi_type<T>(), comm_.get()));
+        std::copy_n(scratch.begin(), mine, sum);
+        for (std::size_t r = 1; r < n; ++r) combine(sum, scratch.data() + mine * r, mine, op);
+    }
+
+    /// Every rank owns a slice of each chunk, and the slices are gathered: all ranks hold the owner's bits.
     template <class T>
     void reduce(std::span<T> data, Reduce op) {
         if (size_ == 1) return;
         const Exchange exchange("all_reduce", name_);
-        thread_local std::vector<T> scratch;
         const auto n = static_cast<std::size_t>(size_);
         for (std::size_t at = 0; at < data.size(); at += kChunk) {
             const std::span<T> chunk = data.subspan(at, std::min(kChunk, data.size() - at));
             std::vector<int> starts(n + 1), counts(n);
             for (std::size_t r = 0; r <= n; ++r) starts[r] = count(chunk.size() * r / n);
             for (std::size_t r = 0; r < n; ++r) counts[r] = starts[r + 1] - starts[r];
-            const auto me = static_cast<std::size_t>(rank_);
-            const auto mine = static_cast<std::size_t>(counts[me]);
-            if (scratch.size() < mine * n) scratch.resize(mine * n);
-            std::vector<int> receive_counts(n, counts[me]), receive_starts(n);
-            for (std::size_t r = 0; r < n; ++r) receive_starts[r] = count(mine * r);
-            check(MPI_Alltoallv(chunk.data(), counts.data(), starts.data(), mpi_type<T>(),
-                                scratch.data(), receive_counts.data(), receive_starts.data(),
-                                mpi_type<T>(), comm_.get()));
-            T* sum = chunk.data() + starts[me];
-            std::copy(scratch.begin(), scratch.begin() + static_cast<std::ptrdiff_t>(mine), sum);
-            for (std::size_t r = 1; r < n; ++r) combine(sum, scratch.data() + mine * r, mine, op);
+            sum_slices<T>(chunk.data(), counts, starts, chunk.data() + starts[static_cast<std::size_t>(rank_)], op);
             check(MPI_Allgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, chunk.data(), counts.data(),
                                  starts.data(), mpi_type<T>(), comm_.get()));
         }

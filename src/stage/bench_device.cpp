@@ -279,7 +279,11 @@ void bench_collectives(Run& run, Stack& stack, Json& result) {
             run.log.info("{:<14} {:>12} {:>11.1f}", name, bytes, 1e-9 * rate);
         };
         report("all_reduce", 2 * (n - 1) / n, [&] { ops.all_reduce(group, x, Reduce::sum); });
-        const std::vector blocks = {GatheredTensor{x, offsets}};
+        const std::vector blocks = {BlockedTensor{x, offsets}};
+        report("reduce_scatter", (n - 1) / n, [&] {
+            ops.start_block_sums(group, blocks);
+            ops.finish_sums();
+        });
         report("all_gather", (n - 1) / n, [&] { ops.all_gather_blocks(group, blocks); });
         run.watchdog.alive();
     }

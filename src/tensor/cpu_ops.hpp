@@ -19,8 +19,9 @@ class CpuOps final : public Ops {
     std::unique_ptr<Recording> record(std::function<void()> work) override;
     void all_reduce(Communicator& group, Tensor x, Reduce op) override;
     void start_sum(Communicator& group, Tensor x) override { all_reduce(group, x, Reduce::sum); }
+    void start_block_sums(Communicator& group, std::span<const BlockedTensor> all) override;
     void finish_sums() override {}
-    void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) override;
+    void all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) override;
     void all_to_all(Communicator& group, Tensor send, std::span<const std::int64_t> send_offsets,
                     Tensor recv, std::span<const std::int64_t> recv_offsets) override;
     void fill_normal(Tensor x, const NormalFill& fill) override;

@@ -42,7 +42,11 @@ void CpuOps::all_reduce(Communicator& group, Tensor x, Reduce op) {
     group.all_reduce(x.floats(), op);
 }
 
-void CpuOps::all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) {
+void CpuOps::start_block_sums(Communicator& group, std::span<const BlockedTensor> all) {
+    for (const BlockedTensor& one : all) group.reduce_scatter_blocks(one.x.floats(), one.elements());
+}
+
+void CpuOps::all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) {
     for (const auto& [x, offsets] : all) group.all_gather_blocks(bytes_of(x), offsets);
 }
 

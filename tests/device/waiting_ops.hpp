@@ -49,8 +49,12 @@ class WaitingOps final : public Ops {
         ops_->start_sum(group, x);
         wait();
     }
+    void start_block_sums(Communicator& group, std::span<const BlockedTensor> all) override {
+        ops_->start_block_sums(group, all);
+        wait();
+    }
     void finish_sums() override { ops_->finish_sums(); }
-    void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) override {
+    void all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) override {
         ops_->all_gather_blocks(group, all);
         wait();
     }

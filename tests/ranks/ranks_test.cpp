@@ -2,6 +2,7 @@
 #define BOOST_TEST_MODULE ranks
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 #include <vector>
 
 #include "../mpi_fixture.hpp"
@@ -96,6 +97,32 @@ BOOST_AUTO_TEST_CASE(blocks_of_any_size_go_from_all_to_all) {
     std::string wanted = "??";
     for (int r = 0; r < world.size(); ++r) wanted += static_cast<char>('a' + r);
     BOOST_TEST(got == wanted);
+}
+
+// Blocks of any size, some empty, some longer than what is exchanged at once, behind elements that belong to none;
+// the sum goes in rank order, so its bits are those of a loop.
+BOOST_AUTO_TEST_CASE(a_block_becomes_its_sum_on_its_rank) {
+    const Grid grid(MPI_COMM_WORLD, 1);
+    Communicator& world = grid.world();
+    const auto value = [](int rank, std::size_t i) {
+        return std::ldexp(static_cast<float>(i % 1000 + 1), 7 * rank % 20) * 0.1f;
+    };
+    for (const std::int64_t length : {0, 1, 3, 1000, 300000}) {
+        std::vector<std::int64_t> offsets{2};
+        for (int r = 0; r < world.size(); ++r) offsets.push_back(offsets.back() + (r % 3 == 1 ? length / 3 : length + r));
+        std::vector<float> data(static_cast<std::size_t>(offsets.back()) + 3);
+        for (std::size_t i = 0; i < data.size(); ++i) data[i] = value(world.rank(), i);
+        world.reduce_scatter_blocks(data, offsets);
+        const auto me = static_cast<std::size_t>(world.rank());
+        for (auto i = static_cast<std::size_t>(offsets[me]); i < static_cast<std::size_t>(offsets[me + 1]); ++i) {
+            float sum = value(0, i);
+            for (int r = 1; r < world.size(); ++r) sum += value(r, i);
+            BOOST_REQUIRE(data[i] == sum);
+        }
+    }
+    std::vector<float> small(2);
+    const std::vector<std::int64_t> beyond(static_cast<std::size_t>(world.size()) + 1, 3);
+    BOOST_CHECK_THROW(world.reduce_scatter_blocks(small, beyond), InternalError);
 }
 
 BOOST_AUTO_TEST_CASE(experts_are_split_inside_data) {

@@ -46,6 +46,7 @@ class LoneRank final : public Communicator {
     void all_reduce(std::span<float>, Reduce) override {}
     void all_reduce(std::span<double>, Reduce) override {}
     void all_reduce(std::span<std::int64_t>, Reduce) override {}
+    void reduce_scatter_blocks(std::span<float>, std::span<const std::int64_t>) override {}
     void broadcast(std::span<std::byte>, int) override {}
     void all_gather_blocks(std::span<std::byte>, std::span<const std::int64_t>) override {}
     void all_to_all(std::span<const std::byte> send, std::span<const std::int64_t>,

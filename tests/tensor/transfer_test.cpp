@@ -69,9 +69,10 @@ BOOST_AUTO_TEST_CASE(collectives_of_one_rank) {
         ops->copy(y, x);
         for (const Reduce op : {Reduce::sum, Reduce::max, Reduce::min}) ops->all_reduce(*group, y, op);
         ops->start_sum(*group, y);
+        if (type == DType::f32) ops->start_block_sums(*group, std::vector{BlockedTensor{y, {0, y.bytes()}}});
         ops->finish_sums();
         const std::int64_t bytes = y.bytes(), offsets[2] = {0, bytes};
-        ops->all_gather_blocks(*group, std::vector{GatheredTensor{y, {0, bytes}}});
+        ops->all_gather_blocks(*group, std::vector{BlockedTensor{y, {0, bytes}}});
         const Tensor z = arena.take("z", type, {1000});
         ops->all_to_all(*group, y, offsets, z, offsets);
         ops->copy(x, z);

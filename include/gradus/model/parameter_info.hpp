@@ -23,6 +23,10 @@ struct ParameterInfo {
     bool trained = true;   ///< has a gradient (the router's correction bias has none)
     bool mtp = false;      ///< of the multi-token prediction module
     bool joined = false;   ///< lies in memory right behind the one before: one product serves both
+
+    /// The block whose backward pass finishes the gradient, -1 for what belongs to none or to multi-token
+    /// prediction.
+    std::int64_t block() const;
 };
 
 /// All parameters of a model, in a fixed order.

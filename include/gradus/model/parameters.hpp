@@ -51,14 +51,6 @@ class ParameterSet {
     void copy_from(const ParameterSet& other, Ops& ops);
     /// The part of flat_grads() that is summed over all data ranks, and that of the experts, summed
     /// over the data ranks that hold the same ones.
-    /// Gradients that a backward pass finishes together: those of block `layer`, or, for -1, of what
-    /// belongs to no block or to that of multi-token prediction. Together all flat_grads().
-    struct GradientPart {
-        std::int64_t layer = -1;
-        bool expert = false;
-        Tensor grads;
-    };
-    const std::vector<GradientPart>& gradient_parts() const { return parts_; }
     Tensor dense_grads() const { return grads_.rows(0, dense_); }
     Tensor expert_grads() const { return grads_.rows(dense_, grads_.dim(0) - dense_); }
 
@@ -71,7 +63,6 @@ class ParameterSet {
     std::vector<Parameter> parameters_;
     std::unordered_map<std::string, std::size_t> index_;
     std::int64_t dense_ = 0;  ///< elements before the experts'
-    std::vector<GradientPart> parts_;
     Tensor values_, untrained_, grads_;
 };
 

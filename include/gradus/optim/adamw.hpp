@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,8 +46,8 @@ class AdamW {
     /// before anything is changed.
     /// `summed`: the gradients' sums were started with start_sums(), of every part once.
     double step(double lr, bool summed = false);
-    /// Starts the sums of the gradients of block `layer` (ParameterSet::GradientPart).
-    void start_sums(std::int64_t layer);
+    /// Starts the sums of the gradients of a block (ParameterInfo::block), each row's on the rank that owns it.
+    void start_sums(std::int64_t block);
     std::int64_t steps() const { return steps_; }
 
     /// Slabs of weights ("weights/"), "adam_m/", "adam_v/" that this rank owns, each behind the label.
@@ -70,7 +72,7 @@ class AdamW {
         return parameter.trained && parameters_.dtype() != DType::f32;
     }
     std::string named(std::string_view what, std::string_view separator) const;
-    /// Over the whole model, from gradients already summed over data ranks.
+    /// Over the whole model, from the sums of owned rows.
     double gradient_norm();
 
     ParameterSet& parameters_;
@@ -79,7 +81,9 @@ class AdamW {
     AdamWOptions options_;
     bool offloaded_;
     std::vector<Piece> pieces_;
-    std::vector<GatheredTensor> owned_dense_, owned_experts_;  ///< values, by the rank that updates them
+    std::vector<BlockedTensor> owned_dense_, owned_experts_;  ///< values, by the rank that updates them
+    /// The same of gradients, by block; those of experts apart.
+    std::map<std::int64_t, std::array<std::vector<BlockedTensor>, 2>> gradients_;
     Tensor norm_scratch_;
     std::int64_t steps_ = 0;
 };

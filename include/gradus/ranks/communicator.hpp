@@ -30,6 +30,9 @@ class Communicator {
     virtual void all_reduce(std::span<float> data, Reduce op) = 0;
     virtual void all_reduce(std::span<double> data, Reduce op) = 0;
     virtual void all_reduce(std::span<std::int64_t> data, Reduce op) = 0;
+    /// Elements [offsets[r], offsets[r + 1]) of `data` (size() + 1 entries) become on rank r their sum over
+    /// all ranks; the other elements are as before or undefined.
+    virtual void reduce_scatter_blocks(std::span<float> data, std::span<const std::int64_t> offsets) = 0;
     virtual void broadcast(std::span<std::byte> data, int root) = 0;
     /// Block r of `data` (begins at offsets[r], ends at offsets[r + 1], in bytes; size() + 1 entries)
     /// is contributed by rank r; afterwards every rank holds all blocks.

@@ -9,10 +9,23 @@
 
 namespace gradus {
 
-/// A tensor of which rank r of a group gives bytes offsets[r] .. offsets[r + 1] (size + 1 entries).
-struct GatheredTensor {
+/// A tensor of which bytes offsets[r] .. offsets[r + 1] (size + 1 entries) are the block of rank r of a group.
+struct BlockedTensor {
     Tensor x;
     std::vector<std::int64_t> offsets;
+
+    /// The offsets in elements.
+    std::vector<std::int64_t> elements() const {
+        std::vector<std::int64_t> counts = offsets;
+        for (std::int64_t& n : counts) n /= static_cast<std::int64_t>(size_of(x.dtype()));
+        return counts;
+    }
+    /// Whether all blocks are of one size and fill the tensor from its start.
+    bool even() const {
+        for (std::size_t r = 0; r < offsets.size(); ++r)
+            if (offsets[r] != static_cast<std::int64_t>(r) * offsets[1]) return false;
+        return true;
+    }
 };
 
 enum class Transpose : bool { no, yes };

@@ -52,10 +52,13 @@ class Ops {
     /// Starts the sum of x over `group` beside later operations, which leave x alone until
     /// finish_sums(); every member starts the same sums in the same order.
     virtual void start_sum(Communicator& group, Tensor x) = 0;
+    /// The same of f32 tensors of which a rank needs its own block only (Communicator::reduce_scatter_blocks; the
+    /// offsets in bytes): half of the traffic.
+    virtual void start_block_sums(Communicator& group, std::span<const BlockedTensor> all) = 0;
     /// Operations after this one see all sums that were started.
     virtual void finish_sums() = 0;
     /// All of them at once: a call costs more than a small tensor's bytes.
-    virtual void all_gather_blocks(Communicator& group, std::span<const GatheredTensor> all) = 0;
+    virtual void all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) = 0;
     virtual void all_to_all(Communicator& group, Tensor send,
                             std::span<const std::int64_t> send_offsets, Tensor recv,
                             std::span<const std::int64_t> recv_offsets) = 0;
