@@ -28,6 +28,11 @@ std::vector<DeckKey> stage_parameters() {
         {"rollout.cache_tokens", integer, "tokens", "0", ">=0", kGenerating,
          "Most tokens in a data rank's key/value cache, all sequences and prompts together; where they do "
          "not last, sequences wait and are computed again. 0: enough for rollout.slots of full length."},
+        {"rollout.part", integer, "prompts", "0", ">=0", "rl sample evaluate",
+         "Responses are sampled in parts of so many prompts: a finished part is kept on disk, and a run that is asked to stop does "
+         "so after one. 0: eight times what the slots of all data ranks hold."},
+        {"rollout.merge", list, "", "", "", "sample evaluate",
+         "Run directories of the shards of this deck (data.num_shards): nothing is sampled, their samples are read."},
 
         {"sample.n", integer, "samples", "4", ">0", "sample", "Samples a prompt."},
         {"sample.keep_correct", flag, "", "true", "", "sample", "Keep only those with the right answer."},

@@ -58,6 +58,15 @@ StopRequest StopPoll::end_step() {
     return static_cast<StopRequest>(value_);
 }
 
+StopRequest StopPoll::ask() {
+    const bool in_step = request_ != MPI_REQUEST_NULL;
+    if (in_step) end_step();
+    begin_step();
+    const StopRequest answer = end_step();
+    if (in_step) begin_step();
+    return answer;
+}
+
 void StopPoll::observe_step(double seconds) { longest_step_ = std::max(longest_step_, seconds); }
 void StopPoll::observe_checkpoint(double seconds) {
     longest_checkpoint_ = std::max(longest_checkpoint_, seconds);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::int64_t kBadLinesTold = 3;
 
-/// Calls `take(row, line)`, which returns the row's form, for every row of every file that the deck's
+/// Calls `take(row, line, place)`, which returns the row's form, for every row of every file that the deck's
 /// shard and limit leave. A DataError of `take` gains file and line, or is counted and skipped where
 /// the deck says so.
 template <class Take>
@@ -41,9 +41,10 @@ void for_each_row(const Deck& deck, const RowSource& source, DataReport& report,
                 refuse(lines.line(), lines.problem());
                 continue;
             }
-            if (seen++ % shards != shard) continue;
+            const std::int64_t place = seen++;
+            if (place % shards != shard) continue;
             try {
-                ++forms[take(lines.row(), lines.line())];
+                ++forms[take(lines.row(), lines.line(), place)];
                 ++taken;
             } catch (const std::exception& error) {
                 refuse(lines.line(), error.what());
@@ -185,9 +186,10 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat, 
                                     const RowSource& source) {
     const PromptMaker maker(deck, chat);
     std::vector<PromptRow> rows;
-    for_each_row(deck, source, report, [&](const Json& json, std::int64_t line) {
+    for_each_row(deck, source, report, [&](const Json& json, std::int64_t line, std::int64_t place) {
         std::string form;
         rows.push_back(maker.make(json, line, form));
+        rows.back().index = place;
         return form;
     });
     return rows;
@@ -198,7 +200,7 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
                                      std::int64_t max_length, DataReport& report) {
     const SequenceMaker maker(deck, chat, tokenizer, everything, max_length);
     std::vector<Sequence> sequences;
-    for_each_row(deck, {}, report, [&](const Json& json, std::int64_t) {
+    for_each_row(deck, {}, report, [&](const Json& json, std::int64_t, std::int64_t) {
         std::string form;
         for (Sequence& sequence : maker.make(json, form)) {
             sequence.address = static_cast<std::int64_t>(sequences.size());
@@ -213,7 +215,7 @@ std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
 
 void read_texts(const Deck& deck, DataReport& report, const std::function<void(const std::string&)>& take) {
     const RowReader reader(deck);
-    for_each_row(deck, {}, report, [&](const Json& json, std::int64_t) {
+    for_each_row(deck, {}, report, [&](const Json& json, std::int64_t, std::int64_t) {
         const TrainingRow row = reader.training(json);
         if (row.messages.empty()) take(row.text);
         for (const ChatMessage& message : row.messages) take(message.content);

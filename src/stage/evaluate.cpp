@@ -6,7 +6,7 @@
 #include <map>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/scoring.hpp"
+#include "gradus/stage/sampling.hpp"
 #include "stages.hpp"
 
 namespace gradus {
@@ -94,15 +94,14 @@ Json measure(const Deck& deck, const std::vector<RolloutRow>& rows, std::size_t 
 
 ExitCode run_evaluate(Run& run) {
     if (run.finished_before("result.json")) return ExitCode::done;
-    const std::unique_ptr<Stack> stack = load_policy(run);
     const auto n = static_cast<std::int32_t>(run.deck.integer("eval.n"));
-    const double began = now_seconds();
-    const std::vector<RolloutRow> rows =
-        sample_all(run, *stack, standard_rewards(), n, Stream::eval);
+    const Samples samples = sample_all(run, standard_rewards(), n, Stream::eval);
+    if (samples.stopped) return ExitCode::again;
+    const std::vector<RolloutRow>& rows = samples.rows;
     double tokens = 0;
     for (const RolloutRow& row : rows) tokens += static_cast<double>(row.tokens.size());
     Json result = measure(run.deck, rows, static_cast<std::size_t>(n));
-    result["generated_tokens_per_s"] = tokens / (now_seconds() - began);
+    if (samples.seconds > 0) result["generated_tokens_per_s"] = samples.generated_tokens / samples.seconds;
     run.log.info("{} problems x {} samples: pass@1 {:.2f} % +- {:.2f}, cons@{} {:.2f} %, format "
                  "{:.2f} %, language {:.2f} %, mean length {:.1f}",
                  rows.size() / static_cast<std::size_t>(n), n, 100 * result["pass_at_1"].get<double>(),

@@ -121,16 +121,33 @@ bool Run::finished_before(const std::string& name) {
     // Rank 0 looks: file systems show new files to different nodes at different times.
     const bool there = is_root() && deck.text("restart") != "none" && std::filesystem::exists(file);
     if (grid.world().broadcast(there ? "yes" : "no") == "no") return false;
+    require_same_deck(file.string(), {});
+    log.info("{} is there: nothing to do", file.string());
+    return true;
+}
+
+void Run::require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts) {
     std::string changed;
     if (is_root() && std::filesystem::exists(path("deck.resolved")))
-        changed = changed_keys(read_file(path("deck.resolved")), deck);
+        changed = changed_keys(read_file(path("deck.resolved")), deck, counts);
     changed = grid.world().broadcast(changed);
     require<DeckError>(changed.empty(),
                        "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make "
                        "it anew",
-                       file.string(), changed);
-    log.info("{} is there: nothing to do", file.string());
-    return true;
+                       what, changed);
+}
+
+void Run::begin_parts(const std::function<bool(const std::string&)>& counts) {
+    const bool keep = deck.text("restart") != "none" && grid.world().broadcast(std::filesystem::exists(path("parts.json")) ? "yes" : "no") == "yes";
+    if (keep) require_same_deck(path("rollouts"), counts);
+    on_root([&] {
+        if (!keep) {
+            std::filesystem::remove(path("parts.json"));
+            cut_rollouts(dir, 0);
+        }
+        return true;
+    });
+    begin();
 }
 
 void Run::metric(const Json& row) {
@@ -209,7 +226,8 @@ void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {
     }
 }
 
-std::string changed_keys(const std::string& old_deck, const Deck& deck) {
+std::string changed_keys(const std::string& old_deck, const Deck& deck,
+                         const std::function<bool(const std::string&)>& counts) {
     std::map<std::string, std::string> old, now = deck.values();
     try {
         old = resolve_deck_text(old_deck, "deck.resolved", {}).values();
@@ -221,6 +239,7 @@ std::string changed_keys(const std::string& old_deck, const Deck& deck) {
         if (key == "restart" || key == "run.dir" || key == "run.walltime" || key == "run.stop_margin" ||
             key == "run.timeout" || key == "run.log_every" || key == "run.restart_verify")
             continue;
+        if (counts && !counts(key)) continue;
         const auto before = old.find(key);
         if (before == old.end() || before->second != value)
             changed += fmt::format("\n  {}: {} -> {}", key, before == old.end() ? "" : before->second, value);

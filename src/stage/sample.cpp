@@ -7,7 +7,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/lifecycle.hpp"
-#include "gradus/stage/scoring.hpp"
+#include "gradus/stage/sampling.hpp"
 #include "gradus/text/script.hpp"
 #include "stages.hpp"
 
@@ -76,16 +76,15 @@ ExitCode run_sample(Run& run) {
     const std::string& asked = run.deck.text("sample.output");
     const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
     if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
-    const std::unique_ptr<Stack> stack = load_policy(run);
     std::vector<NamedReward> rewards = standard_rewards();
     rewards.push_back({"repetition", make_repetition_reward()});
-    const std::vector<RolloutRow> rows =
-        sample_all(run, *stack, std::move(rewards),
-                   static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token);
+    const Samples samples = sample_all(run, std::move(rewards), static_cast<std::int32_t>(run.deck.integer("sample.n")),
+                                       Stream::sample_token);
+    if (samples.stopped) return ExitCode::again;
     Filters filters(run.deck);
     std::string text;
     double tokens = 0;
-    for (const RolloutRow& row : rows) {
+    for (const RolloutRow& row : samples.rows) {
         tokens += static_cast<double>(row.tokens.size());
         // Written text must be JSON, so what is not UTF-8 cannot be training data.
         if (filters.keep(row))

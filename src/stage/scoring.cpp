@@ -58,6 +58,17 @@ void exchange(Archive& a, Row& row) {
     a.text(row.reference);
 }
 
+std::string packed(const std::vector<RolloutRow>& rows) {
+    ByteWriter packer;
+    for (const RolloutRow& row : rows) exchange(packer, row);
+    return packer.take();
+}
+
+void unpack(const std::string& bytes, std::vector<RolloutRow>& rows) {
+    ByteReader unpacker(bytes);
+    while (!unpacker.empty()) exchange(unpacker, rows.emplace_back());
+}
+
 }  // namespace
 
 StackNeeds stack_needs(const Deck& deck) {
@@ -135,9 +146,9 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
                       .truncated = row.finish == FinishReason::length}});
         submitted.push_back(index);
         if (submitted.size() % 32 == 0) {
-            const auto done = static_cast<double>(submitted.size()), of = static_cast<double>(rows.size());
-            run.log.progress(fmt::format("sampled {} of {}, {} left", submitted.size(), rows.size(),
-                                         format_duration((now_seconds() - began) * (of / done - 1))));
+            const double part = work.share * static_cast<double>(submitted.size()) / static_cast<double>(rows.size());
+            run.log.progress(fmt::format("sampled {:.1f} %, {} left", 100 * (work.done + part),
+                                         format_duration((now_seconds() - began) * (1 - work.done - part) / part)));
         }
     };
     GenerationOptions options = work.options;
@@ -153,16 +164,17 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
 }
 
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {
-    ByteWriter packer;
-    for (const RolloutRow& row : mine) exchange(packer, row);
     std::vector<RolloutRow> all;
-    for (const std::string& bytes : grid.data().all_gather(packer.take())) {
-        ByteReader unpacker(bytes);
-        while (!unpacker.empty()) exchange(unpacker, all.emplace_back());
-    }
+    for (const std::string& bytes : grid.data().all_gather(packed(mine))) unpack(bytes, all);
     std::sort(all.begin(), all.end(), [](const RolloutRow& a, const RolloutRow& b) {
         return a.group != b.group ? a.group < b.group : a.sample < b.sample;
     });
+    return all;
+}
+
+std::vector<RolloutRow> broadcast_rows(const Grid& grid, const std::vector<RolloutRow>& rows) {
+    std::vector<RolloutRow> all;
+    unpack(grid.world().broadcast(packed(rows)), all);
     return all;
 }
 
@@ -178,32 +190,6 @@ std::unique_ptr<Stack> load_policy(Run& run) {
     load_parameters(*stack->policy, *from, "weights", *stack->ops);
     run.log.info("weights from {}\n{}", from->directory(), memory_table(run.memory()));
     return stack;
-}
-
-std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
-                                   std::int32_t samples, Stream stream) {
-    DataReport report;
-    const std::vector<PromptRow> prompts = [&] {
-        const Profile::Region region(run.profile, "data.read");
-        return read_prompts(run.deck, run.chat, report);
-    }();
-    log_data(run, report);
-    run.log.info("{} prompts, {} lines skipped; {} samples each", prompts.size(), report.skipped, samples);
-    std::vector<std::int64_t> all(prompts.size());
-    std::iota(all.begin(), all.end(), 0);
-    std::vector<std::string> names;
-    for (const NamedReward& reward : rewards) names.push_back(reward.name);
-    RewardPool pool(std::move(rewards), 1);
-    GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
-    options.stream = stream;
-    run.cut_back(0);
-    std::vector<RolloutRow> mine = generate_and_score(
-        run, stack, pool,
-        {.rows = prompts, .prompts = all, .groups = all, .samples = samples, .options = options});
-    for (RolloutRow& row : mine) row.reward = row.rewards[0];
-    if (run.grid.tensor_rank() == 0)
-        write_rollouts(rollout_path(run.dir, 0, run.grid.data_rank(), 0), names, mine);
-    return gather_rows(run.grid, mine);
 }
 
 }  // namespace gradus

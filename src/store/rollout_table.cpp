@@ -14,7 +14,6 @@
 
 #include "gradus/base/error.hpp"
 #include "hdf5.hpp"
-#include "rollout_files.hpp"
 
 namespace gradus {
 namespace fs = std::filesystem;

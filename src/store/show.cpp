@@ -13,7 +13,6 @@
 #include "gradus/base/error.hpp"
 #include "gradus/base/philox.hpp"
 #include "gradus/store/rollout_table.hpp"
-#include "rollout_files.hpp"
 
 namespace gradus {
 namespace {

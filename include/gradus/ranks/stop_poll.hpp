@@ -24,6 +24,8 @@ class StopPoll {
     void begin_step();
     /// What rank 0 had decided when this step began; the same value on every rank.
     StopRequest end_step();
+    /// What rank 0 decides now, in the middle of a step or outside of one; the same value on every rank.
+    StopRequest ask();
     /// Feeds the automatic margin.
     void observe_step(double seconds);
     void observe_checkpoint(double seconds);

@@ -15,6 +15,7 @@ namespace gradus {
 
 /// A prompt with its reference answer.
 struct PromptRow {
+    std::int64_t index = 0;  ///< place among all rows, of every shard
     std::string id;
     std::vector<ChatMessage> messages;
     std::string text;  ///< last user message

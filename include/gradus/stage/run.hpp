@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "gradus/base/error.hpp"
 #include "gradus/base/exit_code.hpp"
 #include "gradus/base/handle.hpp"
 #include "gradus/base/json_lines.hpp"
@@ -49,8 +50,29 @@ class Run {
     RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
+    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`.
+    template <class E = DataError, class Work>
+    auto on_root(const Work& work) {
+        decltype(work()) result{};
+        std::string problem;
+        if (is_root()) {
+            try {
+                result = work();
+            } catch (const std::exception& e) {
+                problem = e.what();
+            }
+        }
+        problem = grid.world().broadcast(problem);
+        require<E>(problem.empty(), "{}", problem);
+        return result;
+    }
+    /// Between two pieces of work, all ranks together: whether the run is to stop now.
+    bool asked_to_stop() { return stop.ask() != StopRequest::none; }
     /// Work begins: writes deck.resolved.
     void begin();
+    /// begin() of a stage that samples in parts: those from before stay, but where restart = none. Throws DeckError where
+    /// they were made with other values of keys that `counts`.
+    void begin_parts(const std::function<bool(const std::string&)>& counts);
     /// Whether a stage without checkpoints has left its result, the file `name` of the run directory
     /// (or an absolute path), before; says so. Never where restart = none. Throws DeckError where it was made with other
     /// keys.
@@ -63,6 +85,8 @@ class Run {
     void finish(std::int64_t steps, double tokens, Json extra);
 
   private:
+    void require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts);
+
     struct Close {
         void operator()(int descriptor) const;
     };
@@ -80,7 +104,9 @@ void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept;
 
 /// "key: old -> new" for each key in which two decks differ, but for those that only say how a run is
 /// watched and ended; "" where there is none.
-std::string changed_keys(const std::string& old_deck, const Deck& deck);
+/// `counts` leaves out keys for which it is false.
+std::string changed_keys(const std::string& old_deck, const Deck& deck,
+                         const std::function<bool(const std::string&)>& counts = {});
 
 /// Seconds of the run so far by phase, for metrics: {"train": 1.2, ...}; resets.
 Json lap_times(Profile& profile);

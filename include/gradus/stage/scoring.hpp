@@ -35,6 +35,8 @@ struct GenerateAndScore {
     const std::vector<std::int64_t>& groups;
     std::int32_t samples;
     GenerationOptions options;
+    /// For the progress line: this is `share` of a whole, of which `done` is done.
+    double done = 0, share = 1;
 };
 std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
                                            const GenerateAndScore& work);
@@ -43,12 +45,9 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
 /// none.
 std::unique_ptr<Stack> load_policy(Run& run);
 
-/// `samples` responses to every prompt of `data.path`, scored, the first reward counting as the sum;
-/// written to the rollout table. Returns the rows of all ranks, on every rank.
-std::vector<RolloutRow> sample_all(Run& run, Stack& stack, std::vector<NamedReward> rewards,
-                                   std::int32_t samples, Stream stream);
-
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
+/// Rank 0's rows, on every rank.
+std::vector<RolloutRow> broadcast_rows(const Grid& grid, const std::vector<RolloutRow>& rows);
 
 }  // namespace gradus

@@ -39,6 +39,16 @@ struct RolloutFile {
 RolloutFile read_rollouts(const std::string& path);
 /// run_dir/rollouts/stepNNNNNNN.rankRRRRR.partPPP.h5
 std::string rollout_path(const std::string& run_dir, std::int64_t step, int rank, int part);
+/// A file of the rollout table.
+struct RolloutName {
+    std::string path;
+    std::int64_t step = 0;
+    int rank = 0;
+    int part = 0;
+    bool unfinished = false;  ///< "....h5.tmp"
+};
+/// The rollout files of a run by step, rank and part; none where there is no such folder.
+std::vector<RolloutName> rollout_files(const std::string& run_dir);
 /// Removes the rollout files of a run with step >= `from`: a restart after `from` updates samples
 /// them anew (what a checkpoint holds half used was sampled before).
 void cut_rollouts(const std::string& run_dir, std::int64_t from);

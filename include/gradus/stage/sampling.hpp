@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sampling that may be cut off: it goes in parts, and what is finished is kept.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "gradus/stage/scoring.hpp"
+
+namespace gradus {
+
+/// Where the parts of one sampling lie: in `folder`/rollouts, a file a part and data rank, beside
+/// `folder`/parts.json, which says how prompts are dealt into parts.
+struct PartFolder {
+    std::string folder;
+    std::int64_t step = 0;  ///< updates that the policy has made
+    /// Completes the rows of a part before they are written; may be null.
+    std::function<void(std::vector<RolloutRow>&)> complete;
+};
+
+/// generate_and_score() in parts of `rollout.part` prompts, each written as it is finished. Parts that lie there
+/// from before are taken as they are: a part's responses have only each other for company, so a run that was cut
+/// ends in the bits of one that was not. `stack` is called before the first part that is generated. Returns the rows
+/// of all ranks in the order of (group, sample), on every rank; nothing where the run was asked to stop before all
+/// parts were there. Throws DataError where the parts are of other prompts, with what to do.
+std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::function<Stack&()>& stack, RewardPool& pool,
+                                                         const GenerateAndScore& work, const PartFolder& parts);
+
+/// What came of sample_all().
+struct Samples {
+    std::vector<PromptRow> prompts;
+    std::vector<RolloutRow> rows;  ///< all ranks' in the order of (prompt, sample), on every rank
+    bool stopped = false;          ///< asked to stop: there are no rows, the finished parts are kept
+    double generated_tokens = 0;   ///< by this run, not by one before it
+    double seconds = 0;            ///< of generating them
+};
+
+/// `samples` responses of the policy of `model.from` to every prompt of `data.path`, scored, the first reward
+/// counting as the sum; in the rollout table. A prompt's random address is its place in the data, so that shards
+/// (data.shard) sample what a whole run does. With `rollout.merge` nothing is sampled: the rows are those
+/// of the runs that it names. Throws DataError where these lack a prompt, or were made with another deck.
+Samples sample_all(Run& run, std::vector<NamedReward> rewards, std::int32_t samples, Stream stream);
+
+}  // namespace gradus

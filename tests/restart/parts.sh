@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sampling in parts: a run of evaluate or sample that is killed or stopped keeps its finished parts and ends in the bits
+# of one that was not cut; shards are merged into what one run measures.
+. "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+run 1 "$here/problems.in"
+is "problems" "$rc" 0
+run 2 "$here/pretrain.in"
+is "pretrain" "$rc" 0
+
+cat >evaluate.in <<X
+include = $here/tiny.in
+stage = evaluate
+run.dir = \$ROOT/whole
+model.from = \$ROOT/pretrain
+data.path = \$ROOT/problems/eval.jsonl
+rollout.max_new_tokens = 100
+rollout.part = 2
+eval.n = 16
+X
+sed 's/evaluate/sample/; s/^eval.n.*/sample.n = 16\nsample.keep_correct = false\nsample.keep_format = false/' evaluate.in >sample.in
+run 2 evaluate.in
+is "evaluate" "$rc" 0
+is "evaluate: a file a part and rank" "$(find whole/rollouts -name '*.h5' | wc -l)" 16
+
+# result DIR: without rates and the name of the folder
+result() { jq -c 'del(.generated_tokens_per_s, .name)' "$1/result.json"; }
+# cut DIR FILES DECK key=value...: starts it and kills all ranks when it has that many rollout files
+cut() {
+    local dir="$1" files="$2"
+    mpirun -np 2 "$gradus" "${@:3}" "run.dir=$ROOT/$dir" >"$dir.out" 2>&1 &
+    launcher=$!
+    until (($(find "$dir/rollouts" -name '*.h5' 2>/dev/null | wc -l) >= files)) || ! kill -0 "$launcher" 2>/dev/null; do
+        sleep 0.01
+    done
+    # shellcheck disable=SC2046
+    kill -KILL $(pgrep -P "$launcher") 2>/dev/null
+    wait "$launcher" 2>/dev/null
+}
+cut cut 3 evaluate.in
+is "killed, not done" "$(cat cut/exit 2>/dev/null)" ""
+: >"cut/rollouts/step0000000.rank00000.part007.h5.tmp"
+run 2 evaluate.in "run.dir=$ROOT/cut"
+is "killed: goes on" "$rc" 0
+has "killed: keeps what was finished" "$out" "parts are there from before"
+is "killed: the same result" "$(result cut)" "$(result whole)"
+holds "killed: the same table" diff -r cut/rollouts whole/rollouts
+
+cut damaged 5 evaluate.in
+truncate -s 1000 "$(find damaged/rollouts -name '*.rank00001.*.h5' | head -n 1)"
+run 2 evaluate.in "run.dir=$ROOT/damaged"
+is "a damaged part: goes on" "$rc" 0
+has "a damaged part: said" "$out" "its part is sampled again"
+holds "a damaged part: the same table" diff -r damaged/rollouts whole/rollouts
+
+# stopped DIR DECK key=value...: a `stop` file as soon as there is a part
+stopped() {
+    local dir="$1"
+    mpirun -np 2 "$gradus" "${@:2}" "run.dir=$ROOT/$dir" >"$dir.out" 2>&1 &
+    launcher=$!
+    until compgen -G "$dir/rollouts/*.h5" >/dev/null || ! kill -0 "$launcher" 2>/dev/null; do sleep 0.01; done
+    touch "$dir/stop"
+    wait "$launcher"
+    is "$dir: stops with 75" "$?" 75
+    is "$dir: file exit" "$(cat "$dir/exit")" 75
+    has "$dir: why" "$(cat "$dir.out")" "stop file"
+}
+stopped halted evaluate.in
+run 2 evaluate.in "run.dir=$ROOT/halted"
+is "stopped: goes on" "$rc" 0
+is "stopped: the same result" "$(result halted)" "$(result whole)"
+holds "stopped: the same table" diff -r halted/rollouts whole/rollouts
+
+run 2 sample.in "run.dir=$ROOT/sampled"
+is "sample" "$rc" 0
+stopped sampling sample.in
+run 2 sample.in "run.dir=$ROOT/sampling"
+is "sample goes on" "$rc" 0
+holds "sample: the same data" cmp sampling/sft.jsonl sampled/sft.jsonl
+
+# Another deck, other prompts.
+stopped changed evaluate.in
+run 2 evaluate.in "run.dir=$ROOT/changed" rollout.temperature=0.5
+is "other keys: exit code" "$rc" 2
+has "other keys: which" "$out" "rollout.temperature: 1 -> 0.5"
+sed -i '1s/[0-9]/9/g' problems/eval.jsonl
+run 2 evaluate.in "run.dir=$ROOT/changed"
+is "other prompts: exit code" "$rc" 3
+has "other prompts: what to do" "$out" "restart = none"
+run 2 evaluate.in "run.dir=$ROOT/changed" restart=none
+is "anew" "$rc" 0
+run 1 "$here/problems.in" restart=none
+is "the prompts as they were" "$rc" 0
+
+# Shards sample what the whole run does.
+for shard in 0 1 2; do
+    run 1 evaluate.in "run.dir=$ROOT/shard.$shard" data.num_shards=3 "data.shard=$shard"
+    is "shard $shard" "$rc" 0
+done
+merge=(evaluate.in "run.dir=$ROOT/merged")
+run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.2"
+is "a shard is missing: exit code" "$rc" 3
+has "a shard is missing: said" "$out" "has 0 of 16 samples"
+run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.1 $ROOT/shard.2"
+has "a shard twice" "$out" "has 32 of 16 samples"
+run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.2" rollout.temperature=0.7
+has "shards of another deck" "$out" "rollout.temperature: 1 -> 0.7"
+run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.2"
+is "merged" "$rc" 0
+is "merged: what one run measures" "$(result merged)" "$(result whole)"
+finish
