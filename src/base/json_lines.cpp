@@ -31,6 +31,8 @@ void write_all(int descriptor, const std::string& text, const std::string& path)
     }
 }
 
+bool is_blank(int c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+
 }  // namespace
 
 bool nests_too_deep(std::string_view json) {
@@ -58,35 +60,76 @@ bool nests_too_deep(std::string_view json) {
 JsonLinesReader::JsonLinesReader(std::string path) : path_(std::move(path)), in_(path_) {
     require<DataError>(!std::filesystem::is_directory(path_), "cannot read {}: it is a folder", path_);
     require<DataError>(in_.good(), "cannot read {}: {}", path_, std::strerror(errno));
+    int first = in_.get();
+    for (; is_blank(first); first = in_.get()) breaks_ += first == '\n';
+    array_ = first == '[';
+    if (array_) return;
+    in_.clear();
+    in_.seekg(0);
 }
 
 bool JsonLinesReader::next() {
+    problem_.clear();
+    if (!(array_ ? next_element() : next_line())) {
+        require<DataError>(in_.eof() || ended_, "{}: reading stopped in the middle: {}", path_, std::strerror(errno));
+        return false;
+    }
+    if (problem_.empty()) parse();
+    return true;
+}
+
+bool JsonLinesReader::next_line() {
     do {
-        if (!std::getline(in_, text_)) {
-            require<DataError>(in_.eof(), "{}: reading stopped in the middle: {}", path_,
-                               std::strerror(errno));
-            return false;
-        }
+        if (!std::getline(in_, text_)) return false;
         ++line_;
         if (!text_.empty() && text_.back() == '\r') text_.pop_back();
     } while (text_.find_first_not_of(" \t") == std::string::npos);
-    problem_.clear();
+    return true;
+}
+
+bool JsonLinesReader::next_element() {
+    if (ended_) return false;
+    text_.clear();
+    int depth = 0;
+    bool in_text = false, escaped = false;
+    for (int c = in_.get(); c != EOF; c = in_.get()) {
+        if (text_.empty() && !is_blank(c)) line_ = breaks_ + 1;
+        breaks_ += c == '\n';
+        if (in_text) {
+            in_text = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else if (depth == 0 && (c == ',' || c == ']')) {
+            ended_ = c == ']';
+            if (!text_.empty()) return true;
+            if (ended_) return false;
+            continue;
+        } else {
+            in_text = c == '"';
+            depth += c == '[' || c == '{' ? 1 : c == ']' || c == '}' ? -1 : 0;
+        }
+        if (!text_.empty() || !is_blank(c)) text_ += static_cast<char>(c);
+    }
+    require<DataError>(in_.eof(), "{}: reading stopped in the middle: {}", path_, std::strerror(errno));
+    ended_ = true;
+    line_ = breaks_ + 1;
+    row_ = Json();
+    problem_ = "the file ends before its array does";
+    return true;
+}
+
+void JsonLinesReader::parse() {
+    row_ = Json();
     if (nests_too_deep(text_)) {
-        row_ = Json();
         problem_ = "not a row: brackets nest too deep";
-        return true;
+        return;
     }
     try {
         row_ = Json::parse(text_);
         if (!row_.is_object())
             problem_ = fmt::format("a JSON object is expected, this is {}", row_.type_name());
     } catch (const nlohmann::json::exception& error) {
-        row_ = Json();
         problem_ = fmt::format("not a JSON object: {}", error.what());
     }
-    if (!problem_.empty() && line_ == 1 && text_.front() == '[')
-        problem_ += "; the file seems to be one JSON array, and one object a line is wanted: jq -c '.[]'";
-    return true;
 }
 
 void for_each_json_line(const std::string& path,

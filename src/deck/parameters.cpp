@@ -14,9 +14,9 @@
 namespace gradus {
 namespace {
 
-constexpr std::array<std::string_view, 11> kStages = {
-    "import", "problems", "tokenizer", "pretrain", "sft",  "rl",
-    "sample", "evaluate", "score",     "export",   "bench"};
+constexpr std::array<std::string_view, 12> kStages = {
+    "import", "problems", "tokenizer", "pretrain", "sft",    "reward_model",
+    "rl",     "sample",   "evaluate",  "score",    "export", "bench"};
 
 std::vector<DeckKey> all_sections() {
     std::vector<DeckKey> all;

@@ -4,15 +4,16 @@
 namespace gradus {
 namespace {
 
-constexpr std::string_view kModel = "pretrain sft rl sample evaluate bench";
-constexpr std::string_view kData = "tokenizer pretrain sft rl sample evaluate";
+constexpr std::string_view kModel = "pretrain sft rl reward_model sample evaluate bench";
+constexpr std::string_view kData = "tokenizer pretrain sft rl reward_model sample evaluate";
+constexpr std::string_view kTexts = "tokenizer pretrain sft rl sample evaluate";
 using enum ParameterType;
 
 }  // namespace
 
 std::vector<DeckKey> model_parameters() {
     return {
-        {"model.from", path, "", "", "", "pretrain sft rl sample evaluate bench export",
+        {"model.from", path, "", "", "", "pretrain sft rl reward_model sample evaluate bench export",
          "Checkpoint or run directory to take the weights and the shape of the model from; none: fresh "
          "weights of the shape that the model. keys give."},
         {"model.config", path, "", "", "", kModel,
@@ -61,31 +62,43 @@ std::vector<DeckKey> model_parameters() {
         {"policy.system", text, "", "", "", "*",
          "System message of the conversations that have none of their own."},
 
-        {"data.path", list, "", kRequired, "", kData, "JSONL files, in this order."},
-        {"data.eval_path", list, "", "", "", "rl", "JSONL files of the problems that eval.every measures on."},
+        {"data.path", list, "", kRequired, "", kData,
+         "Files of rows, in this order: JSON lines, or one JSON array of objects."},
+        {"data.eval_path", list, "", "", "", "rl reward_model", "Files of the rows that eval.every measures on."},
+        {"data.eval_share", number, "", "0", "[0,1)", "reward_model",
+         "In the place of data.eval_path: this share of the rows is held out of training, by prompt."},
         {"data.messages_field", text, "", "auto", "", kData,
          "Field of a conversation, a list of {role, content}; `auto`: messages."},
-        {"data.prompt_field", text, "", "auto", "", "tokenizer pretrain sft rl sample evaluate score",
-         "Field of the question; `auto`: prompt, else question, else problem."},
-        {"data.text_field", text, "", "auto", "", kData,
+        {"data.prompt_field", text, "", "auto", "", "tokenizer pretrain sft rl reward_model sample evaluate score",
+         "Field of the question; `auto`: prompt, else question, else problem, else instruction (with input)."},
+        {"data.text_field", text, "", "auto", "", kTexts,
          "Field of a document; `auto`: text. Rows are read by the first field that they have of messages, "
-         "prompt, question, problem, text (stages tokenizer and pretrain: text first), or of those that these three keys "
+         "prompt, question, problem, instruction, text (stages tokenizer and pretrain: text first), or of those that these three keys "
          "name."},
-        {"data.response_field", text, "", "auto", "", "tokenizer pretrain sft score",
+        {"data.response_field", text, "", "auto", "", "tokenizer pretrain sft reward_model score",
          "Field of the response; `auto`: response, else answer of a question; solution, else answer of a "
-         "problem."},
+         "problem; output of an instruction."},
         {"data.answer_field", text, "", "auto", "", "rl sample evaluate score",
          "Field of the reference answer: what it has in \\boxed, else after ####, else all of it. `auto`: "
          "reference, else answer, else solution of a problem."},
         {"data.id_field", text, "", "auto", "", "rl sample evaluate",
          "Field of the row's name; `auto`: id, unique_id or task_id. Rows without one are named by their "
          "line."},
+        {"data.chosen_field", text, "", "auto", "", "reward_model", "Field of the preferred response; `auto`: chosen."},
+        {"data.rejected_field", text, "", "auto", "", "reward_model", "Field of the other one; `auto`: rejected."},
+        {"data.margin_field", text, "", "auto", "", "reward_model",
+         "Field of the pair's margin; `auto`: margin, where the row has one."},
+        {"data.label_field", text, "", "auto", "", "reward_model",
+         "reward_model.kind = pointwise: field that says whether a response is good, true or false, 1 or 0; `auto`: "
+         "safe. Dots lead into objects: rewards.accuracy."},
+        {"data.kind_field", text, "", "auto", "", "rl",
+         "Field of the prompt's kind (reward.NAME.applies_to); `auto`: kind. Rows without one are of kind reasoning."},
         {"data.system_field", text, "", "auto", "", kData,
          "Field of the system message, before policy.system; `auto`: system."},
         {"data.bad_lines", choice, "", "fatal", "fatal | skip", kData,
          "A line that cannot be used ends the run, or is left out and counted."},
         {"data.limit", integer, "rows", "0", ">=0", kData, "Only the first so many rows; 0: all."},
-        {"data.shuffle", flag, "", "true", "", "pretrain sft rl", "A new order each epoch."},
+        {"data.shuffle", flag, "", "true", "", "pretrain sft rl reward_model", "A new order each epoch."},
         {"data.shard", integer, "", "0", ">=0", kData,
          "Of data.num_shards parts of the rows, the one that this run takes (job arrays)."},
         {"data.num_shards", integer, "", "1", ">0", kData, "Parts of the rows."},

@@ -145,7 +145,7 @@ std::vector<DeckKey> critic() {
 
 std::vector<DeckKey> beside_the_main_loss() {
     return {
-        {"loss.balance_coef", number, "", "0", ">=0", "pretrain sft rl",
+        {"loss.balance_coef", number, "", "0", ">=0", "pretrain sft rl reward_model",
          "Weight of the routers' sequence-wise balance loss (DeepSeek-V3: 1e-4), for models with experts."},
         {"loss.mtp_coef", number, "", "0", ">=0", "pretrain sft",
          "Weight of the multi-token prediction loss (DeepSeek-V3: 0.3, later 0.1), for models with that "
@@ -155,11 +155,27 @@ std::vector<DeckKey> beside_the_main_loss() {
 
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | format | tags | language | repetition | steps",
+        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | format | tags | language | repetition | steps | model",
          "rl score",
          "What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many of its "
-         "tags are there once; the share of words in one language; repeated words; the equations of the reasoning."},
-        {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
+         "tags are there once; the share of words in one language; repeated words; the equations of the reasoning; the score of a "
+         "trained reward model (stage rl)."},
+        {"reward.*.weight", schedule, "", "1", "", "rl score",
+         "Its weight in the sum. A model is not asked at steps at which its weight is 0, but for one that is 0 throughout, "
+         "which is measured; prompts to which no reward of weight applies are passed over."},
+        {"reward.*.applies_to", list, "", "", "", "rl",
+         "Kinds of prompts that it is for (data.kind_field), as in `general`; empty: all. It adds nothing to others."},
+        {"reward.*.from", path, "", "", "", "rl",
+         "kind = model: run directory or checkpoint of the stage reward_model."},
+        {"reward.*.part", choice, "", "response", "response | answer", "rl",
+         "kind = model: what it sees beside the prompt: the whole response (DeepSeek-R1's safety model), or what follows "
+         "the reasoning (its helpful model)."},
+        {"reward.*.normalise", choice, "", "none", "none | score | sigmoid", "rl",
+         "kind = model: its score as it is; less the mean and over the standard deviation of the scores that its training "
+         "stage ended with (as OpenRLHF); or the sigmoid of it, of a pointwise model a probability."},
+        {"reward.*.offload", flag, "", "false", "", "rl",
+         "kind = model: its weights stay in page-locked memory of the host and are copied for each use, as "
+         "rl.reference_offload does; models of one shape take turns in one place."},
         {"reward.*.language", choice, "", "en", "en | zh", "rl score",
          "kind = language: the language that the response is to keep to."},
         {"reward.*.ngram", integer, "words", "3", ">0", "rl score", "kind = repetition: words of a sequence that is counted."},

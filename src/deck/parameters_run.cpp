@@ -4,7 +4,7 @@
 namespace gradus {
 namespace {
 
-constexpr std::string_view kTraining = "pretrain sft rl bench";
+constexpr std::string_view kTraining = "pretrain sft rl reward_model bench";
 using enum ParameterType;
 
 }  // namespace
@@ -12,7 +12,7 @@ using enum ParameterType;
 std::vector<DeckKey> run_parameters() {
     return {
         {"stage", choice, "", kRequired,
-         "import | problems | tokenizer | pretrain | sft | rl | sample | evaluate | score | export | bench",
+         "import | problems | tokenizer | pretrain | sft | reward_model | rl | sample | evaluate | score | export | bench",
          "*",
          "What this run does."},
         {"restart", text, "", "latest", "", "*",
@@ -38,7 +38,7 @@ std::vector<DeckKey> run_parameters() {
          "What the ranks compute on: a core each, or a GPU each."},
         {"run.share_gpus", flag, "", "false", "", "*",
          "Ranks may share a GPU (for tests): their device data then goes over MPI through the host."},
-        {"run.restart_verify", choice, "", "touched", "touched | full | none", "pretrain sft rl",
+        {"run.restart_verify", choice, "", "touched", "touched | full | none", "pretrain sft rl reward_model",
          "Which hashes a restart checks: of the blocks that it reads, of the whole checkpoint, none."},
 
         {"grid.tensor", integer, "ranks", "1", ">0", "*",

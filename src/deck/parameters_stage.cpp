@@ -49,8 +49,9 @@ std::vector<DeckKey> stage_parameters() {
         {"eval.n", integer, "samples", "16", ">0", "rl evaluate", "Samples a problem."},
         {"eval.k", list, "", "1 4 16", ">0", "evaluate",
          "Values of k for pass@k; of the default, those up to eval.n."},
-        {"eval.every", integer, "steps", "0", ">=0", "rl",
-         "Steps between measurements of pass@1 on data.eval_path; 0: none."},
+        {"eval.every", integer, "steps", "0", ">=0", "rl reward_model",
+         "Steps between measurements on held-out rows: of pass@1 on data.eval_path, of a reward model's accuracy (which "
+         "is also measured at the end); 0: none."},
         {"eval.limit", integer, "rows", "64", ">=0", "rl",
          "Only the first so many rows of data.eval_path; 0: all."},
         {"eval.temperature", number, "", "0.6", ">=0", "rl", "Sampling temperature of those measurements."},

@@ -4,9 +4,9 @@
 namespace gradus {
 namespace {
 
-constexpr std::string_view kTraining = "pretrain sft rl";
-constexpr std::string_view kOptimiser = "pretrain sft rl bench";
-constexpr std::string_view kModel = "pretrain sft rl sample evaluate bench";
+constexpr std::string_view kTraining = "pretrain sft rl reward_model";
+constexpr std::string_view kOptimiser = "pretrain sft rl reward_model bench";
+constexpr std::string_view kModel = "pretrain sft rl reward_model sample evaluate bench";
 using enum ParameterType;
 
 }  // namespace
@@ -15,7 +15,7 @@ std::vector<DeckKey> train_parameters() {
     return {
         {"train.steps", integer, "updates", "0", ">=0", kTraining,
          "Updates in all; 0: from train.epochs (not in stage rl)."},
-        {"train.epochs", number, "", "0", ">=0", "pretrain sft",
+        {"train.epochs", number, "", "0", ">=0", "pretrain sft reward_model",
          "Passes over the data, in the place of train.steps."},
         {"train.tokens_per_step", integer, "tokens", "8192", ">0", "pretrain sft",
          "Tokens of a global batch, over all ranks; whole sequences until this is reached."},
@@ -46,6 +46,16 @@ std::vector<DeckKey> train_parameters() {
         {"sft.train_on", choice, "", "all", "all | last", "sft",
          "Responses of a conversation that are trained. Templates that drop past reasoning (deepseek-r1, "
          "qwen3) make a sequence for each."},
+
+        {"reward_model.kind", choice, "", "pairwise", "pairwise | pointwise", "reward_model",
+         "Learns from pairs of responses of which one is preferred (Bradley-Terry; DeepSeek-R1's helpful model), or from "
+         "labels of single ones (cross entropy; its safety model)."},
+        {"reward_model.batch", integer, "rows", "32", ">0", "reward_model",
+         "Pairs or labelled responses of an update, over all ranks (DeepSeek-R1: 256)."},
+        {"reward_model.margin", number, "", "0", "", "reward_model",
+         "pairwise: the chosen response is to be better by this (Llama 2, eq. 2); rows with a margin have their own."},
+        {"reward_model.center_coef", number, "", "0", ">=0", "reward_model",
+         "pairwise: weight of the mean square of a pair's summed scores, which holds them near 0 (arXiv 2312.09244; TRL: 0.01)."},
     };
 }
 

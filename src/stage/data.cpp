@@ -21,10 +21,10 @@ constexpr std::int64_t kBadLinesTold = 3;
 template <class Take>
 void for_each_row(const Deck& deck, const RowSource& source, DataReport& report, const Take& take) {
     const bool skip = deck.text("data.bad_lines") == "skip";
-    const std::int64_t limit = deck.integer(source.limit);
+    const std::int64_t limit = source.limit == nullptr ? 0 : deck.integer(source.limit);
     const std::int64_t shard = deck.integer("data.shard"), shards = deck.integer("data.num_shards");
     const auto files = deck.list(source.files);
-    require<DeckError>(!files.empty(), "{} is not set: name one or more JSONL files", source.files);
+    require<DeckError>(!files.empty(), "{} is not set: name one or more files of rows", source.files);
     std::int64_t taken = 0, seen = 0;
     for (const std::string& file : files) {
         std::map<std::string, std::int64_t> forms;
@@ -60,22 +60,24 @@ void for_each_row(const Deck& deck, const RowSource& source, DataReport& report,
                        report.skipped, told);
 }
 
-/// Whether the stage compares answers with references.
-bool judges_answers(const Deck& deck) {
+/// Whether the stage compares answers to prompts of this kind with references.
+bool judges_answers(const Deck& deck, const std::string& kind) {
     if (deck.stage() == "sample") return deck.flag("sample.keep_correct");
     if (deck.stage() != "rl") return true;
     for (const std::string& name : deck.names("reward"))
-        if (deck.text("reward." + name + ".kind") == "accuracy") return true;
-    return deck.integer("eval.every") > 0;
+        if (deck.text("reward." + name + ".kind") == "accuracy" && reward_applies(deck, name, kind)) return true;
+    return false;
 }
 
 /// Makes prompts of rows.
 class PromptMaker {
   public:
-    PromptMaker(const Deck& deck, const ChatTemplate& chat)
-        : reader_(deck),
+    /// `measured`: for measurements of the answers, whatever the rewards.
+    PromptMaker(const Deck& deck, const ChatTemplate& chat, bool measured)
+        : deck_(deck),
+          reader_(deck),
           chat_(chat),
-          judged_(judges_answers(deck)),
+          measured_(measured),
           answer_field_(deck.text("data.answer_field")),
           longest_(deck.integer("train.max_length")),
           longest_response_(deck.integer("rollout.max_new_tokens")) {
@@ -89,7 +91,8 @@ class PromptMaker {
         row.id = question.id.empty() ? std::to_string(line) : question.id;
         row.messages = std::move(question.messages);
         row.text = row.messages.back().content;
-        require<DataError>(!judged_ || question.reference.has_value(),
+        row.kind = std::move(question.kind);
+        require<DataError>(question.reference.has_value() || !(measured_ || judges_answers(deck_, row.kind)),
                            "there is no field \"{}\" (data.answer_field) to judge answers by",
                            answer_field_ == "auto" ? "reference" : answer_field_);
         row.reference = question.reference.value_or("");
@@ -103,9 +106,10 @@ class PromptMaker {
     }
 
   private:
+    const Deck& deck_;
     RowReader reader_;
     const ChatTemplate& chat_;
-    bool judged_;
+    bool measured_;
     std::string answer_field_;
     std::int64_t longest_, longest_response_;
 };
@@ -180,11 +184,114 @@ class SequenceMaker {
     std::int64_t max_length_;
 };
 
+/// Makes rows for a reward model.
+class RatedMaker {
+  public:
+    RatedMaker(const Deck& deck, const ChatTemplate& chat, std::int64_t max_length)
+        : reader_(deck),
+          chat_(chat),
+          pairs_(deck.text("reward_model.kind") == "pairwise"),
+          margin_(pairs_ ? deck.number("reward_model.margin") : 0.0),
+          max_length_(max_length) {
+        (void)chat.end_tokens();  // no fault of a line
+    }
+
+    RatedRow make(const Json& json, std::string& form) const {
+        RatedRow row;
+        if (pairs_) {
+            const PreferenceRow read = reader_.preference(json);
+            form = read.form;
+            row.margin = read.margin.value_or(margin_);
+            for (const std::string& response : {read.chosen, read.rejected}) add(row, read.messages, response);
+        } else {
+            const LabelledRow read = reader_.labelled(json);
+            form = read.form;
+            row.label = read.good ? 1 : 0;
+            add(row, read.messages, read.response);
+        }
+        return row;
+    }
+
+  private:
+    void add(RatedRow& row, const std::vector<ChatMessage>& messages, const std::string& response) const {
+        Sequence& sequence = row.sequences.emplace_back();
+        sequence.tokens = chat_.render_prompt(messages);
+        row.prompt = sequence.tokens.size();
+        const std::vector<TokenId> tokens = chat_.render_response(response);
+        sequence.tokens.insert(sequence.tokens.end(), tokens.begin(), tokens.end());
+        const std::int64_t length = std::ssize(sequence.tokens);
+        require<DataError>(length <= max_length_,
+                           "{} tokens, more than {}, the least of train.max_length, train.micro_tokens and the model's "
+                           "max_positions",
+                           length, max_length_);
+        sequence.weight.assign(sequence.tokens.size(), 0.0f);
+    }
+
+    RowReader reader_;
+    const ChatTemplate& chat_;
+    bool pairs_;
+    double margin_;
+    std::int64_t max_length_;
+};
+
 }  // namespace
+
+bool reward_applies(const Deck& deck, const std::string& name, const std::string& kind) {
+    const auto key = fmt::format("reward.{}.applies_to", name);
+    if (deck.stage() != "rl") return true;
+    const std::vector<std::string> kinds = deck.list(key);
+    return kinds.empty() || std::find(kinds.begin(), kinds.end(), kind) != kinds.end();
+}
+
+std::vector<RatedRow> read_rated(const Deck& deck, const ChatTemplate& chat, std::int64_t max_length,
+                                 DataReport& report, const RowSource& source) {
+    const RatedMaker maker(deck, chat, max_length);
+    std::vector<RatedRow> rows;
+    for_each_row(deck, source, report, [&](const Json& json, std::int64_t line) {
+        std::string form;
+        rows.push_back(maker.make(json, form));
+        for (Sequence& s : rows.back().sequences) s.address = line;
+        return form;
+    });
+    return rows;
+}
+
+std::vector<RatedRow> hold_out(std::vector<RatedRow>& rows, double share, std::uint64_t seed) {
+    using Prompt = std::vector<TokenId>;
+    const auto prompt_of = [](const RatedRow& row) {
+        const Prompt& tokens = row.sequences.front().tokens;
+        return Prompt(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(row.prompt));
+    };
+    std::map<Prompt, std::vector<std::size_t>> of_prompt;
+    std::vector<const std::vector<std::size_t>*> prompts;  // in order of appearance
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const auto [at, fresh] = of_prompt.try_emplace(prompt_of(rows[i]));
+        at->second.push_back(i);
+        if (fresh) prompts.push_back(&at->second);
+    }
+    std::vector<std::int64_t> order(prompts.size());
+    random_permutation(seed, Stream::held_out, 0, std::ssize(prompts), order.data());
+    const double wanted = share * static_cast<double>(rows.size());
+    std::vector<bool> out(rows.size(), false);
+    std::size_t count = 0;
+    for (const std::int64_t p : order) {
+        const std::vector<std::size_t>& members = *prompts[static_cast<std::size_t>(p)];
+        if (static_cast<double>(count + members.size()) > wanted && count > 0) break;
+        for (const std::size_t i : members) out[i] = true;
+        count += members.size();
+    }
+    require<DataError>(count < rows.size(),
+                       "data.eval_share = {} leaves none of {} rows of {} prompts for training", share, rows.size(),
+                       prompts.size());
+    std::vector<RatedRow> kept, held;
+    for (std::size_t i = 0; i < rows.size(); ++i) (out[i] ? held : kept).push_back(std::move(rows[i]));
+    rows = std::move(kept);
+    return held;
+}
 
 std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat, DataReport& report,
                                     const RowSource& source) {
-    const PromptMaker maker(deck, chat);
+    const PromptMaker maker(deck, chat, source.measured);
     std::vector<PromptRow> rows;
     for_each_row(deck, source, report, [&](const Json& json, std::int64_t line, std::int64_t place) {
         std::string form;
@@ -226,23 +333,28 @@ void read_texts(const Deck& deck, DataReport& report, const std::function<void(c
 std::string preview_data(const Deck& deck, const ChatTemplate& chat, const Tokenizer& tokenizer,
                          std::int64_t rows, bool& good) {
     const std::string& stage = deck.stage();
-    const bool training = stage == "pretrain" || stage == "sft";
+    const bool training = stage == "pretrain" || stage == "sft" || stage == "reward_model";
     const bool skip = deck.text("data.bad_lines") == "skip";
     const std::int64_t longest = std::min(deck.integer("train.max_length"), deck.integer("train.micro_tokens"));
-    const auto lengths = [&](const Json& row, std::int64_t line, std::string& form) {
+    const auto lengths = [&](const Json& row, std::int64_t line, bool measured, std::string& form) {
         std::vector<std::size_t> sizes;
-        if (training)
+        if (stage == "reward_model")
+            for (const Sequence& s : RatedMaker(deck, chat, longest).make(row, form).sequences)
+                sizes.push_back(s.tokens.size());
+        else if (training)
             for (const Sequence& s : SequenceMaker(deck, chat, tokenizer, stage == "pretrain", longest).make(row, form))
                 sizes.push_back(s.tokens.size());
         else
-            sizes.push_back(PromptMaker(deck, chat).make(row, line, form).tokens.size());
+            sizes.push_back(PromptMaker(deck, chat, measured).make(row, line, form).tokens.size());
         return sizes;
     };
     std::vector<std::string> files = deck.list("data.path");
-    if (stage == "rl")
+    const std::size_t for_training = files.size();
+    if (stage == "rl" || stage == "reward_model")
         for (const std::string& file : deck.list("data.eval_path")) files.push_back(file);
     std::string text;
-    for (const std::string& file : files) {
+    for (std::size_t f = 0; f < files.size(); ++f) {
+        const std::string& file = files[f];
         if (access(file.c_str(), R_OK) != 0) continue;
         std::map<std::string, std::int64_t> forms;
         std::vector<std::size_t> sizes;
@@ -253,7 +365,7 @@ std::string preview_data(const Deck& deck, const ChatTemplate& chat, const Token
             std::string form, problem = lines.problem();
             try {
                 if (problem.empty())
-                    for (const std::size_t size : lengths(lines.row(), lines.line(), form)) sizes.push_back(size);
+                    for (const std::size_t size : lengths(lines.row(), lines.line(), f >= for_training, form)) sizes.push_back(size);
             } catch (const DataError& e) {
                 problem = e.what();
             }

@@ -122,8 +122,9 @@ void load_start(Run& run, Stack& stack, const StartPoint& start) {
         return;
     }
     if (start.from) {
-        load_parameters(*stack.policy, *start.from, "weights", *stack.ops);
-        if (stack.optimizer) stack.optimizer->load_masters(*start.from);
+        const bool new_head = stack.config.scalar_head;
+        load_parameters(*stack.policy, *start.from, "weights", *stack.ops, new_head);
+        if (stack.optimizer) stack.optimizer->load_masters(*start.from, "weights", new_head);
         run.log.info("weights from {}", start.from->directory());
     } else {
         stack.policy->initialize(*stack.ops, static_cast<std::uint64_t>(run.deck.integer("run.seed")),

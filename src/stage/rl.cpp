@@ -305,7 +305,7 @@ ExitCode run_rl(Run& run) {
     run.log.info("{} prompts, {} lines skipped", prompts.size(), report.skipped);
     std::vector<PromptRow> held_out;
     if (run.deck.integer("eval.every") > 0)
-        held_out = read({.files = "data.eval_path", .limit = "eval.limit"});
+        held_out = read({.files = "data.eval_path", .limit = "eval.limit", .measured = true});
     log_data(run, report);
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile,
                 stack_needs(run.deck));

@@ -51,6 +51,33 @@ std::string content_of(const Json& message) {
     return text;
 }
 
+/// Turns of "\n\nHuman: ...\n\nAssistant: ..."; none where the text does not begin so. What stands behind a marker
+/// loses the blanks around it.
+std::vector<ChatMessage> turns_of(const std::string& text) {
+    constexpr std::string_view kHuman = "\n\nHuman:", kAssistant = "\n\nAssistant:", kBlank = " \t\r\n";
+    std::vector<ChatMessage> turns;
+    if (!text.starts_with(kHuman)) return turns;
+    for (std::size_t at = 0; at != std::string::npos;) {
+        const bool human = text.compare(at, kHuman.size(), kHuman) == 0;
+        const std::size_t begin = at + (human ? kHuman : kAssistant).size();
+        at = std::min(text.find(kHuman, begin), text.find(kAssistant, begin));
+        std::string content = text.substr(begin, at == std::string::npos ? at : at - begin);
+        content.erase(0, std::min(content.find_first_not_of(kBlank), content.size()));
+        content.erase(content.find_last_not_of(kBlank) + 1);
+        turns.push_back({human ? "user" : "assistant", std::move(content)});
+    }
+    return turns;
+}
+
+/// The field that `name` leads to, dots into objects; null where there is none.
+const Json* find_field(const Json& row, const std::string& name) {
+    if (has(row, name)) return &row[name];
+    const std::size_t dot = name.find('.');
+    if (dot == std::string::npos) return nullptr;
+    const auto inner = row.find(name.substr(0, dot));
+    return inner != row.end() && inner->is_object() ? find_field(*inner, name.substr(dot + 1)) : nullptr;
+}
+
 }  // namespace
 
 /// The fields of one form of row; the first that the row has counts.
@@ -59,6 +86,7 @@ struct RowReader::Form {
     bool messages = false;
     Names responses, references;
     std::string text;
+    std::string input;  ///< of what stands below the prompt
 };
 
 RowReader::RowReader(const Deck& deck) : text_first_(deck.stage() == "pretrain" || deck.stage() == "tokenizer") {
@@ -74,6 +102,11 @@ RowReader::RowReader(const Deck& deck) : text_first_(deck.stage() == "pretrain" 
     answer_ = value("data.answer_field");
     id_ = value("data.id_field");
     system_field_ = value("data.system_field");
+    kind_ = value("data.kind_field");
+    chosen_ = value("data.chosen_field");
+    rejected_ = value("data.rejected_field");
+    margin_ = value("data.margin_field");
+    label_ = value("data.label_field");
     system_ = deck.text("policy.system");
 }
 
@@ -85,6 +118,10 @@ RowReader::Form RowReader::form_of(const Json& row) const {
         {.prompt = "problem",
          .responses = {"response", "solution", "answer"},
          .references = {"reference", "answer", "solution"}},
+        {.prompt = "instruction",
+         .responses = {"response", "output"},
+         .references = {"reference", "answer"},
+         .input = "input"},
         {.text = "text"},
     };
     if (text_first_) std::rotate(forms.begin(), forms.end() - 1, forms.end());
@@ -146,13 +183,19 @@ std::vector<ChatMessage> RowReader::begin(const Json& row, const Form& form) con
         messages = messages_of(row[form.prompt]);
     else
         messages.push_back({"user", field(row, form.prompt)});
+    if (!form.input.empty() && has(row, form.input))
+        if (const std::string input = field(row, form.input); !input.empty()) messages.back().content += "\n\n" + input;
+    add_system(row, messages);
+    return messages;
+}
+
+void RowReader::add_system(const Json& row, std::vector<ChatMessage>& messages) const {
     std::string system = system_;
     const std::string name = named(system_field_) ? system_field_ : "system";
     if (named(system_field_) || (has(row, name) && row[name].is_string())) system = field(row, name);
     const bool own = std::any_of(messages.begin(), messages.end(),
                                  [](const ChatMessage& m) { return m.role == "system"; });
     if (!own && !system.empty()) messages.insert(messages.begin(), {"system", system});
-    return messages;
 }
 
 std::optional<std::string> RowReader::reference_of(const Json& row, const Form& form,
@@ -197,6 +240,8 @@ QuestionRow RowReader::question(const Json& row) const {
     out.form = form.prompt + (name.empty() ? "" : "/" + name);
     const std::string id = named(id_) ? id_ : first_of(row, {"id", "unique_id", "task_id"});
     if (!id.empty() && has(row, id)) out.id = field(row, id);
+    if (const std::string name_of_kind = named(kind_) ? kind_ : "kind"; has(row, name_of_kind))
+        out.kind = field(row, name_of_kind);
     out.messages = begin(row, form);
     while (!out.messages.empty() && out.messages.back().role == "assistant") {
         if (!out.reference) {
@@ -218,6 +263,86 @@ AnsweredRow RowReader::answered(const Json& row) const {
     if (!prompt.empty() && has(row, prompt)) out.prompt = field(row, prompt);
     const std::string reference = named(answer_) ? answer_ : first_of(row, {"reference", "answer"});
     if (!reference.empty() && has(row, reference)) out.reference = field(row, reference);
+    return out;
+}
+
+std::vector<ChatMessage> RowReader::conversation_of(const Json& row, const std::string& name) const {
+    const Json& value = row[name];
+    std::vector<ChatMessage> turns = value.is_string() ? turns_of(value.get<std::string>()) : messages_of(value);
+    require<DataError>(!turns.empty(),
+                       "the row has no prompt, and \"{}\" is no conversation that begins with \"\\n\\nHuman:\"; "
+                       "data.prompt_field names the field of the prompt",
+                       name);
+    require<DataError>(turns.size() > 1 && turns.back().role == "assistant",
+                       "the conversation in \"{}\" does not end with an assistant's turn after a user's", name);
+    return turns;
+}
+
+PreferenceRow RowReader::preference(const Json& row) const {
+    PreferenceRow out;
+    const std::string chosen = named(chosen_) ? chosen_ : "chosen", rejected = named(rejected_) ? rejected_ : "rejected";
+    for (const std::string& name : {chosen, rejected})
+        require<DataError>(has(row, name),
+                           "there is no field \"{}\" (data.chosen_field and data.rejected_field name them)", name);
+    const auto is_whole = [&](const std::string& name) { return row[name].is_array() && row[name].size() > 1; };
+    const bool prompted = named(messages_) || named(prompt_) ||
+                          !first_of(row, {"messages", "prompt", "question", "problem", "instruction"}).empty();
+    if (is_whole(chosen) || is_whole(rejected) || !prompted) {
+        std::vector<ChatMessage> good = conversation_of(row, chosen), bad = conversation_of(row, rejected);
+        out.form = fmt::format("conversations in {}, {}", chosen, rejected);
+        out.chosen = std::move(good.back().content);
+        out.rejected = std::move(bad.back().content);
+        good.pop_back();
+        bad.pop_back();
+        const auto same = [](const ChatMessage& a, const ChatMessage& b) {
+            return a.role == b.role && a.content == b.content;
+        };
+        require<DataError>(std::equal(good.begin(), good.end(), bad.begin(), bad.end(), same),
+                           "\"{}\" and \"{}\" differ before their last turns, which are what is compared", chosen,
+                           rejected);
+        out.messages = std::move(good);
+        add_system(row, out.messages);
+    } else {
+        const Form form = form_of(row);
+        require<DataError>(form.text.empty(), "field \"{}\" is text without a question", form.text);
+        out.form = fmt::format("{} with {}, {}", form.prompt, chosen, rejected);
+        out.messages = begin(row, form);
+        const auto response = [&](const std::string& name) {
+            return row[name].is_array() ? messages_of(row[name]).back().content : field(row, name);
+        };
+        out.chosen = response(chosen);
+        out.rejected = response(rejected);
+    }
+    require<DataError>(!out.messages.empty() && out.messages.back().role == "user",
+                       "the conversation has no question: no message of role user before the responses");
+    require<DataError>(out.chosen != out.rejected, "\"{}\" and \"{}\" are the same: there is nothing to prefer", chosen,
+                       rejected);
+    const std::string margin = named(margin_) ? margin_ : "margin";
+    require<DataError>(!named(margin_) || has(row, margin), "there is no field \"{}\" (data.margin_field)", margin);
+    if (!has(row, margin)) return out;
+    require<DataError>(row[margin].is_number(), "field \"{}\" is no number but of type {}", margin,
+                       row[margin].type_name());
+    out.margin = row[margin].get<double>();
+    return out;
+}
+
+LabelledRow RowReader::labelled(const Json& row) const {
+    LabelledRow out;
+    const std::string label = named(label_) ? label_ : "safe";
+    const Json* value = find_field(row, label);
+    require<DataError>(value != nullptr,
+                       "there is no field \"{}\" (data.label_field) that says whether the response is good", label);
+    require<DataError>(value->is_boolean() || (value->is_number() && (*value == 0 || *value == 1)),
+                       "field \"{}\" is {}; true or false, 1 or 0 are expected", label, value->dump());
+    out.good = value->is_boolean() ? value->get<bool>() : *value == 1;
+    TrainingRow conversation = training(row);
+    require<DataError>(!conversation.messages.empty(), "field \"{}\" is text without a question", conversation.form);
+    out.form = fmt::format("{} with {}", conversation.form, label);
+    out.messages = std::move(conversation.messages);
+    out.response = std::move(out.messages.back().content);
+    out.messages.pop_back();
+    require<DataError>(!out.messages.empty() && out.messages.back().role == "user",
+                       "the conversation has no question: no message of role user before the response");
     return out;
 }
 

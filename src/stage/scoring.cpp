@@ -73,7 +73,7 @@ void unpack(const std::string& bytes, std::vector<RolloutRow>& rows) {
 
 StackNeeds stack_needs(const Deck& deck) {
     const std::string& stage = deck.stage();
-    if (stage == "pretrain" || stage == "sft" || stage == "bench")
+    if (stage == "pretrain" || stage == "sft" || stage == "reward_model" || stage == "bench")
         return {.train = stage != "bench" || bench_wants(deck, "train") || bench_wants(deck, "checkpoint"),
                 .generate = stage == "bench" && bench_wants(deck, "generate")};
     if (stage == "sample" || stage == "evaluate") return {.generate = true};

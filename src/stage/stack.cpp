@@ -348,8 +348,8 @@ void require_same_model(const Deck& deck, const Tokenizer& tokenizer, const Mode
     std::string differ;
     for (const Json& side : {asked, have})
         for (const auto& [name, value] : side.items()) {
-            // A checkpoint may pad its vocabulary and lack the module of multi-token prediction.
-            if (name == "vocab_size" || name == "mtp_layers" || asked[name] == have[name]) continue;
+            // A checkpoint may pad its vocabulary, lack the module of multi-token prediction, or be a reward model's.
+            if (name == "vocab_size" || name == "mtp_layers" || name == "scalar_head" || asked[name] == have[name]) continue;
             const std::string key = "model." + name;
             const bool by_key = find_parameter(key) != nullptr && deck.is_set(key);
             if (!by_file && !by_key) continue;
@@ -381,12 +381,16 @@ void require_same_tokenizer(const Json& state, const Tokenizer& tokenizer,
                              directory, rows, here, tokenizer.vocab_size());
 }
 
+ModelConfig model_of_stage(const Deck& deck, const ModelConfig& config) {
+    return deck.stage() == "reward_model" ? config.with_scalar_head() : config;
+}
+
 ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
                           std::unique_ptr<CheckpointReader>& reader,
                           const std::function<void(const std::string&)>& note) {
     const ModelConfig keys = model_from_keys(deck, tokenizer);
     const std::string& from = deck.text("model.from");
-    if (from.empty()) return keys;
+    if (from.empty()) return model_of_stage(deck, keys);
     const std::string directory = find_checkpoint(from, note);
     require<CheckpointError>(!directory.empty(),
                              "model.from = {} ({}): there is no checkpoint; has that stage finished?",
@@ -396,13 +400,13 @@ ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
     require<CheckpointError>(state.contains("model") && state.contains("tokenizer"),
                              "{} holds no model", directory);
     const ModelConfig stored = ModelConfig::from_json(state["model"]);
-    require<CheckpointError>(!stored.scalar_head,
+    require<CheckpointError>(!stored.scalar_head || deck.stage() == "reward_model",
                              "model.from = {} ({}): {} holds a model that gives a number, not text (a reward model); "
                              "name a policy",
                              from, deck.origin("model.from"), directory);
     require_same_tokenizer(state, tokenizer, directory);
     require_same_model(deck, tokenizer, stored, directory);
-    return stored;
+    return model_of_stage(deck, stored);
 }
 
 CriticSource resolve_critic(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& config,

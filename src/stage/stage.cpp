@@ -44,7 +44,18 @@ void check_keys(const Deck& deck) {
         want(whole("eval.every") == 0 || !deck.list("data.eval_path").empty(),
              fmt::format("{}: eval.every needs data.eval_path", deck.origin("eval.every")));
     }
-    if (stage == "pretrain" || stage == "sft")
+    if (stage == "reward_model") {
+        want(deck.list("data.eval_path").empty() || deck.number("data.eval_share") == 0,
+             fmt::format("{}: rows to measure on come from data.eval_path or from data.eval_share: leave one out",
+                         deck.origin("data.eval_share")));
+        want(deck.integer("eval.every") == 0 || !deck.list("data.eval_path").empty() || deck.number("data.eval_share") > 0,
+             fmt::format("{}: eval.every needs rows to measure on: data.eval_share or data.eval_path",
+                         deck.origin("eval.every")));
+        for (const char* key : {"reward_model.margin", "reward_model.center_coef"})
+            want(deck.text("reward_model.kind") == "pairwise" || deck.number(key) == 0,
+                 fmt::format("{}: {} is of pairs; leave it out with reward_model.kind = pointwise", deck.origin(key), key));
+    }
+    if (stage == "pretrain" || stage == "sft" || stage == "reward_model")
         want((deck.number("train.epochs") > 0) != (deck.integer("train.steps") > 0),
              fmt::format("set exactly one of train.steps (= {}) and train.epochs (= {})",
                          deck.integer("train.steps"), deck.number("train.epochs")));
@@ -77,7 +88,7 @@ void check_keys(const Deck& deck) {
                  fmt::format("{}: {} = {} is not one of tokenizer.special", deck.origin(key), key, deck.text(key)));
     }
     if (stage == "tokenizer" || stage == "pretrain" || stage == "sft" || stage == "rl" || stage == "sample" ||
-        stage == "evaluate")
+        stage == "evaluate" || stage == "reward_model")
         want(deck.integer("data.shard") < deck.integer("data.num_shards"),
              fmt::format("{}: data.shard = {} is not one of data.num_shards = {} parts, which count from 0",
                          deck.origin("data.shard"), deck.integer("data.shard"),
@@ -89,6 +100,7 @@ namespace {
 
 ExitCode dispatch(Run& run, const std::string& stage) {
     if (stage == "pretrain" || stage == "sft") return run_supervised(run);
+    if (stage == "reward_model") return run_reward_model(run);
     if (stage == "rl") return run_rl(run);
     if (stage == "sample") return run_sample(run);
     if (stage == "evaluate") return run_evaluate(run);
@@ -125,7 +137,7 @@ std::vector<std::string> inputs(const Deck& deck) {
     if (stage == "problems" || stage == "import" || stage == "export") return {};
     if (stage == "bench") return deck.list("bench.text");
     std::vector<std::string> files = deck.list("data.path");
-    if (stage == "rl")
+    if (stage == "rl" || stage == "reward_model")
         for (const std::string& file : deck.list("data.eval_path")) files.push_back(file);
     return files;
 }
@@ -146,7 +158,7 @@ ModelConfig planned_model(const Deck& deck, const Tokenizer& tokenizer, Plan& pl
         plan.complete = false;
         note(fmt::format("model.from = {}: no checkpoint there yet; the plan is for the shape that the "
                          "model. keys give", from));
-        return model_from_keys(deck, tokenizer);
+        return model_of_stage(deck, model_from_keys(deck, tokenizer));
     }
     if (!from.empty()) plan.text += fmt::format("weights from {}\n", from);
     return resolve_model(deck, tokenizer, reader, note);
@@ -222,6 +234,12 @@ Plan plan_stage(const Deck& deck, int ranks) {
     if (stage == "pretrain" || stage == "sft")
         plan.text += plan_step(deck, config, grid,
                                static_cast<double>(deck.integer("train.tokens_per_step")));
+    if (stage == "reward_model")
+        plan.text += "at most, if every response takes all its length, " +
+                     plan_step(deck, config, grid,
+                               static_cast<double>(deck.integer("reward_model.batch") *
+                                                   (deck.text("reward_model.kind") == "pairwise" ? 2 : 1) *
+                                                   deck.integer("train.max_length")));
     if (stage == "rl")
         plan.text += "at most, if every response takes all its length, " +
                      plan_step(deck, config, grid,

@@ -9,6 +9,7 @@
 namespace gradus {
 
 ExitCode run_supervised(Run& run);  ///< pretrain, sft
+ExitCode run_reward_model(Run& run);
 ExitCode run_rl(Run& run);
 ExitCode run_sample(Run& run);
 ExitCode run_evaluate(Run& run);

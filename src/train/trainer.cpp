@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "gradus/base/error.hpp"
+#include "gradus/train/scores.hpp"
 
 namespace gradus {
 namespace {
@@ -417,6 +418,34 @@ Trainer::ValueResult Trainer::value_step(const std::vector<Sequence>& batch, con
     reduce(result.sums, grid_.data());
     check_finite(grid_.data(), first_bad, result.sums.loss, optimizer_.steps() + 1,
                  "; the rate of a critic is critic.lr");
+    result.grad_norm = update_parameters(lr, result.router);
+    return result;
+}
+
+std::vector<float> Trainer::scores(const std::vector<Sequence>& batch) {
+    std::vector<float> scores =
+        sequence_scores({model_, micro_, value_, limits_.micro_tokens, grid_, ops_}, parameters_, batch);
+    for (std::size_t i = 0; i < scores.size(); ++i)
+        require<NumericError>(std::isfinite(scores[i]),
+                              "the score of sequence {} is not finite (after {} updates). Lower train.lr and go on from "
+                              "an earlier checkpoint",
+                              batch[i].address, optimizer_.steps());
+    return scores;
+}
+
+Trainer::ScoreResult Trainer::score_step(const std::vector<Sequence>& batch, const ScoreLoss& loss, double lr) {
+    std::vector<float> d_scores(batch.size(), 0.0f);
+    {
+        Profile::Region region(profile_, regions_.values);
+        loss(scores(batch), d_scores);
+    }
+    ScoreResult result{.tokens = count(batch).tokens};
+    const Loss derivatives = [&](std::span<const Sequence* const> members) {
+        for (std::size_t i = 0; i < members.size(); ++i)
+            rows_.d_value[static_cast<std::size_t>(micro_.row(i, std::ssize(members[i]->tokens)))] =
+                d_scores[static_cast<std::size_t>(members[i] - batch.data())];
+    };
+    run_micro_batches(batch, {.update = true}, derivatives);
     result.grad_norm = update_parameters(lr, result.router);
     return result;
 }

@@ -16,27 +16,35 @@ using Json = nlohmann::ordered_json;
 /// strangers is parsed: the library copies and writes trees by recursion, on a stack that ends.
 bool nests_too_deep(std::string_view json);
 
-/// Reads a JSONL file line by line; one line is in memory at a time. Blank lines are passed over.
+/// Reads a JSONL file line by line, or a file that is one JSON array of objects element by element; one row is in memory
+/// at a time. Blank lines are passed over. A file that begins with `[` is an array.
 class JsonLinesReader {
   public:
     /// Throws DataError where the file cannot be read.
     explicit JsonLinesReader(std::string path);
-    /// Goes to the next line; false at the end. Throws DataError where reading fails.
+    /// Goes to the next row; false at the end. Throws DataError where reading fails.
     bool next();
-    /// Number of the line, from 1.
+    /// Number of the line on which the row begins, from 1.
     std::int64_t line() const { return line_; }
-    /// Why the line is no row: not JSON, not UTF-8, not an object; "" where it is one.
+    /// Why it is no row: not JSON, not UTF-8, not an object; "" where it is one.
     const std::string& problem() const { return problem_; }
     const Json& row() const { return row_; }
 
   private:
+    /// The text of the next row into text_; false at the end.
+    bool next_line();
+    bool next_element();
+    void parse();
+
     std::string path_, text_, problem_;
     std::ifstream in_;
     std::int64_t line_ = 0;
+    std::int64_t breaks_ = 0;  ///< of lines, before the next character of an array
+    bool array_ = false, ended_ = false;
     Json row_;
 };
 
-/// Calls `row(object, line_number)` for every non-blank line of a JSONL file (lines count from 1).
+/// Calls `row(object, line_number)` for every row of a file that JsonLinesReader reads.
 /// Throws DataError naming file and line where a line is no row.
 void for_each_json_line(const std::string& path,
                         const std::function<void(const Json&, std::int64_t)>& row);

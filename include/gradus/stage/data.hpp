@@ -20,13 +20,24 @@ struct PromptRow {
     std::vector<ChatMessage> messages;
     std::string text;  ///< last user message
     std::string reference;
+    std::string kind;  ///< what rewards apply to (reward.NAME.applies_to)
     std::vector<TokenId> tokens;  ///< rendered
+};
+
+/// What a reward model learns from: two sequences of which the first is preferred, or one with its label. Each ends with
+/// the response's end token.
+struct RatedRow {
+    std::vector<Sequence> sequences;
+    std::size_t prompt = 0;  ///< tokens of the prompt, which all of them begin with
+    double margin = 0;       ///< of a pair
+    double label = 0;        ///< of a single one: 1 good, 0 not
 };
 
 /// The deck's keys of the files to read and of how many rows of them.
 struct RowSource {
     const char* files = "data.path";
-    const char* limit = "data.limit";
+    const char* limit = "data.limit";  ///< null: all
+    bool measured = false;  ///< prompts whose answers are measured, whatever the rewards
 };
 
 /// What came of reading files, for the log: for each file how many rows of which form; the first bad
@@ -35,6 +46,9 @@ struct DataReport {
     std::int64_t skipped = 0;
     std::vector<std::string> notes;
 };
+
+/// Whether the reward NAME of the deck is for prompts of this kind.
+bool reward_applies(const Deck& deck, const std::string& name, const std::string& kind);
 
 /// Rows of the source's files as prompts (stage/rows.hpp says which forms there are). Bad lines are
 /// fatal with file and line, or skipped and counted (data.bad_lines).
@@ -47,6 +61,14 @@ std::vector<PromptRow> read_prompts(const Deck& deck, const ChatTemplate& chat, 
 std::vector<Sequence> read_sequences(const Deck& deck, const ChatTemplate& chat,
                                      const Tokenizer& tokenizer, bool everything,
                                      std::int64_t max_length, DataReport& report);
+
+/// Rows of the source's files as reward_model.kind takes them; longer ones than `max_length` are bad lines.
+std::vector<RatedRow> read_rated(const Deck& deck, const ChatTemplate& chat, std::int64_t max_length,
+                                 DataReport& report, const RowSource& source = {});
+
+/// Takes `share` of the rows out, chosen by the seed, so that no prompt is on both sides; both keep their order.
+/// Throws DataError where a side would be empty.
+std::vector<RatedRow> hold_out(std::vector<RatedRow>& rows, double share, std::uint64_t seed);
 
 /// Calls `take` with every text of `data.path`: documents, and of conversations what each turn says.
 void read_texts(const Deck& deck, DataReport& report, const std::function<void(const std::string&)>& take);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a row of a JSONL file says: a conversation, a question with its answer, or text.
+// What a row of a JSONL file (or of a JSON array) says: a conversation, a question with its answer, two responses of
+// which one is preferred, a response with a label, or text.
 //
 // A row is read by the fields that it has, the first of these that fits:
 //
@@ -7,7 +8,12 @@
 //   prompt     with response; reference or answer
 //   question   with response, else answer; reference, else answer        (GSM8K)
 //   problem    with response, else solution, else answer; reference, else answer, else solution (MATH)
+//   instruction  with `input` below it, where it has one; response, else output; reference, else answer (Alpaca)
 //   text       a document
+//
+// A preference is one of these with `chosen` and `rejected`: text, a message of role assistant in a list, or the whole
+// conversation as a list. Without a field of the prompt both are whole conversations, as lists of messages or as text
+// ("\n\nHuman: ...\n\nAssistant: ...", Anthropic's hh-rlhf), alike up to the last turn, which is the assistant's.
 //
 // Stages tokenizer and pretrain look for `text` first. Keys data.messages_field, data.prompt_field and
 // data.text_field name the field of one form and leave the other forms out;
@@ -47,6 +53,23 @@ struct QuestionRow {
     std::string id;  ///< "" where the row names none
     std::vector<ChatMessage> messages;
     std::optional<std::string> reference;
+    std::string kind = "reasoning";
+};
+
+/// Two responses to one conversation.
+struct PreferenceRow {
+    std::string form;
+    std::vector<ChatMessage> messages;  ///< ends with the user's turn
+    std::string chosen, rejected;
+    std::optional<double> margin;
+};
+
+/// A response and whether it is good.
+struct LabelledRow {
+    std::string form;
+    std::vector<ChatMessage> messages;
+    std::string response;
+    bool good = false;
 };
 
 /// A row to score.
@@ -62,18 +85,25 @@ class RowReader {
     TrainingRow training(const Json& row) const;
     QuestionRow question(const Json& row) const;
     AnsweredRow answered(const Json& row) const;
+    PreferenceRow preference(const Json& row) const;
+    LabelledRow labelled(const Json& row) const;
 
   private:
     struct Form;
     Form form_of(const Json& row) const;
     std::vector<ChatMessage> messages_of(const Json& value) const;
+    /// A whole conversation: a list of messages, or text with turns of Human and Assistant.
+    std::vector<ChatMessage> conversation_of(const Json& row, const std::string& name) const;
+    /// Puts the row's or the deck's system message first where the conversation has none.
+    void add_system(const Json& row, std::vector<ChatMessage>& messages) const;
     /// The conversation before any answer, with the deck's system message where it has none.
     std::vector<ChatMessage> begin(const Json& row, const Form& form) const;
     std::optional<std::string> reference_of(const Json& row, const Form& form, std::string& field) const;
     bool named(const std::string& key) const { return key != "auto"; }
 
     bool text_first_;
-    std::string messages_, prompt_, text_, response_, answer_, id_, system_field_;
+    std::string messages_, prompt_, text_, response_, answer_, id_, system_field_, kind_;
+    std::string chosen_, rejected_, margin_, label_;
     std::string system_;  ///< policy.system
 };
 

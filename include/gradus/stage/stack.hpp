@@ -78,7 +78,7 @@ struct Stack {
     std::unique_ptr<ParameterSet> brought_;  ///< on the device, where the reference is offloaded
 };
 
-/// The shape of the model: of the checkpoint that `model.from` names, else of the `model.` keys.
+/// The shape of the stage's model: of the checkpoint that `model.from` names, else of the `model.` keys.
 /// `reader` receives the opened checkpoint where there is one. Throws DeckError where both are
 /// given and differ.
 ModelConfig resolve_model(const Deck& deck, const Tokenizer& tokenizer,
@@ -94,6 +94,9 @@ struct CriticSource {
 };
 CriticSource resolve_critic(const Deck& deck, const Tokenizer& tokenizer, const ModelConfig& config,
                             const std::function<void(const std::string&)>& note);
+
+/// `config` as the stage trains it: with a scalar head in stage reward_model.
+ModelConfig model_of_stage(const Deck& deck, const ModelConfig& config);
 
 /// The shape that the `model.` keys describe.
 ModelConfig model_from_keys(const Deck& deck, const Tokenizer& tokenizer);

@@ -19,7 +19,7 @@ namespace gradus {
 
 /// The training step: packs a global batch, runs its micro-batches, updates the parameters. Every
 /// data rank is given the same global batch and takes its part of the plan. Parameters with a scalar
-/// head have values() and value_step(), others the rest.
+/// head have values(), value_step(), scores() and score_step(), others the rest.
 class Trainer {
   public:
     struct Limits {
@@ -76,6 +76,21 @@ class Trainer {
     /// One update of a critic towards Sequence::returns over tokens of weight > 0 that have one. Throws
     /// NumericError as policy_step.
     ValueResult value_step(const std::vector<Sequence>& batch, const ValueLossOptions& options, double lr);
+
+    /// The scalar head after the last token of each sequence, on all ranks. Throws NumericError naming the first that
+    /// is not finite.
+    std::vector<float> scores(const std::vector<Sequence>& batch);
+    /// From the scores of a whole batch a loss's derivatives by each, which are zero before. Every rank calls it, with
+    /// the same scores.
+    using ScoreLoss = std::function<void(std::span<const float> scores, std::span<float> d_scores)>;
+    struct ScoreResult {
+        double grad_norm = 0, tokens = 0;
+        RouterResult router;
+    };
+    /// One update of a reward model: a forward pass over all, the loss, then forward and backward with its derivatives,
+    /// so that what is compared need not lie in one micro-batch or on one rank. Throws NumericError as scores(), before
+    /// the parameters change.
+    ScoreResult score_step(const std::vector<Sequence>& batch, const ScoreLoss& loss, double lr);
 
     /// Log-probs at `temperature` of every token t >= 1 under `parameters`, for this rank's share,
     /// exchanged so that all ranks hold all: result[i][t], entry 0 is 0.
