@@ -71,6 +71,10 @@ std::vector<DeckKey> stage_parameters() {
          "Share of worked documents that mix languages."},
         {"problems.min_terms", integer, "", "3", "[2,20]", "problems", "Fewest operands of a problem."},
         {"problems.max_terms", integer, "", "5", "[2,20]", "problems", "Most operands of a problem."},
+        {"problems.requests", integer, "requests", "0", ">=0", "problems",
+         "Requests that want words, half of kind helpful, half of kind harmless: prompts (requests.jsonl), replies of mixed "
+         "quality for SFT (replies.jsonl), preferences (helpful.jsonl) and labels (harmless.jsonl) for reward models."},
+        {"problems.good", number, "", "0.4", "[0,1]", "problems", "Share of good ones among those replies."},
         {"problems.words", number, "", "0.3", "[0,1]", "problems", "Share of problems told in words."},
 
         {"import.path", path, "", kRequired, "", "import",

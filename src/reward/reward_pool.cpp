@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -31,6 +32,10 @@ struct RewardPool::Impl {
         std::vector<double> row;
         row.reserve(rewards.size());
         for (const NamedReward& named : rewards) {
+            if (!named.reward || !named.applies(input.kind)) {
+                row.push_back(kNotApplicable);
+                continue;
+            }
             // Rewards do not throw on what a model wrote; should memory run out in one, the sample
             // is unscorable rather than the job lost.
             try {
@@ -57,6 +62,10 @@ struct RewardPool::Impl {
         }
     }
 };
+
+bool NamedReward::applies(const std::string& kind) const {
+    return applies_to.empty() || std::find(applies_to.begin(), applies_to.end(), kind) != applies_to.end();
+}
 
 RewardPool::RewardPool(std::vector<NamedReward> rewards, int threads)
     : rewards_(std::move(rewards)), impl_(std::make_unique<Impl>(rewards_)) {

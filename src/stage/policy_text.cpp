@@ -71,6 +71,13 @@ void read_options(TokenizerFiles& files, const fs::path& folder) {
                           fs::exists(folder / "chat_template.json");
 }
 
+/// The tokenizer.json that the run `run` carries; "": none.
+fs::path carried_path(const std::string& run) {
+    const std::string folder = hugging_face_folder(run);
+    const fs::path path = fs::path(folder) / "tokenizer.json";
+    return !folder.empty() && fs::is_regular_file(path) ? path : "";
+}
+
 /// The tokenizer.json that the deck means; "": none.
 fs::path tokenizer_path(const Deck& deck) {
     const std::string& asked = deck.text("policy.tokenizer");
@@ -91,11 +98,8 @@ fs::path tokenizer_path(const Deck& deck) {
     }
     if (const auto from = values.find("model.from"); from != values.end()) runs.push_back(from->second);
     if (deck.text("restart") != "none") runs.push_back(deck.text("run.dir"));
-    for (const std::string& run : runs) {
-        const std::string folder = hugging_face_folder(run);
-        if (!folder.empty() && fs::is_regular_file(fs::path(folder) / "tokenizer.json"))
-            return fs::path(folder) / "tokenizer.json";
-    }
+    for (const std::string& run : runs)
+        if (const fs::path path = carried_path(run); !path.empty()) return path;
     return "";
 }
 
@@ -124,9 +128,10 @@ TokenizerFiles from_json(const Json& json) {
 
 }  // namespace
 
-TokenizerFiles find_tokenizer(const Deck& deck) {
+namespace {
+
+TokenizerFiles read_tokenizer(const fs::path& path) {
     TokenizerFiles files;
-    const fs::path path = tokenizer_path(deck);
     if (path.empty()) return files;
     files.path = path.string();
     files.text = read_file(files.path);
@@ -137,6 +142,12 @@ TokenizerFiles find_tokenizer(const Deck& deck) {
         files.model_type = read_object(named).value("model_type", "");
     return files;
 }
+
+}  // namespace
+
+TokenizerFiles find_tokenizer(const Deck& deck) { return read_tokenizer(tokenizer_path(deck)); }
+
+TokenizerFiles carried_tokenizer(const std::string& run) { return read_tokenizer(carried_path(run)); }
 
 TokenizerFiles share_tokenizer(const Deck& deck, Communicator& world) {
     TokenizerFiles files;

@@ -4,6 +4,8 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/reward/problems.hpp"
+#include "gradus/reward/requests.hpp"
+#include "gradus/reward/reward.hpp"
 #include "stages.hpp"
 
 namespace gradus {
@@ -36,6 +38,36 @@ Json prompt_row(const char* split, std::int64_t i, const Problem& problem) {
             {"reference", problem.answer},
             {"kind", "math"},
             {"level", problem.level}};
+}
+
+/// Four files of requests and of replies to them. Prompts repeat, as their words are few; which replies are good is drawn.
+void write_requests(Run& run, std::uint64_t seed) {
+    const std::int64_t count = run.deck.integer("problems.requests");
+    const double share = run.deck.number("problems.good");
+    std::string prompts, replies, helpful, harmless;
+    for (std::int64_t i = 0; i < count; ++i) {
+        const OpenRequest request = make_request(seed, i);
+        const bool good = is_good_reply(seed, i, share);
+        const auto line = [](std::string& file, const Json& row) { file += row.dump() + "\n"; };
+        line(prompts, {{"id", fmt::format("request-{}", i)},
+                       {"prompt", request.prompt},
+                       {"reference", request.answer},
+                       {"kind", request.kind}});
+        line(replies, {{"prompt", request.prompt}, {"response", make_reply(request, good, seed, i)}});
+        if (request.kind == "helpful")
+            line(helpful, {{"prompt", request.prompt},
+                           {"chosen", final_part(make_reply(request, true, seed, i))},
+                           {"rejected", final_part(make_reply(request, false, seed, i, 1))}});
+        else
+            line(harmless, {{"prompt", request.prompt},
+                            {"response", make_reply(request, i % 4 == 1, seed, i, 1)},
+                            {"safe", i % 4 == 1}});
+    }
+    write_file_atomically(run.path("requests.jsonl"), prompts);
+    write_file_atomically(run.path("replies.jsonl"), replies);
+    write_file_atomically(run.path("helpful.jsonl"), helpful);
+    write_file_atomically(run.path("harmless.jsonl"), harmless);
+    run.log.info("{} requests", count);
 }
 
 }  // namespace
@@ -79,6 +111,7 @@ ExitCode run_problems(Run& run) {
         write_file_atomically(run.path("train.jsonl"), train);
         write_file_atomically(run.path("direct.jsonl"), direct);
         write_file_atomically(run.path("base.jsonl"), base);
+        if (deck.integer("problems.requests") > 0) write_requests(run, seed);
         run.log.info("{} problems, {} of them for evaluation, {} in the base text; no prompt twice",
                      taken.size(), deck.integer("problems.eval_count"),
                      deck.integer("problems.documents"));

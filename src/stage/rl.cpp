@@ -80,7 +80,7 @@ Json critic_metrics(const Trainer::ValueResult& result, double lr) {
 class ReinforcementLearning {
   public:
     ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
-                          std::vector<PromptRow> held_out);
+                          std::vector<PromptRow> held_out, std::vector<RewardModelSource> reward_models);
     ExitCode loop(StartPoint& start);
 
   private:
@@ -110,10 +110,11 @@ class ReinforcementLearning {
 };
 
 ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
-                                             std::vector<PromptRow> held_out)
+                                             std::vector<PromptRow> held_out,
+                                             std::vector<RewardModelSource> reward_models)
     : run_(run),
       stack_(stack),
-      maker_(run, stack, std::move(prompts)),
+      maker_(run, stack, std::move(prompts), std::move(reward_models)),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
       split_(rollout_split(run.deck)),
       total_(run.deck.integer("train.steps")),
@@ -307,11 +308,15 @@ ExitCode run_rl(Run& run) {
     if (run.deck.integer("eval.every") > 0)
         held_out = read({.files = "data.eval_path", .limit = "eval.limit", .measured = true});
     log_data(run, report);
-    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile,
-                stack_needs(run.deck));
+    std::vector<RewardModelSource> reward_models = resolve_reward_models(
+        run.deck, start.config, [&](const std::string& text) { run.log.warn("{}", text); });
+    StackNeeds needs = stack_needs(run.deck);
+    needs.reward_models = needs_of(run.deck, reward_models);
+    Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile, needs);
     load_start(run, stack, start);
     run.cut_back(start.step);
-    return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out)).loop(start);
+    return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out), std::move(reward_models))
+        .loop(start);
 }
 
 }  // namespace gradus

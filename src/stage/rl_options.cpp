@@ -173,6 +173,16 @@ std::vector<std::string> check_rl_keys(const Deck& deck) {
                      whole("train.steps")));
     want(advantage != "process" || deck.number("rl.reward_clip") == 0, "rl.reward_clip",
          "rl.reward_clip bounds the sum of a response's rewards; loss.advantage = process takes them apart: leave it out");
+    for (const std::string& name : rewards) {
+        const std::string from = "reward." + name + ".from";
+        const bool model = deck.text("reward." + name + ".kind") == "model";
+        want(!model || !deck.text(from).empty(), from.c_str(),
+             fmt::format("{} is missing: kind = model needs the run of a stage reward_model", from));
+        for (const char* part : {"from", "part", "normalise", "offload"}) {
+            const std::string key = fmt::format("reward.{}.{}", name, part);
+            want(model || !deck.is_set(key), key.c_str(), key + " is of kind = model; leave it out");
+        }
+    }
     for (const char* key : {"critic.from", "critic.lr", "critic.warmup", "critic.clip"})
         want(wants_critic(deck) || !deck.is_set(key) || deck.origin(key).starts_with("loss.preset"), key,
              fmt::format("{}: there is a critic with loss.advantage = gae only; leave the key out", key));

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <numeric>
 
 #include "gradus/base/error.hpp"
@@ -38,13 +39,13 @@ bool has_spread(std::span<const RolloutRow> group) {
     return low < high;
 }
 
-/// The weighted sum of a row's rewards. Rewards that cannot be judged leave it unknown: any of them, or all
+/// The weighted sum of the rewards that apply to a row. Rewards that cannot be judged leave it unknown: any of them, or all
 /// of them together.
 double weighted_sum(const std::vector<double>& rewards, const std::vector<double>& weights, bool any_unknown) {
     double sum = 0;
     bool known = false, unknown = false;
     for (std::size_t r = 0; r < weights.size(); ++r) {
-        if (weights[r] == 0) continue;
+        if (weights[r] == 0 || rewards[r] == kNotApplicable) continue;
         if (!std::isfinite(rewards[r])) {
             unknown = true;
         } else {
@@ -72,23 +73,51 @@ RolloutSplit rollout_split(const Deck& deck) {
             .keep_groups = deck.flag("rl.keep_groups")};
 }
 
-RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts)
+RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts,
+                           std::vector<RewardModelSource> reward_models)
     : run_(run),
       stack_(stack),
       prompts_(std::move(prompts)),
       pool_(deck_rewards(run.deck), 1),
+      models_(run, stack, std::move(reward_models), pool_.rewards(), prompts_),
       shuffler_(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
                 static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
       split_(rollout_split(run.deck)),
-      group_(static_cast<std::size_t>(run.deck.integer("rl.group"))) {}
+      group_(static_cast<std::size_t>(run.deck.integer("rl.group"))) {
+    for (const PromptRow& prompt : prompts_) kinds_.insert(prompt.kind);
+    for (const NamedReward& reward : pool_.rewards())
+        for (const std::string& kind : reward.applies_to)
+            require<DataError>(kinds_.contains(kind),
+                               "reward.{}.applies_to names prompts of kind {}; data.path has none, only {}", reward.name,
+                               kind, fmt::join(kinds_, ", "));
+}
+
+bool RolloutMaker::is_rewarded(const std::string& kind, const std::vector<double>& weights) const {
+    for (std::size_t r = 0; r < weights.size(); ++r)
+        if (weights[r] != 0 && pool_.rewards()[r].applies(kind)) return true;
+    return false;
+}
+
+std::vector<std::int64_t> RolloutMaker::draw_prompts(std::int64_t step, std::int64_t count, std::int64_t& groups,
+                                                     std::vector<std::int64_t>& addresses) {
+    const std::vector<double> weights = reward_weights(run_.deck, pool_.rewards(), step);
+    std::set<std::string> kinds;
+    for (const std::string& kind : kinds_)
+        if (is_rewarded(kind, weights)) kinds.insert(kind);
+    std::vector<std::int64_t> chosen;
+    while (std::ssize(chosen) < count) {
+        const std::int64_t address = groups++, row = shuffler_.row(address);
+        if (!kinds.empty() && !kinds.contains(prompts_[static_cast<std::size_t>(row)].kind)) continue;
+        addresses.push_back(address);
+        chosen.push_back(row);
+    }
+    return chosen;
+}
 
 std::vector<RolloutRow> RolloutMaker::sample(std::int64_t step, std::int64_t count, std::int64_t& groups) {
-    std::vector<std::int64_t> chosen, addresses;
-    for (std::int64_t i = 0; i < count; ++i) {
-        addresses.push_back(groups++);
-        chosen.push_back(shuffler_.row(addresses.back()));
-    }
+    std::vector<std::int64_t> addresses;
+    const std::vector<std::int64_t> chosen = draw_prompts(step, count, groups, addresses);
     const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
     std::vector<RolloutRow> rows = generate_and_score(run_, stack_, pool_,
                                                       {.rows = prompts_,
@@ -96,8 +125,10 @@ std::vector<RolloutRow> RolloutMaker::sample(std::int64_t step, std::int64_t cou
                                                        .groups = addresses,
                                                        .samples = static_cast<std::int32_t>(group_),
                                                        .options = options});
+    rows = gather_rows(run_.grid, rows);
+    models_.score(rows, step);
     add_up(rows, step);
-    return gather_rows(run_.grid, rows);
+    return rows;
 }
 
 void RolloutMaker::add_up(std::vector<RolloutRow>& rows, std::int64_t step) const {
@@ -193,15 +224,15 @@ std::vector<StepReward> RolloutMaker::steps_of(const RolloutRow& row, const std:
     bool others = run_.deck.number("rl.truncated_penalty") > 0 || run_.deck.integer("rl.overlong_buffer") > 0;
     bool known = others;
     for (std::size_t r = 0; r < weights.size(); ++r) {
-        if (weights[r] == 0) continue;
-        const Reward& reward = *pool_.rewards()[r].reward;
-        if (!reward.scores_steps()) {
+        if (weights[r] == 0 || row.rewards[r] == kNotApplicable) continue;
+        const Reward* const reward = pool_.rewards()[r].reward.get();
+        if (reward == nullptr || !reward->scores_steps()) {
             others = true;
             known |= std::isfinite(row.rewards[r]);
             continue;
         }
         whole -= weights[r] * row.rewards[r];
-        for (const StepScore& step : reward.steps(input))
+        for (const StepScore& step : reward->steps(input))
             steps.push_back({.end = token_of(step.end), .reward = weights[r] * step.reward});
     }
     if (others && known) steps.push_back({.end = static_cast<std::int32_t>(row.tokens.size() - 1), .reward = whole});
@@ -214,7 +245,8 @@ ScoredResponse RolloutMaker::scored(const RolloutRow& row, const Sequence& s, st
     const std::size_t prompt = row.prompt_tokens.size(), n = s.tokens.size();
     const std::vector<double> weights = reward_weights(deck, pool_.rewards(), step);
     for (std::size_t r = 0; r < weights.size(); ++r)
-        if (weights[r] != 0) out.parts.push_back(weights[r] * row.rewards[r]);
+        if (weights[r] != 0)
+            out.parts.push_back(row.rewards[r] == kNotApplicable ? 0.0 : weights[r] * row.rewards[r]);
     if (deck.text("loss.advantage") == "process") out.steps = steps_of(row, weights);
     if (!s.value.empty()) out.values.assign(s.value.begin() + static_cast<std::ptrdiff_t>(prompt), s.value.end());
     const double coef = deck.schedule("loss.kl_coef").at(step);
@@ -328,14 +360,24 @@ Json RolloutMaker::statistics(const std::vector<RolloutRow>& rows, const Rounds&
     const std::vector<NamedReward>& rewards = pool_.rewards();
     for (std::size_t r = 0; r < rewards.size(); ++r) {
         MeanSpread column;
-        double unscorable = 0;
+        double unscorable = 0, applied = 0;
+        for (const RolloutRow& row : rows) {
+            applied += row.rewards[r] != kNotApplicable;
+            unscorable += std::isnan(row.rewards[r]);
+            if (std::isfinite(row.rewards[r])) column.add(row.rewards[r]);
+        }
+        Json& told = out["rewards"][rewards[r].name];
+        told = {{"mean", column.mean()}, {"std", column.std()}, {"unscorable", unscorable}};
+        if (applied == static_cast<double>(rows.size())) continue;
+        told["applied"] = applied;
+        if (applied == 0) told["mean"] = told["std"] = nullptr;
+    }
+    if (kinds_.size() > 1) {
+        std::map<std::string, MeanSpread> of_kind;
         for (const RolloutRow& row : rows)
-            if (std::isfinite(row.rewards[r]))
-                column.add(row.rewards[r]);
-            else
-                ++unscorable;
-        out["rewards"][rewards[r].name] = {
-            {"mean", column.mean()}, {"std", column.std()}, {"unscorable", unscorable}};
+            if (!std::isnan(row.reward)) of_kind[prompts_[static_cast<std::size_t>(row.prompt)].kind].add(row.reward);
+        for (const auto& [kind, spread] : of_kind)
+            out["kinds"][kind] = {{"rows", spread.count}, {"reward_mean", spread.mean()}, {"reward_std", spread.std()}};
     }
     out["groups_without_spread"] = flat_groups / groups;
     if (run_.deck.flag("rl.dynamic_sampling")) {

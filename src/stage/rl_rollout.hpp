@@ -3,10 +3,13 @@
 #pragma once
 
 #include <functional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "gradus/reward/reward.hpp"
 #include "gradus/stage/data.hpp"
+#include "gradus/stage/reward_models.hpp"
 #include "gradus/stage/run.hpp"
 #include "gradus/stage/stack.hpp"
 #include "gradus/store/rollout_table.hpp"
@@ -17,7 +20,7 @@ namespace gradus {
 
 class RolloutMaker {
   public:
-    RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts);
+    RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts, std::vector<RewardModelSource> reward_models);
 
     /// Rollout `number`, sampled after `step` updates; writes the rollout table. `groups`: prompts that the
     /// run has drawn so far, which is the cursor into the data and addresses the samples; moved on.
@@ -27,6 +30,11 @@ class RolloutMaker {
     struct Rounds {
         std::int64_t rounds = 0, replaced = 0, flat = 0;
     };
+    /// Whether a reward that has weight is for prompts of this kind.
+    bool is_rewarded(const std::string& kind, const std::vector<double>& weights) const;
+    /// The next `count` prompts to which any such reward applies; where there are none at all, the next ones.
+    std::vector<std::int64_t> draw_prompts(std::int64_t step, std::int64_t count, std::int64_t& groups,
+                                           std::vector<std::int64_t>& addresses);
     std::vector<RolloutRow> sample(std::int64_t step, std::int64_t count, std::int64_t& groups);
     /// Rows of rl.prompts groups, in order of (group, sample), on every rank.
     std::vector<RolloutRow> sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds);
@@ -48,6 +56,8 @@ class RolloutMaker {
     Stack& stack_;
     std::vector<PromptRow> prompts_;
     RewardPool pool_;
+    ModelRewards models_;
+    std::set<std::string> kinds_;  ///< of the prompts
     Shuffler shuffler_;
     std::uint64_t seed_;
     RolloutSplit split_;

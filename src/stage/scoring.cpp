@@ -20,6 +20,7 @@ std::int64_t longest_response(const Deck& deck, const std::string& key) {
     return deck.integer("rollout.max_new_tokens");
 }
 
+/// Null for a model's score.
 std::unique_ptr<Reward> make_reward(const Deck& deck, const std::string& name) {
     const auto key = [&](const char* part) { return fmt::format("reward.{}.{}", name, part); };
     const std::string &kind = deck.text(key("kind")), &language = deck.text(key("language"));
@@ -35,6 +36,7 @@ std::unique_ptr<Reward> make_reward(const Deck& deck, const std::string& name) {
                                    .wrong_high = deck.number(key("wrong_high")),
                                    .longest = longest_response(deck, key("length"))});
     if (kind == "steps") return make_steps_reward();
+    if (kind == "model") return nullptr;
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
 
@@ -94,7 +96,9 @@ bool bench_wants(const Deck& deck, const std::string& what) {
 
 std::vector<NamedReward> deck_rewards(const Deck& deck) {
     std::vector<NamedReward> rewards;
-    for (const std::string& name : deck.names("reward")) rewards.push_back({name, make_reward(deck, name)});
+    for (const std::string& name : deck.names("reward"))
+        rewards.push_back({name, make_reward(deck, name),
+                           deck.stage() == "rl" ? deck.list("reward." + name + ".applies_to") : std::vector<std::string>{}});
     return rewards;
 }
 
@@ -143,7 +147,8 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
                       .response = row.response_text,
                       .reference = prompt.reference,
                       .tokens = static_cast<std::int32_t>(row.tokens.size()),
-                      .truncated = row.finish == FinishReason::length}});
+                      .truncated = row.finish == FinishReason::length,
+                      .kind = prompt.kind}});
         submitted.push_back(index);
         if (submitted.size() % 32 == 0) {
             const double part = work.share * static_cast<double>(submitted.size()) / static_cast<double>(rows.size());

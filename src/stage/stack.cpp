@@ -7,6 +7,7 @@
 #include "folder.hpp"
 #include "gradus/base/error.hpp"
 #include "gradus/deck/parameters.hpp"
+#include "gradus/stage/reward_models.hpp"
 
 namespace gradus {
 namespace {
@@ -54,13 +55,20 @@ std::int64_t widest_head(const ModelConfig& config) {
 }
 
 std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const Grid& grid,
-                              const Transformer::Limits& limits, const RunMemory& memory) {
-    const OpsLimits bounds{.max_tokens = std::max(limits.max_tokens, limits.max_decode),
-                           .max_length = limits.max_length,
-                           .max_head_dim = widest_head(config),
-                           .max_heads = config.heads / grid.tensor_size(),
-                           .max_width = config.hidden,
-                           .max_decode = limits.max_decode};
+                              const Transformer::Limits& limits, const RunMemory& memory,
+                              const std::vector<RewardModelNeed>& reward_models) {
+    OpsLimits bounds{.max_tokens = std::max(limits.max_tokens, limits.max_decode),
+                     .max_length = limits.max_length,
+                     .max_head_dim = widest_head(config),
+                     .max_heads = config.heads / grid.tensor_size(),
+                     .max_width = config.hidden,
+                     .max_decode = limits.max_decode};
+    for (const RewardModelNeed& model : reward_models) {
+        bounds.max_length = std::max(bounds.max_length, std::min(model.config.max_positions, limits.max_tokens));
+        bounds.max_head_dim = std::max(bounds.max_head_dim, widest_head(model.config));
+        bounds.max_heads = std::max(bounds.max_heads, model.config.heads / grid.tensor_size());
+        bounds.max_width = std::max(bounds.max_width, model.config.hidden);
+    }
     if (!on_gpu(deck)) return make_cpu_ops(bounds, memory.device);
     return make_cuda_ops(bounds, memory.device, memory.gpu,
                          {.deterministic = deck.flag("run.deterministic"),
@@ -75,7 +83,7 @@ std::unique_ptr<Ops> make_ops(const Deck& deck, const ModelConfig& config, const
 ///   (Phase::training in src/model and the trainer). Passes that keep nothing (prefill, decode, log-probs)
 ///   go through the first slots and the first stream, which are not shared;
 /// - of generation, the cache, which each call of Engine::generate fills anew and reads only what it wrote;
-/// - of the reference, all its weights, brought for each use (Stack::bring_reference).
+/// - of the reference and of reward models, all their weights, brought for each use (bring).
 bool phases_share(const StackNeeds& needs) { return needs.train && needs.generate; }
 
 bool offloads_reference(const Deck& deck, const StackNeeds& needs) {
@@ -84,6 +92,15 @@ bool offloads_reference(const Deck& deck, const StackNeeds& needs) {
                                      "leave the key out, or set run.device = cuda",
                        deck.origin("rl.reference_offload"));
     return true;
+}
+
+void check_reward_offload(const Deck& deck, const StackNeeds& needs) {
+    for (const RewardModelNeed& model : needs.reward_models) {
+        const std::string key = fmt::format("reward.{}.offload", model.name);
+        require<DeckError>(!model.offload || on_gpu(deck), "{}: {}: on a CPU there is nowhere to move the model to; "
+                                                           "leave the key out, or set run.device = cuda",
+                           deck.origin(key), key);
+    }
 }
 
 /// Bytes that the phases share: what the same constructors take on paper.
@@ -231,7 +248,8 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                        deck.origin("train.max_length"), deck.integer("train.max_length"),
                        config.max_positions);
     const Transformer::Limits limits = model_limits(deck, config, needs);
-    ops = make_ops(deck, config, grid, limits, memory);
+    check_reward_offload(deck, needs);
+    ops = make_ops(deck, config, grid, limits, memory, needs.reward_models);
     if (phases_share(needs))
         arena.share_between_phases(
             arena.planned() ? 0 : planned_share(deck, config, grid, tokenizer, needs));
@@ -252,6 +270,8 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
                                             trainer_limits(deck, config, needs, limits.max_tokens));
     }
     if (needs.critic) critic = make_critic(deck, grid, memory, profile, limits.max_tokens);
+    if (!needs.reward_models.empty())
+        reward_models = std::make_unique<RewardModels>(needs.reward_models, *model, limits, grid, *ops, memory);
     if (needs.generate)
         engine = std::make_unique<Engine>(*model, tokenizer, grid, *ops, arena, profile,
                                           Engine::Limits{.slots = deck.integer("rollout.slots"),
@@ -293,11 +313,17 @@ std::unique_ptr<Critic> Stack::make_critic(const Deck& deck, const Grid& grid, c
     return made;
 }
 
+Stack::~Stack() = default;
+
+void bring(const ParameterSet& from, ParameterSet& to, Ops& ops) {
+    ops.synchronize();  // an upload to the copy of the host may still be on its way
+    ops.upload(to.flat_values(), from.flat_values().data());
+    ops.upload(to.flat_untrained(), from.flat_untrained().data());
+}
+
 const ParameterSet& Stack::bring_reference() {
     if (!brought_) return *reference;
-    ops->synchronize();  // an upload to the copy of the host may still be on its way
-    ops->upload(brought_->flat_values(), reference->flat_values().data());
-    ops->upload(brought_->flat_untrained(), reference->flat_untrained().data());
+    bring(*reference, *brought_, *ops);
     return *brought_;
 }
 

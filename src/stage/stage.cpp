@@ -9,6 +9,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/policy_text.hpp"
+#include "gradus/stage/reward_models.hpp"
 #include "gradus/stage/stack.hpp"
 #include "gradus/stage/scoring.hpp"
 #include "rl_options.hpp"
@@ -27,6 +28,11 @@ void check_keys(const Deck& deck) {
              fmt::format("stage = {} needs a reward: set reward.NAME.kind, for example "
                          "reward.accuracy.kind = accuracy",
                          stage));
+    if (stage == "score")
+        for (const std::string& name : deck.names("reward"))
+            want(deck.text("reward." + name + ".kind") != "model",
+                 fmt::format("{}: kind = model scores what stage = rl samples; stage = score has rules only",
+                             deck.origin("reward." + name + ".kind")));
     if (stage == "rl") {
         auto whole = [&](const char* key) { return deck.integer(key); };
         for (const std::string& what : check_rl_keys(deck)) want(false, what);
@@ -164,10 +170,26 @@ ModelConfig planned_model(const Deck& deck, const Tokenizer& tokenizer, Plan& pl
     return resolve_model(deck, tokenizer, reader, note);
 }
 
-/// FLOPs of a training step, the critic's with the policy's, and what a rank sends in it: gradients and
+std::vector<RewardModelNeed> planned_reward_models(const Deck& deck, const ModelConfig& policy, Plan& plan) {
+    const auto note = [&](const std::string& text) { plan.text += "note: " + text + "\n"; };
+    const std::vector<RewardModelSource> sources =
+        resolve_reward_models(deck, policy, note, [&](const std::string& text) {
+            plan.complete = false;
+            note(text);
+        });
+    for (const RewardModelSource& source : sources)
+        if (source.reader)
+            plan.text += fmt::format("reward {} from {}: {} parameters, tokenizer {}, chat template {}\n", source.name,
+                                     source.reader->directory(), format_count(static_cast<double>(source.config.parameters())),
+                                     source.tokenizer->identity(), source.chat->name());
+    return needs_of(deck, sources);
+}
+
+/// FLOPs of a training step, the critic's with the policy's and the forward passes of reward models, and what a rank sends in it: gradients and
 /// parameters over the data ranks (reduce and gather, (d - 1) / d of them each way), two sums of activations a block and pass
 /// over the tensor ranks.
-std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& grid, double tokens) {
+std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& grid, double tokens,
+                      const std::vector<RewardModelNeed>& reward_models = {}) {
     const bool critic = stack_needs(deck).critic;
     const double context = static_cast<double>(deck.integer("train.max_length")) / 2;
     double flops = 3 * config.forward_flops(context) * tokens;
@@ -175,6 +197,7 @@ std::string plan_step(const Deck& deck, const ModelConfig& config, const Grid& g
     const double d = grid.data_size(), t = grid.tensor_size();
     double parameters = 4 * static_cast<double>(config.parameters()) / t;
     if (critic) parameters += 4 * static_cast<double>(config.with_scalar_head().parameters()) / t;
+    for (const RewardModelNeed& model : reward_models) flops += model.config.forward_flops(context) * tokens;
     const double activations = (critic ? 2 : 1) * 4 * tokens / d * static_cast<double>(config.hidden) *
                                (4.0 * static_cast<double>(config.layers) + 2);
     const double steps = static_cast<double>(deck.integer("train.steps"));
@@ -229,7 +252,9 @@ Plan plan_stage(const Deck& deck, int ranks) {
     Arena arena(nullptr), pinned(nullptr);
     const RunMemory memory{arena, deck.text("run.device") == "cuda" ? pinned : arena};
     Profile profile;
-    const Stack stack(deck, config, grid, *tokenizer, memory, profile, stack_needs(deck));
+    StackNeeds needs = stack_needs(deck);
+    needs.reward_models = planned_reward_models(deck, config, plan);
+    const Stack stack(deck, config, grid, *tokenizer, memory, profile, needs);
     plan.text += fmt::format("{} parameters\n", format_count(static_cast<double>(config.parameters())));
     if (stage == "pretrain" || stage == "sft")
         plan.text += plan_step(deck, config, grid,
@@ -246,7 +271,8 @@ Plan plan_stage(const Deck& deck, int ranks) {
                                static_cast<double>(deck.integer("rl.prompts") *
                                                    deck.integer("rl.group") /
                                                    deck.integer("rl.updates") *
-                                                   deck.integer("train.max_length")));
+                                                   deck.integer("train.max_length")),
+                               needs.reward_models);
     plan.text += fmt::format("memory of a rank:\n{}", memory_table(memory));
     return plan;
 }

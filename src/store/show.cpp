@@ -54,7 +54,7 @@ RolloutFile read_step(const std::string& run, std::int64_t wanted) {
     return all;
 }
 
-/// What to sort by: NaN (unscorable) comes last both ways.
+/// What to sort by: NaN (unscorable, or not for this prompt) comes last both ways.
 std::vector<double> keys_of(const RolloutFile& table, const std::string& reward) {
     std::size_t column = 0;
     if (!reward.empty()) {
@@ -67,6 +67,8 @@ std::vector<double> keys_of(const RolloutFile& table, const std::string& reward)
     std::vector<double> keys;
     for (const RolloutRow& row : table.rows)
         keys.push_back(reward.empty() ? row.reward : row.rewards[column]);
+    for (double& key : keys)
+        if (std::isinf(key)) key = NAN;
     return keys;
 }
 
@@ -101,7 +103,8 @@ const char* word(FinishReason reason) {
 void print(const RolloutRow& row, const std::vector<std::string>& names) {
     std::string rewards;
     for (std::size_t i = 0; i < names.size(); ++i)
-        rewards += fmt::format(" {} {:.4g}", names[i], row.rewards[i]);
+        rewards += std::isinf(row.rewards[i]) ? fmt::format(" {} -", names[i])
+                                              : fmt::format(" {} {:.4g}", names[i], row.rewards[i]);
     const std::string text = fmt::format(
         "==== step {} prompt {} group {} sample {} finish {} length {}{} reward {:.4g} advantage "
         "{:.4g}\n---- prompt\n{}\n---- response\n{}\n---- reference\n{}\n\n",

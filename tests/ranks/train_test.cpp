@@ -12,6 +12,7 @@
 #include "../mpi_fixture.hpp"
 #include "../train/tiny.hpp"
 #include "gradus/base/error.hpp"
+#include "gradus/train/preference_loss.hpp"
 
 namespace gradus {
 namespace {
@@ -173,6 +174,41 @@ BOOST_AUTO_TEST_CASE(a_critic_on_any_grid_learns_as_on_one_rank) {
             BOOST_TEST(distance(cut(whole, split), split.values()) < 2e-4);
         }
         for (const Slab& slab : split.optimizer.slabs()) BOOST_TEST(slab.tensor.rfind("critic/", 0) == 0u);
+    }
+}
+
+BOOST_AUTO_TEST_CASE(a_reward_model_on_any_grid_learns_as_on_one_rank) {
+    const AdamWOptions bare{.beta1 = 0.5, .weight_decay = 0, .clip = 0};
+    const ModelConfig config = test::tiny_config().with_scalar_head();
+    const Grid one(MPI_COMM_SELF, 1);
+    for (const int tensor : tensor_sizes()) {
+        const Grid grid(MPI_COMM_WORLD, tensor);
+        Tiny whole(one, 64, bare, false, config), split(grid, 48, bare, false, config);
+        for (Tiny* tiny : {&whole, &split})
+            for (std::size_t i = 0; i < 16; ++i)
+                tiny->parameters.at(kScalarHead).value.floats()[i] = 0.1f * static_cast<float>(i % 5) - 0.2f;
+        // One pair on more ranks than sequences; pairs whose halves lie on different ranks.
+        for (const std::int64_t sequences : {24, 2}) {
+            const auto batch = tiny_batch(sequences);
+            const auto a = whole.trainer.scores(batch), b = split.trainer.scores(batch);
+            BOOST_TEST(distance(a, b) < 1e-5);
+            std::vector<float> root = b;
+            grid.world().broadcast(std::as_writable_bytes(std::span(root)), 0);
+            BOOST_TEST(same_bits(root, b));
+            double losses[2];
+            const auto loss_into = [&](double& loss) {
+                return [&loss](std::span<const float> scores, std::span<float> d_scores) {
+                    const std::vector<double> margins(scores.size() / 2, 0.1);
+                    loss = pairwise_loss<float>(scores, margins, 0.01, d_scores).loss;
+                };
+            };
+            const auto x = whole.trainer.score_step(batch, loss_into(losses[0]), 1e-3);
+            const auto y = split.trainer.score_step(batch, loss_into(losses[1]), 1e-3);
+            BOOST_TEST(losses[0] == losses[1], boost::test_tools::tolerance(1e-6));
+            BOOST_TEST(x.tokens == y.tokens);
+            BOOST_TEST(x.grad_norm == y.grad_norm, boost::test_tools::tolerance(1e-5));
+            BOOST_TEST(distance(cut(whole, split), split.values()) < 2e-4);
+        }
     }
 }
 

@@ -149,6 +149,80 @@ BOOST_AUTO_TEST_CASE(answers_at_the_end_of_a_prompt_are_its_reference) {
     BOOST_CHECK_THROW(question(R"({"text": "t"})"), DataError);
 }
 
+BOOST_AUTO_TEST_CASE(instructions_with_their_input) {
+    const char* alpaca = R"({"instruction": "Add.", "input": "1 2", "output": "3"})";
+    BOOST_TEST(told(training(alpaca).messages) == "user: Add.\n\n1 2 | assistant: 3");
+    BOOST_TEST(told(training(R"({"instruction": "Hi.", "input": "", "response": "Ho."})").messages) == "user: Hi. | assistant: Ho.");
+    BOOST_TEST(question(R"({"instruction": "q", "answer": "7", "kind": "general"})").kind == "general");
+    BOOST_TEST(question(R"({"instruction": "q"})").kind == "reasoning");
+    BOOST_TEST(question(R"({"prompt": "q", "source": "chat"})", "data.kind_field = source\n").kind == "chat");
+}
+
+BOOST_AUTO_TEST_CASE(preferences_by_the_fields_they_have) {
+    const auto read = [](const std::string& json, const std::string& lines = "") {
+        return RowReader(deck_of("reward_model", "train.steps = 1\n" + lines)).preference(Json::parse(json));
+    };
+    const auto all = [&](const std::string& json, const std::string& lines = "") {
+        const PreferenceRow row = read(json, lines);
+        return told(row.messages) + " > " + row.chosen + " > " + row.rejected;
+    };
+    BOOST_TEST(all(R"({"prompt": "q", "chosen": "a", "rejected": "b"})") == "user: q > a > b");
+    BOOST_TEST(all(R"({"instruction": "q", "input": "x", "output": "o", "chosen": "a", "rejected": "b"})") ==
+               "user: q\n\nx > a > b");
+    BOOST_TEST(all(R"({"messages": [{"role": "user", "content": "q"}], "better": "a", "worse": "b"})",
+                   "data.chosen_field = better\ndata.rejected_field = worse\n") == "user: q > a > b");
+    // The whole conversation: as text, and as messages, with or without a prompt beside them.
+    BOOST_TEST(all(R"({"chosen": "\n\nHuman: q\n\nAssistant: r\n\nHuman: s \n\nAssistant: a",
+        "rejected": "\n\nHuman: q\n\nAssistant: r\n\nHuman: s\n\nAssistant:"})") ==
+               "user: q | assistant: r | user: s > a > ");
+    const std::string turns = R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": ")";
+    const std::string lists = "\"chosen\": " + turns + "a\"}], \"rejected\": " + turns + "b\"}]}";
+    BOOST_TEST(all("{" + lists) == "user: q > a > b");
+    BOOST_TEST(all("{\"prompt\": \"q\", " + lists) == "user: q > a > b");
+    BOOST_TEST(all(R"({"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"})") ==
+               "user: q > a > b");
+    BOOST_TEST(all("{" + lists, "policy.system = P\n") == "system: P | user: q > a > b");
+    BOOST_TEST(!read("{" + lists).margin.has_value());
+    BOOST_TEST(read(R"({"prompt": "q", "chosen": "a", "rejected": "b", "margin": 0.5})").margin.value() == 0.5);
+
+    const auto wrong = [&](const std::string& json, const std::string& part, const std::string& lines = "") {
+        try {
+            read(json, lines);
+        } catch (const DataError& e) {
+            BOOST_TEST(std::string(e.what()).find(part) != std::string::npos, e.what());
+            return;
+        }
+        BOOST_ERROR("no error for " + json);
+    };
+    wrong(R"({"prompt": "q", "chosen": "a"})", "no field \"rejected\"");
+    wrong(R"({"prompt": "q", "chosen": "a", "rejected": "a"})", "the same");
+    wrong(R"({"chosen": "a", "rejected": "b"})", "begins with");
+    wrong(R"({"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: p\n\nAssistant: b"})", "differ before");
+    wrong(R"({"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q\n\nAssistant: b"})", "does not end");
+    wrong(R"({"prompt": "q", "chosen": "a", "rejected": "b", "margin": "much"})", "no number");
+    wrong(R"({"prompt": "q", "chosen": "a", "rejected": "b"})", "data.margin_field", "data.margin_field = delta\n");
+    wrong(R"({"prompt": "q", "chosen": {"x": 1}, "rejected": "b"})", "of type object");
+    wrong(R"({"chosen": [4, 5], "rejected": [4, 6]})", "no object");
+}
+
+BOOST_AUTO_TEST_CASE(labels) {
+    const auto read = [](const std::string& json, const std::string& lines = "") {
+        return RowReader(deck_of("reward_model", "train.steps = 1\nreward_model.kind = pointwise\n" + lines))
+            .labelled(Json::parse(json));
+    };
+    const LabelledRow row = read(R"({"prompt": "q", "response": "a", "safe": true})");
+    BOOST_TEST(told(row.messages) == "user: q");
+    BOOST_TEST(row.response == "a");
+    BOOST_TEST(row.good);
+    BOOST_TEST(!read(R"({"prompt": "q", "response": "a", "safe": 0})").good);
+    BOOST_TEST(read(R"({"prompt": "q", "response": "a", "rewards": {"accuracy": 1.0}})",
+                    "data.label_field = rewards.accuracy\n").good);
+    BOOST_CHECK_THROW(read(R"({"prompt": "q", "response": "a"})"), DataError);
+    BOOST_CHECK_THROW(read(R"({"prompt": "q", "response": "a", "safe": "yes"})"), DataError);
+    BOOST_CHECK_THROW(read(R"({"prompt": "q", "response": "a", "safe": 0.5})"), DataError);
+    BOOST_CHECK_THROW(read(R"({"prompt": "q", "safe": 1})"), DataError);
+}
+
 BOOST_AUTO_TEST_CASE(one_system_message) {
     const std::string policy = "policy.system = P\n";
     BOOST_TEST(told(training(R"({"prompt": "q", "response": "a"})", policy).messages) == "system: P | user: q | assistant: a");
@@ -195,11 +269,11 @@ BOOST_AUTO_TEST_CASE(bad_lines_are_told_skipped_and_counted) {
     BOOST_TEST(!fine);
     for (const char* part : {"of the first 6 rows", "2 of prompt/response", "sequences of 5 to 5 tokens", "4 bad"})
         BOOST_TEST(plan.find(part) != std::string::npos, part << " in " << plan);
-    // A whole file that is one array says how to make lines of it.
-    const std::string array = files.write("b.json", "[\n{\"prompt\": \"q\"}]\n");
+    // In a file that is one array the line is that on which the row begins.
+    const std::string array = files.write("b.json", "[\n" + good + ",\n{\"prompt\":\n\"q\"}]\n");
     BOOST_CHECK_EXCEPTION(
         read_sequences(deck_of("sft", "train.steps = 1\n", array), chat, *tokenizer, false, 100, report), DataError,
-        [](const DataError& e) { return std::string(e.what()).find("jq -c '.[]'") != std::string::npos; });
+        [&](const DataError& e) { return std::string(e.what()).find(array + ":4: there is no response") == 0; });
     // A step of no sequences would have nothing to take a row from.
     const std::string short_text = files.write("c.jsonl", "{\"text\": \"abc\"}\n");
     BOOST_CHECK_EXCEPTION(
@@ -230,6 +304,43 @@ BOOST_AUTO_TEST_CASE(sft_trains_all_responses_or_the_last) {
     DataReport report;
     const auto whole = read_sequences(deck_of("pretrain", "train.steps = 1\n", path), chat, *tokenizer, true, 100, report);
     for (std::size_t i = 0; i < whole[0].weight.size(); ++i) BOOST_TEST(whole[0].weight[i] == (i > 0 ? 1.0f : 0.0f));
+}
+
+BOOST_AUTO_TEST_CASE(rated_rows_and_what_is_held_out) {
+    const Files files;
+    const auto tokenizer = make_byte_tokenizer();
+    const ChatTemplate chat("plain", *tokenizer);
+    std::string text;
+    for (int i = 0; i < 40; ++i)
+        text += "{\"prompt\": \"q" + std::to_string(i / 2) + "\", \"chosen\": \"a" + std::to_string(i) + "\", \"rejected\": \"b\"}\n";
+    const std::string path = files.write("a.jsonl", text);
+    DataReport report;
+    const Deck deck = deck_of("reward_model", "train.steps = 1\nreward_model.margin = 0.25\n", path);
+    auto rows = read_rated(deck, chat, 100, report);
+    BOOST_REQUIRE(rows.size() == 40u);
+    // <bos> q 0 \n a 0 <eos>: the response ends with its end token.
+    BOOST_TEST(rows[0].sequences.size() == 2u);
+    BOOST_TEST(rows[0].sequences[0].tokens.size() == 7u);
+    BOOST_TEST(rows[0].sequences[1].tokens.size() == 6u);
+    BOOST_TEST(rows[0].prompt == 4u);
+    BOOST_TEST(rows[0].sequences[1].tokens.back() == tokenizer->eos());
+    BOOST_TEST(rows[0].margin == 0.25);
+    BOOST_CHECK_EXCEPTION(read_rated(deck, chat, 6, report), DataError, [&](const DataError& e) {
+        return std::string(e.what()).find(path + ":1: 7 tokens, more than 6") == 0;
+    });
+    auto again = rows;
+    const auto held = hold_out(rows, 0.25, 7);
+    BOOST_TEST(held.size() == 10u);
+    BOOST_TEST(rows.size() == 30u);
+    const auto prompt = [](const RatedRow& r) {
+        return std::vector<TokenId>(r.sequences[0].tokens.begin(), r.sequences[0].tokens.begin() + static_cast<std::ptrdiff_t>(r.prompt));
+    };
+    for (const RatedRow& out : held)
+        for (const RatedRow& in : rows) BOOST_TEST((prompt(out) != prompt(in)));
+    const auto same = hold_out(again, 0.25, 7);
+    for (std::size_t i = 0; i < held.size(); ++i) BOOST_TEST((same[i].sequences[0].tokens == held[i].sequences[0].tokens));
+    auto few = std::vector<RatedRow>(again.begin(), again.begin() + 1);
+    BOOST_CHECK_THROW(hold_out(few, 0.5, 7), DataError);
 }
 
 BOOST_AUTO_TEST_CASE(limits_and_parts) {
@@ -285,6 +396,39 @@ BOOST_AUTO_TEST_CASE(real_files) {
             if (c.first_reference != nullptr) BOOST_TEST(rows.at(0).reference == c.first_reference);
         }
     }
+}
+
+BOOST_AUTO_TEST_CASE(real_preferences) {
+    const char* where = std::getenv("GRADUS_DATA");
+    if (where == nullptr) {
+        BOOST_TEST_MESSAGE("skipped: GRADUS_DATA names no folder");
+        return;
+    }
+    const auto tokenizer = make_byte_tokenizer();
+    const ChatTemplate chat("demo", *tokenizer);
+    struct Case {
+        const char* file;
+        std::size_t rows;
+        std::int64_t skipped;
+        const char* form;
+    };
+    // Skipped are pairs that are the same, and conversations that differ before their last turn.
+    for (const Case& c : {Case{"preference/hh_harmless.jsonl", 2307, 5, "conversations in chosen, rejected"},
+                          Case{"preference/instruction_preference.json", 1094, 6, "instruction with chosen, rejected"}}) {
+        const std::string path = std::string(where) + "/" + c.file;
+        if (!fs::exists(path)) continue;
+        DataReport report;
+        const auto rows = read_rated(deck_of("reward_model", "train.steps = 1\ndata.bad_lines = skip\n", path), chat,
+                                     100000, report);
+        BOOST_TEST(rows.size() == c.rows, c.file);
+        BOOST_TEST(report.skipped == c.skipped, c.file);
+        BOOST_TEST(report.notes.at(report.notes.size() - 2).find(c.form) != std::string::npos);
+    }
+    const std::string chats = std::string(where) + "/preference/roleplay_instruct.json";
+    if (!fs::exists(chats)) return;
+    DataReport report;
+    BOOST_TEST(read_sequences(deck_of("sft", "train.steps = 1\n", chats), chat, *tokenizer, false, 100000, report).size() ==
+               1923u);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

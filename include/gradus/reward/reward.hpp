@@ -13,6 +13,8 @@ namespace gradus {
 
 /// NaN stands for unscorable in every column of rewards.
 inline constexpr double kUnscorable = std::numeric_limits<double>::quiet_NaN();
+/// And this for a reward that is not for prompts of this kind, or not yet: it adds nothing.
+inline constexpr double kNotApplicable = -std::numeric_limits<double>::infinity();
 
 struct RewardInput {
     std::string prompt;      ///< user text
@@ -20,6 +22,7 @@ struct RewardInput {
     std::string reference;   ///< reference answer, may be empty
     std::int32_t tokens = 0; ///< response length in tokens, end token included
     bool truncated = false;  ///< no end token within the limit
+    std::string kind;        ///< of the prompt
 };
 
 /// The reward of the part of a response that ends at byte `end`.
@@ -90,7 +93,9 @@ double overlong_punishment(std::int64_t tokens, std::int64_t longest, std::int64
 /// A reward with its name. `weight` is applied by the caller (it may be a schedule).
 struct NamedReward {
     std::string name;
-    std::unique_ptr<Reward> reward;
+    std::unique_ptr<Reward> reward;       ///< null: a model scores it, after the pool
+    std::vector<std::string> applies_to;  ///< kinds of prompts; empty: all
+    bool applies(const std::string& kind) const;
 };
 
 /// Scores batches on host threads while the caller goes on. Batches are collected in the order of
@@ -104,7 +109,8 @@ class RewardPool {
 
     /// Queues inputs; returns the number of the first.
     std::int64_t submit(std::vector<RewardInput> inputs);
-    /// Waits for all that was submitted: [input][reward], in order of submission.
+    /// Waits for all that was submitted: [input][reward], in order of submission. kNotApplicable where a reward is
+    /// not for the prompt's kind, or is a model's.
     std::vector<std::vector<double>> collect();
 
   private:

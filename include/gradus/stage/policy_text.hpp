@@ -30,7 +30,9 @@ struct TokenizerFiles {
 /// directory carries from before, else none. Throws DeckError where there are none at the path,
 /// DataError where one is not JSON.
 TokenizerFiles find_tokenizer(const Deck& deck);
-/// The same on all ranks: rank 0 reads. Its errors are thrown on every rank.
+/// Those that the run `run` (a run directory, or a checkpoint in one) carries, else none: the byte tokenizer.
+TokenizerFiles carried_tokenizer(const std::string& run);
+/// The same as find_tokenizer on all ranks: rank 0 reads. Its errors are thrown on every rank.
 TokenizerFiles share_tokenizer(const Deck& deck, Communicator& world);
 
 /// Throws DataError naming the file.

@@ -17,12 +17,20 @@
 
 namespace gradus {
 
+/// A reward model beside the policy.
+struct RewardModelNeed {
+    std::string name;      ///< of its reward
+    ModelConfig config;
+    bool offload = false;  ///< its weights stay in memory of the host
+};
+
 /// Which parts of the model machinery a stage uses.
 struct StackNeeds {
     bool train = false;
     bool reference = false;
     bool generate = false;
     bool critic = false;
+    std::vector<RewardModelNeed> reward_models;
     /// Bytes that the stage's own slabs may add to a checkpoint (pending rollouts).
     std::int64_t extra_checkpoint_bytes = 0;
 };
@@ -44,11 +52,14 @@ struct Critic {
     std::unique_ptr<Trainer> trainer;
 };
 
+class RewardModels;  // stage/reward_models.hpp
+
 /// Policy, optimiser, trainer, engine and checkpoint writer of a stage, with all their memory, built
 /// from the deck in one fixed order, so that a planned arena counts exactly what a run takes.
 struct Stack {
     Stack(const Deck& deck, const ModelConfig& config, const Grid& grid, const Tokenizer& tokenizer,
           const RunMemory& memory, Profile& profile, const StackNeeds& needs);
+    ~Stack();
 
     ModelConfig config;
     std::unique_ptr<Ops> ops;
@@ -58,6 +69,7 @@ struct Stack {
     std::unique_ptr<AdamW> optimizer;
     std::unique_ptr<Trainer> trainer;
     std::unique_ptr<Critic> critic;
+    std::unique_ptr<RewardModels> reward_models;  ///< null: none
     std::unique_ptr<Engine> engine;
     std::unique_ptr<CheckpointWriter> checkpoints;
     std::int64_t checkpoint_bytes = 0;  ///< this rank's share of a checkpoint, at most
@@ -77,6 +89,9 @@ struct Stack {
 
     std::unique_ptr<ParameterSet> brought_;  ///< on the device, where the reference is offloaded
 };
+
+/// Copies the weights of a set in memory of the host to one of the device.
+void bring(const ParameterSet& from, ParameterSet& to, Ops& ops);
 
 /// The shape of the stage's model: of the checkpoint that `model.from` names, else of the `model.` keys.
 /// `reader` receives the opened checkpoint where there is one. Throws DeckError where both are

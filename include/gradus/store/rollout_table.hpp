@@ -22,7 +22,7 @@ struct RolloutRow {
     std::vector<TokenId> tokens;          ///< response, end token included
     std::vector<float> log_probs;         ///< sampler's, per response token
     FinishReason finish = FinishReason::eos;
-    std::vector<double> rewards;          ///< one a reward, NaN = unscorable
+    std::vector<double> rewards;          ///< one a reward, NaN = unscorable, -infinity = not for this prompt
     double reward = 0;                    ///< weighted sum
     double advantage = 0;
     std::string prompt_text, response_text, reference;

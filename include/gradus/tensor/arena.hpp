@@ -23,8 +23,8 @@ class Device {
 std::unique_ptr<Device> make_cpu_device();
 
 /// When memory is used. What one phase leaves in its pieces no other reads, nor the same one the next time.
-enum class Phase { always, training, generation, reference };
-inline constexpr std::size_t kPhases = 4;
+enum class Phase { always, training, generation, reference, reward };
+inline constexpr std::size_t kPhases = 5;
 
 /// All large memory of a run, taken before the first step; nothing allocates in the loop. Every
 /// piece has a name, so that the run can print where each byte went. A planned arena (`--check`)
