@@ -7,7 +7,7 @@
 is "the chain" "$?" 0
 # true CONDITION: a jq expression over the rows by name
 true_that() {
-    holds "$1" jq -e "(.stages | map({(.name): .}) | add) as {\$base, \$zero, \$dev1, \$dev2, \$dev3, \$r1, \$direct} | $1" \
+    holds "$1" jq -e "(.stages | map({(.name): .}) | add) as {\$base, \$zero, \$dev1, \$dev2, \$dev3, \$helpful, \$harmless, \$r1, \$direct} | $1" \
         root/summary.json
 }
 true_that '$zero.pass_at_1 >= $base.pass_at_1 + 0.15'
@@ -16,7 +16,7 @@ true_that '$r1.pass_at_1 + $r1.stderr >= ([$base, $zero, $dev1, $dev2, $dev3] | 
 true_that '[$dev1, $dev2, $dev3, $r1] | all(.format > 0.95)'
 true_that '$direct.pass_at_1 < $dev1.pass_at_1'
 true_that '[$base, $zero, $dev1, $dev2, $dev3, $r1] | all(.steps > 0 and .tokens_per_s > 0)'
-is "a row each" "$(jq '.stages | length' root/summary.json)" 7
+is "a row each" "$(jq '.stages | length' root/summary.json)" 9
 is "problems of a row" "$(jq .problems root/eval-r1/result.json)" 256
 # Split by problem: no prompt of the evaluation stands in what the stages train on.
 for data in train base direct; do
