@@ -7,7 +7,7 @@
 run 1 "$here/problems.in"
 is "problems" "$rc" 0
 
-for stage in pretrain rl ppo; do
+for stage in pretrain helpful rl ppo models; do
     run 2 "$here/$stage.in"
     is "$stage" "$rc" 0
     run 2 "$here/$stage.in" "run.dir=$ROOT/$stage.again"
@@ -27,6 +27,9 @@ for stage in pretrain rl ppo; do
     is "$stage is finished" "$rc" 0
     has "$stage has nothing to do" "$out" "nothing to do"
 done
+holds "the reward model's result" cmp helpful/result.json helpful.cut/result.json
+holds "it is asked from its step on" jq -se '(.[:6] | all(.rewards.helpful.applied == 0)) and
+    (.[6:] | map(.rewards.helpful.applied) | max > 0)' models/metrics.jsonl
 is "the critic learns alone at first" "$(jq -s 'map(select(.grad_norm == 0)) | length' ppo/metrics.jsonl)" 3
 holds "the critic learns" jq -se 'all(.critic_grad_norm > 0)' ppo/metrics.jsonl
 run 2 "$here/ppo.in" "run.dir=$ROOT/rl" train.steps=21
