@@ -247,7 +247,7 @@ std::vector<RatedRow> read_rated(const Deck& deck, const ChatTemplate& chat, std
                                  DataReport& report, const RowSource& source) {
     const RatedMaker maker(deck, chat, max_length);
     std::vector<RatedRow> rows;
-    for_each_row(deck, source, report, [&](const Json& json, std::int64_t line) {
+    for_each_row(deck, source, report, [&](const Json& json, std::int64_t line, std::int64_t) {
         std::string form;
         rows.push_back(maker.make(json, form));
         for (Sequence& s : rows.back().sequences) s.address = line;
