@@ -88,7 +88,19 @@ bool JsonLinesReader::next_line() {
 }
 
 bool JsonLinesReader::next_element() {
-    if (ended_) return false;
+    const auto more_behind_array = [&] {
+        for (int c = in_.get(); c != EOF; c = in_.get()) {
+            breaks_ += c == '\n';
+            if (is_blank(c)) continue;
+            line_ = breaks_ + 1;
+            row_ = Json();
+            problem_ = "text behind the end of the array";
+            in_.setstate(std::ios::eofbit);  // told once
+            return true;
+        }
+        return false;
+    };
+    if (ended_) return more_behind_array();
     text_.clear();
     int depth = 0;
     bool in_text = false, escaped = false;
@@ -101,7 +113,7 @@ bool JsonLinesReader::next_element() {
         } else if (depth == 0 && (c == ',' || c == ']')) {
             ended_ = c == ']';
             if (!text_.empty()) return true;
-            if (ended_) return false;
+            if (ended_) return more_behind_array();
             continue;
         } else {
             in_text = c == '"';

@@ -315,7 +315,11 @@ void create_files(const Output& out, const std::map<std::string, std::string>& o
 ModelConfig stored_model(const CheckpointReader& reader) {
     require<CheckpointError>(reader.state().contains("model"), "{} holds no model",
                              reader.directory());
-    return ModelConfig::from_json(reader.state()["model"]);
+    const ModelConfig model = ModelConfig::from_json(reader.state()["model"]);
+    require<CheckpointError>(!model.scalar_head,
+                             "{} holds a reward model, for which Hugging Face's families have no folder; name a policy",
+                             reader.directory());
+    return model;
 }
 
 Output plan_output(const Deck& deck, const CheckpointReader& reader, const ModelConfig& model,

@@ -93,6 +93,29 @@ BOOST_AUTO_TEST_CASE(brackets_that_nest_too_deep_are_no_row) {
     BOOST_TEST(lines.problem() == "");
 }
 
+BOOST_AUTO_TEST_CASE(a_json_array_is_read_element_by_element) {
+    const Folder folder;
+    const std::string path = folder.path + "/a.json";
+    const auto read = [&](const std::string& text) {
+        write_file_atomically(path, text);
+        JsonLinesReader rows(path);
+        std::string told;
+        while (rows.next())
+            told += fmt::format("{}:{} ", rows.line(), rows.problem().empty() ? rows.row().dump() : rows.problem());
+        return told;
+    };
+    BOOST_TEST(read(" \n[{\"a\": [1, {}]},\n {\"b\": \"],}\\\"[\"}\n]\n") == "2:{\"a\":[1,{}]} 3:{\"b\":\"],}\\\"[\"} ");
+    BOOST_TEST(read("[]") == "");
+    BOOST_TEST(read("[{},]") == "1:{} ");
+    BOOST_TEST(read("[{\"a\": \"x\ny\"}, {}]").find("1:not a JSON object") == 0u);
+    BOOST_TEST(read("[1,\n{}]") == "1:a JSON object is expected, this is number 2:{} ");
+    BOOST_TEST(read("[{}\n{}]").find("1:not a JSON object") == 0u);
+    BOOST_TEST(read("[{}, {\"a\":\n 1}") == "1:{} 2:the file ends before its array does ");
+    BOOST_TEST(read("[\"a") == "1:the file ends before its array does ");
+    BOOST_TEST(read("[{}]\n\n[{}]") == "1:{} 3:text behind the end of the array ");
+    BOOST_TEST(read("[{}, {\"a\": \"" + std::string(1, '\xff') + "\"}, {}]").find("not a JSON object") != std::string::npos);
+}
+
 BOOST_AUTO_TEST_CASE(json_lines_are_cut_back) {
     const Folder folder;
     const std::string path = folder.path + "/m.jsonl";

@@ -21,6 +21,16 @@ std::vector<NamedReward> all_rewards() {
     return rewards;
 }
 
+/// One for math, one for two kinds, one that a model scores.
+std::vector<NamedReward> rewards_of_kinds() {
+    std::vector<NamedReward> rewards;
+    rewards.push_back({"accuracy", make_accuracy_reward(), {"math"}});
+    rewards.push_back({"format", make_format_reward(), {"general", "math"}});
+    rewards.push_back({"helpful", nullptr, {}});
+    rewards.push_back({"tags", make_tags_reward()});
+    return rewards;
+}
+
 std::vector<RewardInput> inputs(int count) {
     std::vector<RewardInput> list;
     for (int i = 0; i < count; ++i) {
@@ -64,6 +74,15 @@ class Throwing final : public Reward {
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(reward_pool)
+
+BOOST_AUTO_TEST_CASE(rewards_are_for_kinds_of_prompts) {
+    RewardPool pool(rewards_of_kinds(), 1);
+    for (const char* kind : {"math", "general", "reasoning"})
+        pool.submit({{.response = "<think>a</think><answer>1</answer>", .reference = "1", .kind = kind}});
+    const auto scores = pool.collect();
+    const double no = kNotApplicable;
+    BOOST_TEST((scores == std::vector<std::vector<double>>{{1, 1, no, 1}, {no, 1, no, 1}, {no, no, no, 1}}));
+}
 
 BOOST_AUTO_TEST_CASE(threads_do_not_change_results) {
     RewardPool none(all_rewards(), 0);
