@@ -78,7 +78,7 @@ std::int64_t threads_of_user() {
 }
 
 std::string read_small(int at, const std::string& name) {
-    const Descriptor file(::openat(at, name.c_str(), O_RDONLY | O_CLOEXEC));
+    const BoxFile file(::openat(at, name.c_str(), O_RDONLY | O_CLOEXEC));
     char text[4096];
     const ssize_t n = file ? ::read(file.get(), text, sizeof text) : 0;
     return {text, static_cast<std::size_t>(std::max<ssize_t>(n, 0))};
@@ -86,17 +86,17 @@ std::string read_small(int at, const std::string& name) {
 
 }  // namespace
 
-void CloseDescriptor::operator()(int descriptor) const { ::close(descriptor); }
+void CloseBoxFile::operator()(int descriptor) const { ::close(descriptor); }
 
 Pipe::Pipe() {
     int ends[2] = {-1, -1};
     require(::pipe2(ends, O_CLOEXEC) == 0, "pipe: {}", std::strerror(errno));
-    out = Descriptor(ends[0]);
-    in = Descriptor(ends[1]);
+    out = BoxFile(ends[0]);
+    in = BoxFile(ends[1]);
 }
 
-Descriptor sealed_text(const std::string& text) {
-    Descriptor file(::memfd_create("input", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+BoxFile sealed_text(const std::string& text) {
+    BoxFile file(::memfd_create("input", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     require(static_cast<bool>(file), "memfd_create: {}", std::strerror(errno));
     for (std::size_t at = 0; at < text.size();) {
         const ssize_t n = ::write(file.get(), text.data() + at, text.size() - at);
@@ -108,9 +108,9 @@ Descriptor sealed_text(const std::string& text) {
     return file;
 }
 
-Box::Box(const CodeSettings& settings)
+CodeBox::CodeBox(const CodeSettings& settings)
     : settings_(settings), full_(settings.isolation == Isolation::full), processes_(settings.limits.processes) {
-    proc_ = Descriptor(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    proc_ = BoxFile(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!full_ || !counts_by_namespace()) processes_ += threads_of_user();
     if (full_) {
         enter_namespaces(settings.folders, std::max(settings.limits.disk, std::int64_t{64} << 20));
@@ -125,19 +125,20 @@ Box::Box(const CodeSettings& settings)
         require(::mkdtemp(store_.data()) != nullptr, "a folder in /tmp: {}", std::strerror(errno));
     }
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
+    ::prctl(PR_SET_DUMPABLE, 0);  // expected output is in here; programs of the same user must not look
 }
 
-Box::~Box() {
-    if (!full_) remove_folder(store_);
+CodeBox::~CodeBox() {
+    if (!full_) remove_tree(store_);
 }
 
-std::string Box::make_folder(const std::string& name) const {
+std::string CodeBox::make_folder(const std::string& name) const {
     const std::string path = store_ + "/" + name;
     require(::mkdir(path.c_str(), 0755) == 0, "{}: {}", path, std::strerror(errno));
     return path;
 }
 
-std::string Box::find_tool(const std::string& name) const {
+std::string CodeBox::find_tool(const std::string& name) const {
     if (name.find('/') != std::string::npos) return ::access(name.c_str(), X_OK) == 0 ? name : "";
     for (const char* folder : kToolFolders) {
         const std::string path = std::string(folder) + "/" + name;
@@ -146,7 +147,7 @@ std::string Box::find_tool(const std::string& name) const {
     return "";
 }
 
-void Box::set_limits(const BoxRun& run) const {
+void CodeBox::set_limits(const BoxRun& run) const {
     const CodeLimits& limits = settings_.limits;
     const auto set = [](__rlimit_resource resource, std::int64_t soft, std::int64_t hard) {
         const rlimit limit = {static_cast<rlim_t>(soft), static_cast<rlim_t>(hard)};
@@ -165,7 +166,7 @@ void Box::set_limits(const BoxRun& run) const {
     set(RLIMIT_SIGPENDING, 256, 256);
 }
 
-void Box::program(const BoxProgram& program, const BoxRun& run, int status) const {
+void CodeBox::program(const BoxProgram& program, const BoxRun& run, int status) const {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     // Descriptors move out of the way first, then to their places; nothing else stays open over exec.
     constexpr int kAside = 200;
@@ -214,7 +215,7 @@ void Box::program(const BoxProgram& program, const BoxRun& run, int status) cons
 
 /// The first process of a run: mounts what is the run's, starts the programs, waits for the first of them. Under full
 /// isolation it is the init of a PID namespace, whose end is the end of all in it.
-void Box::first_process(const BoxRun& run, int status) const {
+void CodeBox::first_process(const BoxRun& run, int status) const {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (!full_) ::setpgid(0, 0);
     if (full_)
@@ -246,7 +247,7 @@ void Box::first_process(const BoxRun& run, int status) const {
 }
 
 /// Pages in memory of a process and those that it started, in bytes; what several share counts for each.
-std::int64_t Box::resident_bytes(pid_t process) const {
+std::int64_t CodeBox::resident_bytes(pid_t process) const {
     const std::string folder = std::to_string(process);
     long size = 0, resident = 0;
     std::sscanf(read_small(proc_.get(), folder + "/statm").c_str(), "%ld %ld", &size, &resident);
@@ -263,7 +264,7 @@ std::int64_t Box::resident_bytes(pid_t process) const {
 }
 
 /// Under weak isolation programs cannot leave their process group, so one signal reaches them all, however they fork.
-void Box::end_all(pid_t first) const {
+void CodeBox::end_all(pid_t first) const {
     ::kill(full_ ? first : -first, SIGKILL);
     ::kill(first, SIGKILL);  // it may not have made its group yet
     while (true) {
@@ -273,7 +274,7 @@ void Box::end_all(pid_t first) const {
     }
 }
 
-std::string Box::follow(BoxRun& run, pid_t first, int status) const {
+std::string CodeBox::follow(BoxRun& run, pid_t first, int status) const {
     const std::int64_t memory = settings_.limits.memory + settings_.limits.memory / 4;
     const double deadline = now_seconds() + static_cast<double>(kClockFactor * run.seconds);
     int ticks = 0;
@@ -309,7 +310,7 @@ std::string Box::follow(BoxRun& run, pid_t first, int status) const {
     }
 }
 
-std::string Box::run(BoxRun& run) {
+std::string CodeBox::run(BoxRun& run) {
     if (!full_ && run.folder.empty()) run.folder = store_ + "/run" + std::to_string(folders_++);
     if (!full_) ::mkdir(run.folder.c_str(), 0755);
     Pipe status;

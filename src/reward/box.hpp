@@ -13,18 +13,18 @@
 
 namespace gradus {
 
-struct CloseDescriptor {
+struct CloseBoxFile {
     void operator()(int descriptor) const;
 };
-using Descriptor = UniqueHandle<int, CloseDescriptor, -1>;
+using BoxFile = UniqueHandle<int, CloseBoxFile, -1>;
 
 /// A pipe whose ends are closed on exec. Throws InternalError.
 struct Pipe {
     Pipe();
-    Descriptor out, in;  ///< to read from, to write to
+    BoxFile out, in;  ///< to read from, to write to
 };
 /// `text` to read, in memory, which nobody can write to any more. Throws InternalError.
-Descriptor sealed_text(const std::string& text);
+BoxFile sealed_text(const std::string& text);
 
 /// The system calls that a program may make, as a filter for the kernel. Weak isolation has fewer: no process group or
 /// session of its own, no signals but to itself. Throws InternalError.
@@ -38,7 +38,7 @@ void enter_namespaces(const std::vector<std::string>& folders, std::int64_t disk
 std::string mount_work(const std::string& folder, std::int64_t disk);
 
 /// Removes what is in a folder, whatever it is, and the folder. Without recursion: nests may be deep.
-void remove_folder(const std::string& path);
+void remove_tree(const std::string& path);
 /// Bytes that the files in a folder take, counted up to somewhere above `bound`.
 std::int64_t folder_bytes(const std::string& path, std::int64_t bound);
 
@@ -61,13 +61,13 @@ struct BoxRun {
     std::int64_t seconds = 0;          ///< of processor time
 };
 
-class Box {
+class CodeBox {
   public:
     /// Throws InternalError where the machine cannot give what `settings` ask for.
-    explicit Box(const CodeSettings& settings);
-    ~Box();
-    Box(const Box&) = delete;
-    Box& operator=(const Box&) = delete;
+    explicit CodeBox(const CodeSettings& settings);
+    ~CodeBox();
+    CodeBox(const CodeBox&) = delete;
+    CodeBox& operator=(const CodeBox&) = delete;
 
     /// A new folder of the store.
     std::string make_folder(const std::string& name) const;
@@ -88,7 +88,7 @@ class Box {
     CodeSettings settings_;
     bool full_;
     std::vector<sock_filter> filter_;
-    Descriptor proc_;
+    BoxFile proc_;
     std::int64_t processes_;
     std::string store_;
     std::int64_t folders_ = 0;

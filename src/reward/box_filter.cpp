@@ -77,7 +77,7 @@ class Filter {
         rule(SCMP_ACT_ALLOW, name, conditions...);
     }
     std::vector<sock_filter> program() const {
-        const Descriptor file(static_cast<int>(::memfd_create("filter", MFD_CLOEXEC)));
+        const BoxFile file(static_cast<int>(::memfd_create("filter", MFD_CLOEXEC)));
         const int failed = file ? seccomp_export_bpf(context_, file.get()) : -errno;
         require(failed == 0, "libseccomp: {}", std::strerror(-failed));
         const off_t bytes = ::lseek(file.get(), 0, SEEK_END);

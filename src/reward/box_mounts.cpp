@@ -32,7 +32,7 @@ constexpr std::array kSystemFiles = {"/etc/alternatives", "/etc/ld.so.cache", "/
 }
 
 void write_text(const std::string& path, const std::string& text) {
-    const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+    const BoxFile file(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
     if (!file || ::write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) fail(path);
 }
 
@@ -45,7 +45,7 @@ void make_path(const std::string& path) {
 /// Something of the machine that a box shows, held open: the new root is mounted over a folder that may hide it.
 struct Source {
     std::string path, link;
-    Descriptor held;
+    BoxFile held;
     bool folder = false;
 };
 
@@ -61,7 +61,7 @@ std::vector<Source> find_sources(const std::vector<std::string>& folders) {
         if (S_ISLNK(status.st_mode) && !must) {
             source.link = std::filesystem::read_symlink(path).string();
         } else {
-            source.held = Descriptor(::open(path.c_str(), O_PATH | O_CLOEXEC));
+            source.held = BoxFile(::open(path.c_str(), O_PATH | O_CLOEXEC));
             if (!source.held || ::fstat(source.held.get(), &status) != 0) fail(path);
             source.folder = S_ISDIR(status.st_mode);
         }

@@ -40,7 +40,7 @@ void for_each_entry(DIR* folder, const Take& take) {
 
 }  // namespace
 
-void remove_folder(const std::string& path) {
+void remove_tree(const std::string& path) {
     const Folder top = open_folder(AT_FDCWD, path.c_str());
     if (top) {
         const int at = ::dirfd(top.get());

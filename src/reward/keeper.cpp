@@ -29,7 +29,7 @@ struct BrokenTests {
 };
 
 void write_file(const std::string& path, const std::string& text) {
-    const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+    const BoxFile file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
     require(static_cast<bool>(file), "{}: {}", path, std::strerror(errno));
     for (std::size_t at = 0; at < text.size();) {
         const ssize_t n = ::write(file.get(), text.data() + at, text.size() - at);
@@ -86,7 +86,7 @@ class Keeper {
     }
 
     /// Compiles `text` with the headers of the harness beside it. Throws Failed with the compiler's complaint.
-    Descriptor compile(const std::string& text, bool tests) {
+    BoxFile compile(const std::string& text, bool tests) {
         const std::string folder = box_.make_folder(tests ? "tests" : "program");
         write_file(folder + "/program.cpp", text);
         if (job_.cases.empty()) {
@@ -109,14 +109,14 @@ class Keeper {
         const std::string reason = box_.run(run);
         if (!reason.empty())
             throw Failed{"does not compile: " + (reason.rfind("exit code", 0) == 0 ? gist(run.outputs[0].text) : reason)};
-        Descriptor image(::open((folder + "/program").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-        remove_folder(folder);
+        BoxFile image(::open((folder + "/program").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+        remove_tree(folder);
         if (!image) throw Failed{"does not compile: the compiler has left no program"};
         return image;
     }
 
     void run_cases(CodeResult& result) {
-        Descriptor image;
+        BoxFile image;
         if (job_.language == Language::cpp) image = compile(job_.source, false);
         for (const InputOutput& test : job_.cases) {
             BoxRun run{.folder = "", .seconds = job_.settings.limits.seconds};
@@ -196,7 +196,7 @@ class Keeper {
     }
 
     void run_tests(CodeResult& result) {
-        Descriptor program_image, tests_image;
+        BoxFile program_image, tests_image;
         if (job_.language == Language::cpp) {
             try {
                 tests_image = compile(tests_text(), true);
@@ -245,7 +245,7 @@ class Keeper {
     }
 
     const CodeJob& job_;
-    Box box_;
+    CodeBox box_;
 };
 
 std::string answer_job(ByteReader& reader) {
@@ -267,7 +267,7 @@ std::string answer_probe(ByteReader& reader) {
     exchange_settings(reader, settings);
     std::string problem, python, compiler;
     try {
-        Box box(settings);
+        CodeBox box(settings);
         python = box.find_tool(settings.python);
         compiler = box.find_tool(settings.compiler);
         // A run of anything shows that processes can be started as jobs will start them.

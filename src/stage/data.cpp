@@ -64,7 +64,7 @@ bool judges_answers(const Deck& deck) {
     if (deck.stage() == "sample") return deck.flag("sample.keep_correct");
     if (deck.stage() != "rl") return true;
     for (const std::string& name : deck.names("reward"))
-        if (deck.text("reward." + name + ".kind") == "accuracy") return true;
+        if (const std::string& kind = deck.text("reward." + name + ".kind"); kind == "accuracy" || kind == "code") return true;
     return deck.integer("eval.every") > 0;
 }
 

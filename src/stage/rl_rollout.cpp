@@ -56,6 +56,12 @@ double weighted_sum(const std::vector<double>& rewards, const std::vector<double
     return sum;
 }
 
+std::vector<std::string> references_of(const std::vector<PromptRow>& prompts) {
+    std::vector<std::string> references;
+    for (const PromptRow& prompt : prompts) references.push_back(prompt.reference);
+    return references;
+}
+
 std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedReward>& rewards, std::int64_t step) {
     std::vector<double> weights;
     for (const NamedReward& reward : rewards)
@@ -76,7 +82,7 @@ RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompt
     : run_(run),
       stack_(stack),
       prompts_(std::move(prompts)),
-      pool_(deck_rewards(run.deck), 1),
+      pool_(deck_rewards(run, references_of(prompts_)), reward_threads(run)),
       shuffler_(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
                 static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
