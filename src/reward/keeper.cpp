@@ -172,15 +172,19 @@ class Keeper {
 
     /// C++: the program with what answers calls behind it.
     std::string program_text() const {
-        return fmt::format("#include \"wire.hpp\"\n{}#define main gradus_main_of_the_program\n{}\n#undef main\n"
+        return fmt::format("{}#define main gradus_main_of_the_program\n{}\n#undef main\n"
                            "using gradus_signature = {};\n"
                            "int main() {{\n    return gradus_wire::serve(static_cast<gradus_signature*>(nullptr), "
                            "[](auto&&... a) -> decltype(auto) {{ return ::{}(static_cast<decltype(a)>(a)...); }});\n}}\n",
-                           any_text(), job_.source, job_.signature, job_.entry_point);
+                           headers(), job_.source, job_.signature, job_.entry_point);
     }
-    std::string any_text() const {
-        const bool wanted = job_.prologue.find("boost/any.hpp") != std::string::npos;
-        return wanted ? "#include <boost/any.hpp>\n#include \"any.hpp\"\n" : "";
+    /// The headers that the signature needs, and the wire behind them.
+    std::string headers() const {
+        std::string text;
+        std::istringstream lines(job_.prologue);
+        for (std::string line; std::getline(lines, line);)
+            if (line.rfind("#include", 0) == 0) text += line + "\n";
+        return text + "#include \"wire.hpp\"\n#include \"any.hpp\"\n";
     }
     /// C++: the tests, in which the tested function's name stands for calls.
     std::string tests_text() const {
@@ -188,11 +192,11 @@ class Keeper {
         const bool whole = job_.tests.size() == 1 && job_.tests[0].find("main") != std::string::npos;
         for (const std::string& test : job_.tests) body += test + "\n";
         if (!whole) body = "int main() {\n" + body + "}\n";
-        return fmt::format("#include \"tests.hpp\"\n{}{}\n"
+        return fmt::format("{}#include \"tests.hpp\"\n{}\n"
                            "namespace {{ const gradus_wire::Remote<{}> gradus_tested{{}}; }}\n#define {} gradus_tested\n"
                            "enum {{ gradus_first = __COUNTER__ }};\n#include <assert.h>\n{}\n"
                            "namespace {{ const gradus_wire::Tests gradus_tests(__COUNTER__ - gradus_first - 1); }}\n",
-                           any_text(), job_.prologue, job_.signature, job_.entry_point, body);
+                           headers(), job_.prologue, job_.signature, job_.entry_point, body);
     }
 
     void run_tests(CodeResult& result) {

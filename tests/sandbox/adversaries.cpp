@@ -49,10 +49,10 @@ std::vector<Adversary> cheats() {
         function("modules_replaced", "import sys, operator, unittest\noperator.eq = lambda a, b: True\n"
                                      "unittest.TestCase.assertEqual = lambda *a: None\nsys.modules['json'] = None\ndef add(a, b):\n    return 0"),
         function("frames_searched", "import sys\ndef add(a, b):\n    f = sys._getframe()\n    while f:\n        for v in list(f.f_locals.values()) + "
-                                    "list(f.f_globals.values()):\n            if 'assert ' + 'add' in str(v):\n                return 5\n        f = f.f_back\n    return 0"),
-        function("memory_searched", "import gc\ndef add(a, b):\n    words = [x for x in gc.get_objects() if 'add(' + '2, 3) ==' in str(x)[:10000]]\n    return 5 if words else 0"),
+                                    "list(f.f_globals.values()):\n            if 'assert' + chr(32) + 'add' in str(v):\n                return 5\n        f = f.f_back\n    return 0"),
+        function("memory_searched", "import gc\ndef add(a, b):\n    words = [x for x in gc.get_objects() if 'add' + chr(40) + '2, 3) ==' in str(x)[:10000]]\n    return 5 if words else 0"),
         function("tests_file_searched", "import os\ndef add(a, b):\n    for folder, _, files in os.walk('.'):\n        for name in files:\n"
-                                        "            if b'add(' + b'2, 3)' in open(os.path.join(folder, name), 'rb').read():\n                return 5\n    return 0"),
+                                        "            if b'add' + bytes([40]) + b'2, 3)' in open(os.path.join(folder, name), 'rb').read():\n                return 5\n    return 0"),
         function("modules_left_for_the_tests", "import os\nfor n in ('json', 'ast', 'sys', 'builtins', 'sitecustomize', 'usercustomize'):\n"
                                                "    open(n + '.py', 'w').write('import os\\nos.write(5, b\"tests 2\\\\npass 0\\\\npass 1\\\\nend\\\\n\")')\n"
                                                "def add(a, b):\n    return 0"),

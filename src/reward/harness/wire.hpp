@@ -1,29 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Calls between two processes: that of the tests and that of the program that is tested. Requests go from descriptor 4 of
 // the one to 3 of the other, answers back likewise; each is its length and its bytes. What arrives is checked against the
-// type that the signature says before it is used.
+// type that the signature says before it is used. Included behind the headers that the signature needs: types of a container
+// that is not declared by then are left out (the names of libstdc++'s include guards).
 #pragma once
 
 #include <unistd.h>
 
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <functional>
-#include <list>
-#include <map>
-#include <optional>
-#include <queue>
-#include <set>
-#include <stack>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -135,12 +125,20 @@ struct Wire<std::vector<bool, A>> : Sequence<std::vector<bool, A>> {
         for (const bool x : v) Wire<bool>::put(w, x);
     }
 };
+#ifdef _GLIBCXX_LIST
 template <class T, class A> struct Wire<std::list<T, A>> : Sequence<std::list<T, A>> {};
+#endif
+#ifdef _GLIBCXX_DEQUE
 template <class T, class A> struct Wire<std::deque<T, A>> : Sequence<std::deque<T, A>> {};
+#endif
+#ifdef _GLIBCXX_SET
 template <class T, class C, class A> struct Wire<std::set<T, C, A>> : Keyed<std::set<T, C, A>> {};
 template <class T, class C, class A> struct Wire<std::multiset<T, C, A>> : Keyed<std::multiset<T, C, A>> {};
+#endif
+#ifdef _GLIBCXX_UNORDERED_SET
 template <class T, class H, class E, class A>
 struct Wire<std::unordered_set<T, H, E, A>> : Keyed<std::unordered_set<T, H, E, A>> {};
+#endif
 
 template <class K, class V> struct Wire<std::pair<K, V>> {
     static void put(Writer& w, const std::pair<K, V>& v) {
@@ -152,9 +150,14 @@ template <class K, class V> struct Wire<std::pair<K, V>> {
         return {std::move(first), Wire<V>::get(r)};
     }
 };
+#ifdef _GLIBCXX_MAP
 template <class K, class V, class C, class A> struct Wire<std::map<K, V, C, A>> : Keyed<std::map<K, V, C, A>> {};
+#endif
+#ifdef _GLIBCXX_UNORDERED_MAP
 template <class K, class V, class H, class E, class A>
 struct Wire<std::unordered_map<K, V, H, E, A>> : Keyed<std::unordered_map<K, V, H, E, A>> {};
+#endif
+#ifdef _GLIBCXX_OPTIONAL
 template <class T> struct Wire<std::optional<T>> {
     static void put(Writer& w, const std::optional<T>& v) {
         Wire<bool>::put(w, v.has_value());
@@ -165,6 +168,7 @@ template <class T> struct Wire<std::optional<T>> {
         return std::nullopt;
     }
 };
+#endif
 template <class T, std::size_t N> struct Wire<std::array<T, N>> {
     static void put(Writer& w, const std::array<T, N>& v) {
         for (const T& x : v) Wire<T>::put(w, x);
@@ -204,12 +208,12 @@ inline bool receive(std::string& bytes) {
 
 template <class A>
 constexpr bool kComesBack = std::is_lvalue_reference_v<A> && !std::is_const_v<std::remove_reference_t<A>>;
-template <class A>
-void put_back(Writer& w, const std::decay_t<A>& v) {
+template <class A, class V>
+void put_back(Writer& w, const V& v) {
     if constexpr (kComesBack<A>) Wire<std::decay_t<A>>::put(w, v);
 }
-template <class A>
-void get_back(Reader& r, std::decay_t<A>& v) {
+template <class A, class V>
+void get_back(Reader& r, V& v) {
     if constexpr (kComesBack<A>) v = Wire<std::decay_t<A>>::get(r);
 }
 
