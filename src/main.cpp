@@ -15,6 +15,7 @@
 #include "gradus/deck/deck.hpp"
 #include "gradus/deck/parameters.hpp"
 #include "gradus/ranks/session.hpp"
+#include "gradus/reward/sandbox.hpp"
 #include "gradus/stage/run.hpp"
 #include "gradus/stage/stage.hpp"
 #include "gradus/store/checkpoint.hpp"
@@ -173,6 +174,7 @@ Deck share_deck(const Command& command, Communicator& world) {
 }
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
+    const Sandbox sandbox;  // forks, which must come before MPI, CUDA and any thread
     MpiSession session(&argc, &argv);
     const std::unique_ptr<Communicator> world = make_mpi_communicator(MPI_COMM_WORLD, "start");
     std::string run_dir, phase = "start";
@@ -187,7 +189,7 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
         }
         run_dir = deck.text("run.dir");
         install_signal_handlers(session.rank() == 0);
-        const ExitCode code = run_stage(deck, session, phase);
+        const ExitCode code = run_stage(deck, session, sandbox, phase);
         if (session.rank() != 0) return 0;
         leave_exit_file(run_dir, code);
         return static_cast<int>(code);

@@ -155,9 +155,9 @@ std::vector<DeckKey> beside_the_main_loss() {
 
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | format | tags | language | repetition | steps | model",
+        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | code | format | tags | language | repetition | steps | model",
          "rl score",
-         "What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many of its "
+         "What the reward NAME measures: whether the answer is right; the same by length; whether a program passes its tests; the exact form; how many of its "
          "tags are there once; the share of words in one language; repeated words; the equations of the reasoning; the score of a "
          "trained reward model (stage rl)."},
         {"reward.*.weight", schedule, "", "1", "", "rl score",
@@ -189,12 +189,37 @@ std::vector<DeckKey> rewards() {
     };
 }
 
+std::vector<DeckKey> code_rewards() {
+    return {
+        {"reward.*.partial", flag, "", "false", "", "rl score",
+         "kind = code: the share of tests that pass; without, 1 where all pass, else 0."},
+        {"reward.*.isolation", choice, "", "full", "full | weak", "rl score",
+         "kind = code: full wants namespaces that users may make; weak does without: programs can then read what the user "
+         "can, and have only their list of system calls and their limits."},
+        {"reward.*.timeout", integer, "seconds", "5", ">0", "rl score",
+         "kind = code: processor time of a run; on the clock five times as much."},
+        {"reward.*.compile_timeout", integer, "seconds", "20", ">0", "rl score", "kind = code: the same of a compilation."},
+        {"reward.*.memory", bytes, "", "1GiB", ">0", "rl score",
+         "kind = code: address space of a process, and (a quarter more) pages of all processes of a run."},
+        {"reward.*.disk", bytes, "", "64MiB", ">0", "rl score", "kind = code: what a run may write into its folder."},
+        {"reward.*.output", bytes, "", "1MiB", ">0", "rl score", "kind = code: what a run may print."},
+        {"reward.*.processes", integer, "", "32", ">0", "rl score", "kind = code: processes and threads of a run."},
+        {"reward.*.workers", integer, "", "0", ">=0", "rl score",
+         "kind = code: programs that a rank runs at once; 0: its share of the cores."},
+        {"reward.*.python", text, "", "python3", "", "rl score",
+         "kind = code: Python, as a name in /usr/local/bin, /usr/bin, /bin, or an absolute path."},
+        {"reward.*.compiler", text, "", "g++", "", "rl score", "kind = code: the same of a compiler for C++17 with GCC's options."},
+        {"reward.*.folders", list, "", "", "", "rl score",
+         "kind = code: further absolute folders that programs can read, such as that of a compiler outside of /usr."},
+    };
+}
+
 }  // namespace
 
 std::vector<DeckKey> rl_parameters() {
     std::vector<DeckKey> all;
     for (const auto& part : {rollout_and_reference(), objective(), advantages(),
-                             beside_the_main_loss(), critic(), rewards()})
+                             beside_the_main_loss(), critic(), rewards(), code_rewards()})
         all.insert(all.end(), part.begin(), part.end());
     return all;
 }

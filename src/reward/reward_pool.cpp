@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -95,14 +96,17 @@ std::int64_t RewardPool::submit(std::vector<RewardInput> inputs) {
     return first;
 }
 
-std::vector<std::vector<double>> RewardPool::collect() {
+std::vector<std::vector<double>> RewardPool::collect(const std::function<void()>& waiting) {
     std::unique_lock lock(impl_->mutex);
     if (impl_->threads.empty()) {
         for (; impl_->taken < impl_->inputs.size(); ++impl_->taken, ++impl_->finished) {
             impl_->rows[impl_->taken] = impl_->score(impl_->inputs[impl_->taken]);
+            if (waiting) waiting();
         }
     }
-    impl_->all_done.wait(lock, [&] { return impl_->finished == impl_->inputs.size(); });
+    while (!impl_->all_done.wait_for(lock, std::chrono::milliseconds(300),
+                                     [&] { return impl_->finished == impl_->inputs.size(); }))
+        if (waiting) waiting();
     std::vector<std::vector<double>> rows(std::make_move_iterator(impl_->rows.begin()),
                                           std::make_move_iterator(impl_->rows.end()));
     impl_->inputs.clear();

@@ -65,7 +65,9 @@ bool judges_answers(const Deck& deck, const std::string& kind) {
     if (deck.stage() == "sample") return deck.flag("sample.keep_correct");
     if (deck.stage() != "rl") return true;
     for (const std::string& name : deck.names("reward"))
-        if (deck.text("reward." + name + ".kind") == "accuracy" && reward_applies(deck, name, kind)) return true;
+        if (const std::string& what = deck.text("reward." + name + ".kind");
+            (what == "accuracy" || what == "code") && reward_applies(deck, name, kind))
+            return true;
     return false;
 }
 

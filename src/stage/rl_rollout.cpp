@@ -57,6 +57,12 @@ double weighted_sum(const std::vector<double>& rewards, const std::vector<double
     return sum;
 }
 
+std::vector<std::string> references_of(const std::vector<PromptRow>& prompts) {
+    std::vector<std::string> references;
+    for (const PromptRow& prompt : prompts) references.push_back(prompt.reference);
+    return references;
+}
+
 std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedReward>& rewards, std::int64_t step) {
     std::vector<double> weights;
     for (const NamedReward& reward : rewards)
@@ -78,7 +84,7 @@ RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompt
     : run_(run),
       stack_(stack),
       prompts_(std::move(prompts)),
-      pool_(deck_rewards(run.deck), 1),
+      pool_(deck_rewards(run, references_of(prompts_)), reward_threads(run)),
       models_(run, stack, std::move(reward_models), pool_.rewards(), prompts_),
       shuffler_(static_cast<std::uint64_t>(run.deck.integer("run.seed")),
                 static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),

@@ -6,6 +6,8 @@
 #include <algorithm>
 
 #include "gradus/base/error.hpp"
+#include "code_rows.hpp"
+#include "gradus/reward/code.hpp"
 #include "gradus/reward/reward.hpp"
 
 namespace gradus {
@@ -203,6 +205,7 @@ std::optional<std::string> RowReader::reference_of(const Json& row, const Form& 
     name = first_of(row, form.references);
     if (name.empty()) return std::nullopt;
     const std::string value = field(row, name);
+    if (code_task(value)) return value;
     const std::string boxed = boxed_answer(value);
     if (!boxed.empty()) return boxed;
     require<DataError>(name != "solution" || named(answer_), "there is no \\boxed answer in \"solution\"");
@@ -230,7 +233,8 @@ TrainingRow RowReader::training(const Json& row) const {
     return out;
 }
 
-QuestionRow RowReader::question(const Json& row) const {
+QuestionRow RowReader::question(const Json& given) const {
+    const Json row = named(answer_) ? given : as_code_row(given);
     const Form form = form_of(row);
     require<DataError>(form.text.empty(), "field \"{}\" is text without a question; data.prompt_field "
                                           "names the field of the question", form.text);
@@ -255,7 +259,8 @@ QuestionRow RowReader::question(const Json& row) const {
     return out;
 }
 
-AnsweredRow RowReader::answered(const Json& row) const {
+AnsweredRow RowReader::answered(const Json& given) const {
+    const Json row = named(answer_) ? given : as_code_row(given);
     AnsweredRow out;
     const std::string name = named(response_) ? response_ : "response";
     out.response = field(row, name);

@@ -78,8 +78,9 @@ double peak_bytes() {
 
 }  // namespace
 
-Run::Run(const Deck& d, MpiSession& session)
+Run::Run(const Deck& d, MpiSession& session, const Sandbox& box)
     : deck(d),
+      sandbox(box),
       grid(MPI_COMM_WORLD, static_cast<int>(d.integer("grid.tensor")),
            static_cast<int>(d.integer("grid.expert"))),
       log(session.rank()),

@@ -13,24 +13,28 @@ ExitCode run_score(Run& run) {
     const std::string& asked = run.deck.text("score.output");
     const std::string output = asked.empty() ? run.path("scored.jsonl") : asked;
     const RowReader reader(run.deck);
-    std::vector<NamedReward> rewards = deck_rewards(run.deck);
     if (run.finished_before("summary.json")) return ExitCode::done;
     run.begin();
-    if (run.is_root()) {
-        RewardPool pool(std::move(rewards), 1);
-        std::vector<Json> rows;
+    std::vector<Json> rows;
+    std::vector<RewardInput> inputs;
+    std::vector<std::string> references;
+    if (run.is_root())
         for_each_json_line(input, [&](const Json& row, std::int64_t line) {
             try {
                 const AnsweredRow parts = reader.answered(row);
-                pool.submit({{.prompt = parts.prompt,
-                              .response = parts.response,
-                              .reference = parts.reference}});
+                inputs.push_back({.prompt = parts.prompt, .response = parts.response, .reference = parts.reference});
             } catch (const DataError& error) {
                 throw DataError(fmt::format("{}:{}: {}", input, line, error.what()));
             }
+            references.push_back(inputs.back().reference);
             rows.push_back(row);
         });
-        const auto scores = pool.collect();
+    std::vector<NamedReward> rewards = deck_rewards(run, references);
+    const int threads = reward_threads(run);
+    if (run.is_root()) {
+        RewardPool pool(std::move(rewards), threads);
+        pool.submit(std::move(inputs));
+        const auto scores = pool.collect([&] { run.watchdog.alive(); });
         std::string text;
         for (std::size_t i = 0; i < rows.size(); ++i) {
             for (std::size_t r = 0; r < pool.rewards().size(); ++r) {

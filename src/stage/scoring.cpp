@@ -21,7 +21,8 @@ std::int64_t longest_response(const Deck& deck, const std::string& key) {
 }
 
 /// Null for a model's score.
-std::unique_ptr<Reward> make_reward(const Deck& deck, const std::string& name) {
+std::unique_ptr<Reward> make_reward(Run& run, const std::string& name, const std::vector<std::string>& references) {
+    const Deck& deck = run.deck;
     const auto key = [&](const char* part) { return fmt::format("reward.{}.{}", name, part); };
     const std::string &kind = deck.text(key("kind")), &language = deck.text(key("language"));
     if (kind == "accuracy") return make_accuracy_reward();
@@ -37,6 +38,7 @@ std::unique_ptr<Reward> make_reward(const Deck& deck, const std::string& name) {
                                    .longest = longest_response(deck, key("length"))});
     if (kind == "steps") return make_steps_reward();
     if (kind == "model") return nullptr;
+    if (kind == "code") return make_deck_code_reward(run, name, references);
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
 
@@ -94,10 +96,11 @@ bool bench_wants(const Deck& deck, const std::string& what) {
     return asked.empty() || std::find(asked.begin(), asked.end(), what) != asked.end();
 }
 
-std::vector<NamedReward> deck_rewards(const Deck& deck) {
+std::vector<NamedReward> deck_rewards(Run& run, const std::vector<std::string>& references) {
     std::vector<NamedReward> rewards;
+    const Deck& deck = run.deck;
     for (const std::string& name : deck.names("reward"))
-        rewards.push_back({name, make_reward(deck, name),
+        rewards.push_back({name, make_reward(run, name, references),
                            deck.stage() == "rl" ? deck.list("reward." + name + ".applies_to") : std::vector<std::string>{}});
     return rewards;
 }
@@ -163,7 +166,7 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
         run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
                      "and stand for no text", all, run.tokenizer->vocab_size());
     Profile::Region region(run.profile, "reward.collect");
-    const auto scores = pool.collect();
+    const auto scores = pool.collect([&] { run.watchdog.alive(); });
     for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
     return rows;
 }

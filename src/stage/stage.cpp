@@ -121,9 +121,9 @@ ExitCode dispatch(Run& run, const std::string& stage) {
 
 }  // namespace
 
-ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase) {
+ExitCode run_stage(const Deck& deck, MpiSession& session, const Sandbox& sandbox, std::string& phase) {
     phase = "start";
-    Run run(deck, session);
+    Run run(deck, session, sandbox);
     try {
         return dispatch(run, deck.stage());
     } catch (...) {

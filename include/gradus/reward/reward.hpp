@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <limits>
 #include <memory>
@@ -110,8 +111,8 @@ class RewardPool {
     /// Queues inputs; returns the number of the first.
     std::int64_t submit(std::vector<RewardInput> inputs);
     /// Waits for all that was submitted: [input][reward], in order of submission. kNotApplicable where a reward is
-    /// not for the prompt's kind, or is a model's.
-    std::vector<std::vector<double>> collect();
+    /// not for the prompt's kind, or is a model's. `waiting` is called meanwhile, a few times a second or between inputs.
+    std::vector<std::vector<double>> collect(const std::function<void()>& waiting = {});
 
   private:
     struct Impl;

@@ -20,6 +20,19 @@
 // data.response_field, data.answer_field, data.id_field, data.system_field name theirs. A field that
 // is null is not there.
 //
+// Rows that ask for a program: HumanEval's, HumanEval-X's of C++, MBPP's, and a prompt or messages with
+//
+//   language       python or cpp
+//   cases          a list of {input, output}: text for stdin, and the words that are to come on stdout; or
+//   tests          a list of asserts, or of one block: `check(candidate)` in Python, `main` in C++, with
+//   entry_point    the tested function (Python); signature  bool f(int a) (C++)
+//   prologue       text before the tests (and before a program that is a whole function)
+//   header         text before a program that is only the body of the function
+//   names          Python: further names of the program that tests use;  in_place  whether tests see what the function
+//                  does to its arguments
+//
+// Where such rows are answers to be scored they have a response too. data.answer_field leaves these forms out.
+//
 // The reference answer is what stands in the last \boxed of its field, else what follows the last
 // `####`, else all of it; of `solution` only what is boxed.
 //

@@ -17,6 +17,7 @@
 #include "gradus/ranks/session.hpp"
 #include "gradus/ranks/stop_poll.hpp"
 #include "gradus/ranks/watchdog.hpp"
+#include "gradus/reward/sandbox.hpp"
 #include "gradus/stage/data.hpp"
 #include "gradus/stage/policy_text.hpp"
 #include "gradus/stage/stack.hpp"
@@ -29,9 +30,10 @@ class Run {
   public:
     /// Makes and locks the run directory, opens run.log, starts the watchdog. Throws DataError where
     /// another run works there.
-    Run(const Deck& deck, MpiSession& session);
+    Run(const Deck& deck, MpiSession& session, const Sandbox& sandbox);
 
     const Deck& deck;
+    const Sandbox& sandbox;
     Grid grid;
     Log log;
     Profile profile;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gradus/deck/deck.hpp"
+#include "gradus/reward/code.hpp"
 #include "gradus/reward/reward.hpp"
 #include "gradus/rollout/engine.hpp"
 #include "gradus/stage/data.hpp"
@@ -20,8 +21,15 @@ StackNeeds stack_needs(const Deck& deck);
 /// Whether `bench.what` names a measurement (an empty list names all).
 bool bench_wants(const Deck& deck, const std::string& what);
 
-/// The rewards that `reward.NAME.` keys describe, in order of name.
-std::vector<NamedReward> deck_rewards(const Deck& deck);
+/// The rewards that `reward.NAME.` keys describe, in order of name, for rows with these references. Throws DeckError
+/// where this machine cannot run what the rows ask for as the deck wants it. On all ranks together.
+std::vector<NamedReward> deck_rewards(Run& run, const std::vector<std::string>& references);
+/// Threads for them: one, or the programs that a rank runs at once. On all ranks together.
+int reward_threads(const Run& run);
+/// The keys of a reward of kind = code.
+CodeSettings code_settings(const Deck& deck, const std::string& name);
+/// That reward; deck_rewards calls it.
+std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name, const std::vector<std::string>& references);
 /// Accuracy, format and language: what evaluate and sample always measure.
 std::vector<NamedReward> standard_rewards();
 
