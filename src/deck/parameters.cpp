@@ -105,9 +105,10 @@ std::string help_deck(std::string_view prefix) {
         text += fmt::format("{} = {}\n", key, value) + wrap(p.help, 92);
         const std::string stages = p.stages == "*" ? "" : fmt::format("; stages: {}", p.stages);
         text += wrap(fmt::format("[{}{}]", describe_type(p), stages), 92);
-        if (p.key == "loss.preset" && prefix == p.key)
-            for (const Preset& preset : presets())
-                text += fmt::format("\n{} = {}\n", p.key, preset.name) + wrap(describe_preset(preset), 92);
+        for (const PresetKey& which : preset_keys())
+            if (p.key == which.key && prefix == p.key)
+                for (const Preset& preset : which.presets)
+                    text += fmt::format("\n{} = {}\n", p.key, preset.name) + wrap(which.describe(preset), 92);
     }
     return text;
 }

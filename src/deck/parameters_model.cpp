@@ -81,6 +81,8 @@ std::vector<DeckKey> model_parameters() {
         {"data.answer_field", text, "", "auto", "", "rl sample evaluate score",
          "Field of the reference answer: what it has in \\boxed, else after ####, else all of it. `auto`: "
          "reference, else answer, else solution of a problem."},
+        {"data.instruction", text, "", "", "", "rl sample evaluate",
+         "Text that is put behind the last question of every prompt, after an empty line."},
         {"data.id_field", text, "", "auto", "", "rl sample evaluate",
          "Field of the row's name; `auto`: id, unique_id or task_id. Rows without one are named by their "
          "line."},

@@ -6,6 +6,7 @@ namespace gradus {
 namespace {
 
 using enum ParameterType;
+const std::string kPresets = preset_names(presets());
 
 std::vector<DeckKey> rollout_and_reference() {
     return {
@@ -48,7 +49,7 @@ std::vector<DeckKey> rollout_and_reference() {
 
 std::vector<DeckKey> objective() {
     return {
-        {"loss.preset", choice, "", "none", preset_names(), "rl",
+        {"loss.preset", choice, "", "none", kPresets, "rl",
          "A published recipe: sets keys of loss., rl., train., optim. and rollout. that the deck leaves out (a "
          "deck.resolved leaves out none). gradus --help-deck loss.preset lists what each sets, and its source."},
         {"loss.objective", choice, "", "clip", "clip | cispo | sapo | vespo | reinforce", "rl",
@@ -155,11 +156,12 @@ std::vector<DeckKey> beside_the_main_loss() {
 
 std::vector<DeckKey> rewards() {
     return {
-        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | code | format | tags | language | repetition | steps | model",
-         "rl score",
-         "What the reward NAME measures: whether the answer is right; the same by length; whether a program passes its tests; the exact form; how many of its "
+        {"reward.*.kind", choice, "", kRequired, "accuracy | cosine | code | format | tags | language | puzzle | repetition | steps | model",
+         "rl score sample evaluate",
+         "What the reward NAME measures: whether the answer is right; the same by length; whether a program passes its tests; whether a puzzle is solved; the exact form; how many of its "
          "tags are there once; the share of words in one language; repeated words; the equations of the reasoning; the score of a "
-         "trained reward model (stage rl)."},
+         "trained reward model (stage rl). Stages sample and evaluate take `code` alone, which says how programs are run; they "
+         "judge every row by what it asks for."},
         {"reward.*.weight", schedule, "", "1", "", "rl score",
          "Its weight in the sum. A model is not asked at steps at which its weight is 0, but for one that is 0 throughout, "
          "which is measured; prompts to which no reward of weight applies are passed over."},
@@ -191,25 +193,25 @@ std::vector<DeckKey> rewards() {
 
 std::vector<DeckKey> code_rewards() {
     return {
-        {"reward.*.partial", flag, "", "false", "", "rl score",
+        {"reward.*.partial", flag, "", "false", "", "rl score sample evaluate",
          "kind = code: the share of tests that pass; without, 1 where all pass, else 0."},
-        {"reward.*.isolation", choice, "", "full", "full | weak", "rl score",
+        {"reward.*.isolation", choice, "", "full", "full | weak", "rl score sample evaluate",
          "kind = code: full wants namespaces that users may make; weak does without: programs can then read what the user "
          "can, and have only their list of system calls and their limits."},
-        {"reward.*.timeout", integer, "seconds", "5", ">0", "rl score",
+        {"reward.*.timeout", integer, "seconds", "5", ">0", "rl score sample evaluate",
          "kind = code: processor time of a run; on the clock five times as much."},
-        {"reward.*.compile_timeout", integer, "seconds", "20", ">0", "rl score", "kind = code: the same of a compilation."},
-        {"reward.*.memory", bytes, "", "1GiB", ">0", "rl score",
+        {"reward.*.compile_timeout", integer, "seconds", "20", ">0", "rl score sample evaluate", "kind = code: the same of a compilation."},
+        {"reward.*.memory", bytes, "", "1GiB", ">0", "rl score sample evaluate",
          "kind = code: address space of a process, and (a quarter more) pages of all processes of a run."},
-        {"reward.*.disk", bytes, "", "64MiB", ">0", "rl score", "kind = code: what a run may write into its folder."},
-        {"reward.*.output", bytes, "", "1MiB", ">0", "rl score", "kind = code: what a run may print."},
-        {"reward.*.processes", integer, "", "32", ">0", "rl score", "kind = code: processes and threads of a run."},
-        {"reward.*.workers", integer, "", "0", ">=0", "rl score",
+        {"reward.*.disk", bytes, "", "64MiB", ">0", "rl score sample evaluate", "kind = code: what a run may write into its folder."},
+        {"reward.*.output", bytes, "", "1MiB", ">0", "rl score sample evaluate", "kind = code: what a run may print."},
+        {"reward.*.processes", integer, "", "32", ">0", "rl score sample evaluate", "kind = code: processes and threads of a run."},
+        {"reward.*.workers", integer, "", "0", ">=0", "rl score sample evaluate",
          "kind = code: programs that a rank runs at once; 0: its share of the cores."},
-        {"reward.*.python", text, "", "python3", "", "rl score",
+        {"reward.*.python", text, "", "python3", "", "rl score sample evaluate",
          "kind = code: Python, as a name in /usr/local/bin, /usr/bin, /bin, or an absolute path."},
-        {"reward.*.compiler", text, "", "g++", "", "rl score", "kind = code: the same of a compiler for C++17 with GCC's options."},
-        {"reward.*.folders", list, "", "", "", "rl score",
+        {"reward.*.compiler", text, "", "g++", "", "rl score sample evaluate", "kind = code: the same of a compiler for C++17 with GCC's options."},
+        {"reward.*.folders", list, "", "", "", "rl score sample evaluate",
          "kind = code: further absolute folders that programs can read, such as that of a compiler outside of /usr."},
     };
 }

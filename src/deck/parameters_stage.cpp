@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "presets.hpp"
 #include "sections.hpp"
 
 namespace gradus {
@@ -6,6 +7,7 @@ namespace {
 
 constexpr std::string_view kGenerating = "rl sample evaluate bench";
 using enum ParameterType;
+const std::string kBenchmarks = preset_names(benchmarks());
 
 }  // namespace
 
@@ -46,6 +48,33 @@ std::vector<DeckKey> stage_parameters() {
          "At most so many a prompt; 0: all."},
         {"sample.output", path, "", "", "", "sample", "SFT data; none: sft.jsonl in the run directory."},
 
+        {"judge.from", path, "", "", "", "sample",
+         "Run directory or checkpoint of a model that is asked whether an answer is right, after the sampling; a sample that "
+         "it calls right counts as correct. It has its own tokenizer and its family's template."},
+        {"judge.of", choice, "", "wrong", "wrong | unscorable | all", "sample",
+         "The samples that it is asked about: those that the rule does not call right, those that the rule cannot judge, all."},
+        {"judge.template", path, "", "", "", "sample",
+         "File of the question to it, with {answer} and {reference}, and if wanted {question}, {response} (the part after the "
+         "reasoning), {yes}, {no}; none: a plain one."},
+        {"judge.by", choice, "", "verdict", "verdict | probability", "sample",
+         "What counts: the last verdict that it writes, or the probability of its writing judge.yes rather than judge.no."},
+        {"judge.yes", text, "", "CORRECT", "", "sample", "Its word for a right answer."},
+        {"judge.no", text, "", "INCORRECT", "", "sample", "Its word for a wrong one."},
+        {"judge.threshold", number, "", "0.5", "[0,1]", "sample", "judge.by = probability: from here on an answer is right."},
+        {"judge.max_length", integer, "tokens", "4096", ">0", "sample",
+         "Longest question and reply; answers that are too long have no verdict."},
+        {"judge.max_new_tokens", integer, "tokens", "512", ">0", "sample", "Longest reply."},
+        {"judge.temperature", number, "", "0", ">=0", "sample", "Sampling temperature of the reply."},
+        {"rewrite.from", path, "", "", "", "sample",
+         "Run directory or checkpoint of a model that rewrites what passed the filters (cold-start data: one language, readable); "
+         "the rewritten samples go through the filters again."},
+        {"rewrite.template", path, "", "", "", "sample",
+         "File of the request to it, with {response}, and if wanted {question}, {reasoning}, {answer}, {reference}; none: a plain one."},
+        {"rewrite.max_length", integer, "tokens", "4096", ">0", "sample",
+         "Longest request and text; samples that are too long are refused."},
+        {"rewrite.max_new_tokens", integer, "tokens", "2048", ">0", "sample", "Longest rewritten text."},
+        {"rewrite.temperature", number, "", "0.6", ">=0", "sample", "Sampling temperature of it."},
+
         {"eval.n", integer, "samples", "16", ">0", "rl evaluate", "Samples a problem."},
         {"eval.k", list, "", "1 4 16", ">0", "evaluate",
          "Values of k for pass@k; of the default, those up to eval.n."},
@@ -56,6 +85,13 @@ std::vector<DeckKey> stage_parameters() {
          "Only the first so many rows of data.eval_path; 0: all."},
         {"eval.temperature", number, "", "0.6", ">=0", "rl", "Sampling temperature of those measurements."},
         {"eval.top_p", number, "", "0.95", "(0,1]", "rl", "And their top-p."},
+        {"eval.benchmark", choice, "", "none", kBenchmarks, "evaluate",
+         "A benchmark by name: sets keys that the deck leaves out, and the data must have its rows. gradus --help-deck "
+         "eval.benchmark lists what each sets, and its source."},
+        {"eval.problems", integer, "problems", "0", ">=0", "evaluate",
+         "The data have so many problems, or the log warns that it is not the whole benchmark; 0: any number."},
+        {"eval.by", list, "", "", "", "evaluate",
+         "Fields of the data's rows, as in `level subject`: pass@1 is told for each of their values too."},
         {"eval.name", text, "", "", "", "evaluate", "Name of the row; none: the run directory's."},
 
         {"problems.count", integer, "problems", "4000", ">0", "problems", "Problems for training."},

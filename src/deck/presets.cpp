@@ -194,28 +194,31 @@ std::span<const Preset> presets() {
     return all;
 }
 
-const Preset* find_preset(std::string_view name) {
-    for (const Preset& preset : presets())
+std::span<const PresetKey> preset_keys() {
+    static const std::vector<PresetKey> keys = {{"loss.preset", presets()}, {"eval.benchmark", benchmarks()}};
+    return keys;
+}
+
+const Preset* PresetKey::find(std::string_view name) const {
+    for (const Preset& preset : presets)
         if (preset.name == name) return &preset;
     return nullptr;
 }
 
-std::string_view preset_names() {
-    static const std::string names = [] {
-        std::string text = "none";
-        for (const Preset& preset : presets()) text += fmt::format(" | {}", preset.name);
-        return text;
-    }();
-    return names;
+std::string preset_names(std::span<const Preset> presets) {
+    std::string text = "none";
+    for (const Preset& preset : presets) text += fmt::format(" | {}", preset.name);
+    return text;
 }
 
-std::string describe_preset(const Preset& preset) {
+std::string PresetKey::describe(const Preset& preset) const {
     std::string text(preset.source);
-    text += preset.compared.empty()
-                ? ". Only by what is written, no recorded values."
-                : fmt::format(". Confirmed by recorded values: {}.", preset.compared);
-    text += " Sets:";
-    for (const auto& [key, value] : preset.keys) text += fmt::format(" {} = {};", key, value);
+    if (key == "loss.preset")
+        text += preset.compared.empty()
+                    ? ". Only by what is written, no recorded values"
+                    : fmt::format(". Confirmed by recorded values: {}", preset.compared);
+    text += ". Sets:";
+    for (const auto& [name, value] : preset.keys) text += fmt::format(" {} = {};", name, value);
     text.back() = '.';
     return text;
 }

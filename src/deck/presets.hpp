@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Published recipes of reinforcement learning by their names: `loss.preset = NAME` sets keys that the deck
-// leaves out.
+// Published recipes of reinforcement learning, and benchmarks, by their names: `loss.preset = NAME` and
+// `eval.benchmark = NAME` set keys that the deck leaves out.
 #pragma once
 
 #include <span>
@@ -19,11 +19,20 @@ struct Preset {
 };
 
 std::span<const Preset> presets();
-/// nullptr for "none" and for what is unknown.
-const Preset* find_preset(std::string_view name);
-/// "none | grpo | ...": the range of loss.preset.
-std::string_view preset_names();
-/// "SOURCE. Confirmed by ... . Sets: key = value; ..." on one line.
-std::string describe_preset(const Preset& preset);
+std::span<const Preset> benchmarks();
+
+/// A key whose value names one of them.
+struct PresetKey {
+    std::string_view key;
+    std::span<const Preset> presets;
+
+    /// nullptr for "none" and for what is unknown.
+    const Preset* find(std::string_view name) const;
+    /// "SOURCE. Confirmed by ... . Sets: key = value; ..." on one line.
+    std::string describe(const Preset& preset) const;
+};
+std::span<const PresetKey> preset_keys();
+/// "none | grpo | ...": the range of such a key.
+std::string preset_names(std::span<const Preset> presets);
 
 }  // namespace gradus

@@ -96,7 +96,7 @@ class DeckResolver {
         std::map<std::string, DeckToken> chosen;
         for (const DeckToken& token : tokens)
             if (known(token)) chosen[token.key] = token;
-        add_preset(chosen);
+        add_presets(chosen);
         check_all(chosen);
         if (!faults_.empty()) fail();
         return std::move(deck_);
@@ -149,14 +149,16 @@ class DeckResolver {
         return false;
     }
 
-    /// What the preset sets and the deck does not.
-    void add_preset(std::map<std::string, DeckToken>& chosen) const {
-        const auto named = chosen.find("loss.preset");
-        const Preset* preset = named == chosen.end() ? nullptr : find_preset(trim(named->second.value));
-        if (preset == nullptr) return;
-        const std::string origin = fmt::format("loss.preset = {}", preset->name);
-        for (const auto& [key, value] : preset->keys)
-            chosen.emplace(key, DeckToken{std::string(key), std::string(value), origin});
+    /// What presets set and the deck does not.
+    void add_presets(std::map<std::string, DeckToken>& chosen) const {
+        for (const PresetKey& which : preset_keys()) {
+            const auto named = chosen.find(std::string(which.key));
+            const Preset* preset = named == chosen.end() ? nullptr : which.find(trim(named->second.value));
+            if (preset == nullptr) continue;
+            const std::string origin = fmt::format("{} = {}", which.key, preset->name);
+            for (const auto& [key, value] : preset->keys)
+                chosen.emplace(key, DeckToken{std::string(key), std::string(value), origin});
+        }
     }
 
     void check_all(const std::map<std::string, DeckToken>& chosen) {

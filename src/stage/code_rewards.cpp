@@ -61,7 +61,7 @@ CodeSettings code_settings(const Deck& deck, const std::string& name) {
 }
 
 std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
-                                              const std::vector<std::string>& references) {
+                                              const std::vector<std::string>& references, bool partial) {
     const CodeSettings settings = code_settings(run.deck, name);
     const SandboxReport report = run.sandbox.probe(settings);
     const bool full = settings.isolation == Isolation::full;
@@ -75,7 +75,7 @@ std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
                       : "as a process group that sees the machine's files (weak isolation)",
                  report.python.empty() ? "none" : report.python, report.compiler.empty() ? "none" : report.compiler);
     return make_code_reward(run.sandbox, {.settings = settings,
-                                          .partial = run.deck.flag(key_of(name, "partial")),
+                                          .partial = partial || run.deck.flag(key_of(name, "partial")),
                                           .tell = [&run, name](const std::string& reason) {
                                               run.log.rank_line(fmt::format(
                                                   "reward {}: a program could not be judged, and is left out as others may be: {}",

@@ -66,7 +66,7 @@ bool judges_answers(const Deck& deck, const std::string& kind) {
     if (deck.stage() != "rl") return true;
     for (const std::string& name : deck.names("reward"))
         if (const std::string& what = deck.text("reward." + name + ".kind");
-            (what == "accuracy" || what == "code") && reward_applies(deck, name, kind))
+            (what == "accuracy" || what == "code" || what == "puzzle") && reward_applies(deck, name, kind))
             return true;
     return false;
 }
@@ -81,6 +81,8 @@ class PromptMaker {
           chat_(chat),
           measured_(measured),
           answer_field_(deck.text("data.answer_field")),
+          instruction_(deck.text("data.instruction")),
+          fields_(deck.stage() == "evaluate" ? deck.list("eval.by") : std::vector<std::string>{}),
           longest_(deck.integer("train.max_length")),
           longest_response_(deck.integer("rollout.max_new_tokens")) {
         (void)chat.end_tokens();  // no fault of a line
@@ -92,6 +94,10 @@ class PromptMaker {
         PromptRow row;
         row.id = question.id.empty() ? std::to_string(line) : question.id;
         row.messages = std::move(question.messages);
+        if (!instruction_.empty()) row.messages.back().content += "\n\n" + instruction_;
+        for (const std::string& name : fields_)
+            if (const auto at = json.find(name); at != json.end() && !at->is_null())
+                row.fields[name] = at->is_string() ? at->get<std::string>() : at->dump();
         row.text = row.messages.back().content;
         row.kind = std::move(question.kind);
         require<DataError>(question.reference.has_value() || !(measured_ || judges_answers(deck_, row.kind)),
@@ -112,7 +118,8 @@ class PromptMaker {
     RowReader reader_;
     const ChatTemplate& chat_;
     bool measured_;
-    std::string answer_field_;
+    std::string answer_field_, instruction_;
+    std::vector<std::string> fields_;
     std::int64_t longest_, longest_response_;
 };
 

@@ -175,6 +175,12 @@ bool Lifecycle::end_step(std::int64_t step) {
     return stopping_ = true;
 }
 
+bool Lifecycle::stop_now(std::int64_t step) {
+    run_.log.info("stopping after step {} of {}, in the middle of a rollout: {}", step, total_, run_.stop.reason());
+    stopping_ = true;
+    return due(step);
+}
+
 bool Lifecycle::due(std::int64_t step) {
     if (step == last_saved_step_) return false;
     if (stopping_ || (every_ > 0 && step % every_ == 0)) return true;

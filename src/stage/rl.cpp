@@ -4,6 +4,7 @@
 // replaced every N updates.
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <numeric>
 #include <optional>
 
@@ -84,7 +85,9 @@ class ReinforcementLearning {
     ExitCode loop(StartPoint& start);
 
   private:
-    void roll_out(std::int64_t step);
+    /// Makes the next rollout; false where the run was asked to stop meanwhile.
+    bool roll_out(std::int64_t step);
+    void save(std::int64_t step, Lifecycle& life, PendingRollout::Storage& storage);
     UpdateResult update(std::int64_t step);
     /// pass@1 of the policy on held-out problems after `step` updates; NaN where none is due.
     double measure(std::int64_t step);
@@ -126,12 +129,27 @@ ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector
       held_out_(std::move(held_out)),
       measure_every_(run.deck.integer("eval.every")) {}
 
-void ReinforcementLearning::roll_out(std::int64_t step) {
-    pending_ = maker_.make(rollouts_, step, groups_);
-    const std::int64_t preempted = run_.grid.data().sum(stack_.engine->preemptions());
-    if (preempted > 0) pending_.statistics["preempted"] = preempted;
+bool ReinforcementLearning::roll_out(std::int64_t step) {
+    std::int64_t groups = groups_;
+    auto made = maker_.make(rollouts_, step, groups);
+    if (!made) return false;
+    pending_ = std::move(*made);
+    groups_ = groups;
     ++rollouts_;
     tokens_ += pending_.statistics["rollout_tokens"].get<double>();
+    return true;
+}
+
+void ReinforcementLearning::save(std::int64_t step, Lifecycle& life, PendingRollout::Storage& storage) {
+    const bool finished = step == total_;
+    if (finished) pending_ = PendingRollout{};
+    life.save(step,
+              {{"rollouts", rollouts_},
+               {"groups", groups_},
+               {"tokens", tokens_},
+               {"entropy", entropy_.state()},
+               {"rollout", pending_.state()}},
+              pending_.slabs(run_.grid, storage), finished);
 }
 
 UpdateResult ReinforcementLearning::update(std::int64_t step) {
@@ -262,7 +280,12 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
     for (std::int64_t step = start.step; step < total_;) {
         const double began = now_seconds();
         life.begin_step();
-        if (pending_.empty()) roll_out(step);
+        if (pending_.empty() && !roll_out(step)) {
+            // What was sampled stays on disk; the step that it is of must be there too.
+            if (step > start.step && life.stop_now(step)) save(step, life, storage);
+            life.finish();
+            return ExitCode::again;
+        }
         const UpdateResult result = life.guarded([&] { return update(step); });
         ++step;
         tokens_ += result.policy.tokens;
@@ -271,20 +294,11 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
         if (stack_.reference && reference_every_ > 0 && step % reference_every_ == 0)
             stack_.renew_reference(run_.deck.number("rl.reference_mix"));
         const bool stop = life.end_step(step);
-        if (stop || step == total_ || life.due(step)) {
-            const bool finished = step == total_;
-            if (finished) pending_ = PendingRollout{};
-            life.save(step,
-                      {{"rollouts", rollouts_},
-                       {"groups", groups_},
-                       {"tokens", tokens_},
-                       {"entropy", entropy_.state()},
-                       {"rollout", pending_.state()}},
-                      pending_.slabs(run_.grid, storage), finished);
-        }
+        if (stop || step == total_ || life.due(step)) save(step, life, storage);
         if (stop) return ExitCode::again;
     }
     life.finish();
+    if (run_.is_root()) forget_sampling(run_.dir);
     run_.finish(total_, tokens_ - tokens_before, {{"rollouts", rollouts_}});
     return ExitCode::done;
 }
@@ -314,6 +328,13 @@ ExitCode run_rl(Run& run) {
     needs.reward_models = needs_of(run.deck, reward_models);
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile, needs);
     load_start(run, stack, start);
+    // Sampled by the same policy with the same keys, or not at all.
+    run.on_root([&] {
+        const bool same = run.deck.text("restart") != "none" && std::filesystem::exists(run.path("deck.resolved")) &&
+                          changed_keys(read_file(run.path("deck.resolved")), run.deck).empty();
+        forget_sampling(run.dir, same ? std::optional(start.step) : std::nullopt);
+        return true;
+    });
     run.cut_back(start.step);
     return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out), std::move(reward_models))
         .loop(start);

@@ -3,11 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <numeric>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/scoring.hpp"
+#include "gradus/stage/sampling.hpp"
 #include "rl_options.hpp"
 
 namespace gradus {
@@ -70,7 +71,23 @@ std::vector<double> reward_weights(const Deck& deck, const std::vector<NamedRewa
     return weights;
 }
 
+/// Where the parts of a rollout lie until the next one: RUN/sampling/stepNNNNNNN.groupNNN, by its first group.
+constexpr const char* kSampling = "/sampling";
+
+std::string sampling_folder(const std::string& run_dir, std::int64_t step, std::int64_t group) {
+    return fmt::format("{}{}/step{:07}.group{}", run_dir, kSampling, step, group);
+}
+
 }  // namespace
+
+void forget_sampling(const std::string& run_dir, std::optional<std::int64_t> but_step) {
+    namespace fs = std::filesystem;
+    const std::string kept = but_step ? fmt::format("step{:07}.", *but_step) : "";
+    std::error_code none;
+    for (fs::directory_iterator at(run_dir + kSampling, none), end; !none && at != end; ++at)
+        if (kept.empty() || !at->path().filename().string().starts_with(kept)) fs::remove_all(at->path());
+    if (kept.empty()) fs::remove_all(run_dir + kSampling);
+}
 
 RolloutSplit rollout_split(const Deck& deck) {
     return {.prompts = deck.integer("rl.prompts"),
@@ -121,19 +138,20 @@ std::vector<std::int64_t> RolloutMaker::draw_prompts(std::int64_t step, std::int
     return chosen;
 }
 
-std::vector<RolloutRow> RolloutMaker::sample(std::int64_t step, std::int64_t count, std::int64_t& groups) {
+std::optional<std::vector<RolloutRow>> RolloutMaker::sample(std::int64_t step, std::int64_t count, std::int64_t& groups) {
     std::vector<std::int64_t> addresses;
     const std::vector<std::int64_t> chosen = draw_prompts(step, count, groups, addresses);
     const GenerationOptions options = resolve_generation(run_.deck, run_.chat, step);
-    std::vector<RolloutRow> rows = generate_and_score(run_, stack_, pool_,
-                                                      {.rows = prompts_,
-                                                       .prompts = chosen,
-                                                       .groups = addresses,
-                                                       .samples = static_cast<std::int32_t>(group_),
-                                                       .options = options});
-    rows = gather_rows(run_.grid, rows);
-    models_.score(rows, step);
-    add_up(rows, step);
+    auto rows = generate_in_parts(run_, [this]() -> Stack& { return stack_; }, pool_,
+                                  {.rows = prompts_,
+                                   .prompts = chosen,
+                                   .groups = addresses,
+                                   .samples = static_cast<std::int32_t>(group_),
+                                   .options = options},
+                                  {.folder = sampling_folder(run_.dir, step, addresses.front()), .step = step});
+    if (!rows) return rows;
+    models_.score(*rows, step);
+    add_up(*rows, step);
     return rows;
 }
 
@@ -153,16 +171,17 @@ void RolloutMaker::add_up(std::vector<RolloutRow>& rows, std::int64_t step) cons
     }
 }
 
-std::vector<RolloutRow> RolloutMaker::sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds) {
+std::optional<std::vector<RolloutRow>> RolloutMaker::sample_with_spread(std::int64_t step, std::int64_t& groups,
+                                                                        Rounds& rounds) {
     std::vector<RolloutRow> kept, flat;
     const auto wanted = static_cast<std::size_t>(split_.prompts) * group_;
     const std::int64_t most = run_.deck.flag("rl.dynamic_sampling") ? run_.deck.integer("rl.max_rounds") : 1;
     while (rounds.rounds < most && kept.size() < wanted) {
         ++rounds.rounds;
-        const std::vector<RolloutRow> rows =
-            sample(step, static_cast<std::int64_t>((wanted - kept.size()) / group_), groups);
-        for (std::size_t first = 0; first < rows.size(); first += group_) {
-            const std::span group(rows.data() + first, group_);
+        const auto rows = sample(step, static_cast<std::int64_t>((wanted - kept.size()) / group_), groups);
+        if (!rows) return rows;
+        for (std::size_t first = 0; first < rows->size(); first += group_) {
+            const std::span group(rows->data() + first, group_);
             std::vector<RolloutRow>& to = most == 1 || has_spread(group) ? kept : flat;
             to.insert(to.end(), group.begin(), group.end());
         }
@@ -287,14 +306,20 @@ void RolloutMaker::give_advantages(PendingRollout& pending, std::vector<RolloutR
     }
 }
 
-PendingRollout RolloutMaker::make(std::int64_t number, std::int64_t step, std::int64_t& groups) {
+std::optional<PendingRollout> RolloutMaker::make(std::int64_t number, std::int64_t step, std::int64_t& groups) {
     const Deck& deck = run_.deck;
     Rounds rounds;
     PendingRollout pending;
+    run_.on_root([&] {
+        forget_sampling(run_.dir, step);
+        return true;
+    });
     std::vector<RolloutRow> rows;
     {
         Profile::Region region(run_.profile, "rollout.other");
-        rows = sample_with_spread(step, groups, rounds);
+        auto sampled = sample_with_spread(step, groups, rounds);
+        if (!sampled) return std::nullopt;
+        rows = std::move(*sampled);
     }
     pending.number = number;
     pending.split = split_;

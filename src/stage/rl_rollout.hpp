@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -24,7 +25,8 @@ class RolloutMaker {
 
     /// Rollout `number`, sampled after `step` updates; writes the rollout table. `groups`: prompts that the
     /// run has drawn so far, which is the cursor into the data and addresses the samples; moved on.
-    PendingRollout make(std::int64_t number, std::int64_t step, std::int64_t& groups);
+    /// Nothing where the run was asked to stop before all was sampled; `groups` is moved on then too.
+    std::optional<PendingRollout> make(std::int64_t number, std::int64_t step, std::int64_t& groups);
 
   private:
     struct Rounds {
@@ -35,9 +37,10 @@ class RolloutMaker {
     /// The next `count` prompts to which any such reward applies; where there are none at all, the next ones.
     std::vector<std::int64_t> draw_prompts(std::int64_t step, std::int64_t count, std::int64_t& groups,
                                            std::vector<std::int64_t>& addresses);
-    std::vector<RolloutRow> sample(std::int64_t step, std::int64_t count, std::int64_t& groups);
+    /// These two return nothing where the run was asked to stop meanwhile.
+    std::optional<std::vector<RolloutRow>> sample(std::int64_t step, std::int64_t count, std::int64_t& groups);
     /// Rows of rl.prompts groups, in order of (group, sample), on every rank.
-    std::vector<RolloutRow> sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds);
+    std::optional<std::vector<RolloutRow>> sample_with_spread(std::int64_t step, std::int64_t& groups, Rounds& rounds);
     /// RolloutRow::reward of each row.
     void add_up(std::vector<RolloutRow>& rows, std::int64_t step) const;
     Sequence sequence_of(const RolloutRow& row) const;
@@ -63,6 +66,9 @@ class RolloutMaker {
     RolloutSplit split_;
     std::size_t group_;
 };
+
+/// Forgets what was sampled for rollouts that are made again: all of it, or of other steps than `step`.
+void forget_sampling(const std::string& run_dir, std::optional<std::int64_t> but_step = std::nullopt);
 
 /// What the deck asks for.
 RolloutSplit rollout_split(const Deck& deck);

@@ -5,10 +5,12 @@
 
 #include <algorithm>
 
-#include "gradus/base/error.hpp"
 #include "code_rows.hpp"
+#include "gradus/base/error.hpp"
 #include "gradus/reward/code.hpp"
+#include "gradus/reward/puzzles.hpp"
 #include "gradus/reward/reward.hpp"
+#include "puzzle_rows.hpp"
 
 namespace gradus {
 namespace {
@@ -205,7 +207,7 @@ std::optional<std::string> RowReader::reference_of(const Json& row, const Form& 
     name = first_of(row, form.references);
     if (name.empty()) return std::nullopt;
     const std::string value = field(row, name);
-    if (code_task(value)) return value;
+    if (code_task(value) || puzzle_of(value)) return value;
     const std::string boxed = boxed_answer(value);
     if (!boxed.empty()) return boxed;
     require<DataError>(name != "solution" || named(answer_), "there is no \\boxed answer in \"solution\"");
@@ -234,7 +236,7 @@ TrainingRow RowReader::training(const Json& row) const {
 }
 
 QuestionRow RowReader::question(const Json& given) const {
-    const Json row = named(answer_) ? given : as_code_row(given);
+    const Json row = named(answer_) ? given : as_puzzle_row(as_code_row(given));
     const Form form = form_of(row);
     require<DataError>(form.text.empty(), "field \"{}\" is text without a question; data.prompt_field "
                                           "names the field of the question", form.text);
@@ -260,7 +262,7 @@ QuestionRow RowReader::question(const Json& given) const {
 }
 
 AnsweredRow RowReader::answered(const Json& given) const {
-    const Json row = named(answer_) ? given : as_code_row(given);
+    const Json row = named(answer_) ? given : as_puzzle_row(as_code_row(given));
     AnsweredRow out;
     const std::string name = named(response_) ? response_ : "response";
     out.response = field(row, name);

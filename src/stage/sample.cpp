@@ -76,9 +76,12 @@ ExitCode run_sample(Run& run) {
     const std::string& asked = run.deck.text("sample.output");
     const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
     if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
-    std::vector<NamedReward> rewards = standard_rewards();
-    rewards.push_back({"repetition", make_repetition_reward()});
-    const Samples samples = sample_all(run, std::move(rewards), static_cast<std::int32_t>(run.deck.integer("sample.n")),
+    const auto rewards = [&](const std::vector<PromptRow>& prompts) {
+        std::vector<NamedReward> all = standard_rewards(run, prompts);
+        all.push_back({"repetition", make_repetition_reward()});
+        return all;
+    };
+    const Samples samples = sample_all(run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")),
                                        Stream::sample_token);
     if (samples.stopped) return ExitCode::again;
     Filters filters(run.deck);

@@ -233,7 +233,7 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
     return all;
 }
 
-Samples sample_all(Run& run, std::vector<NamedReward> rewards, std::int32_t samples, Stream stream) {
+Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream) {
     Samples result;
     DataReport report;
     {
@@ -255,7 +255,7 @@ Samples sample_all(Run& run, std::vector<NamedReward> rewards, std::int32_t samp
         all.push_back(static_cast<std::int64_t>(i));
         addresses.push_back(result.prompts[i].index);
     }
-    RewardPool pool(std::move(rewards), 1);
+    RewardPool pool(rewards(result.prompts), reward_threads(run));
     GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
     options.stream = stream;
     std::unique_ptr<Stack> stack;

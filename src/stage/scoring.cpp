@@ -6,6 +6,8 @@
 
 #include "gradus/base/bytes.hpp"
 #include "gradus/base/error.hpp"
+#include "gradus/reward/code.hpp"
+#include "gradus/reward/puzzles.hpp"
 #include "rl_batch.hpp"
 #include "rl_options.hpp"
 
@@ -37,10 +39,24 @@ std::unique_ptr<Reward> make_reward(Run& run, const std::string& name, const std
                                    .wrong_high = deck.number(key("wrong_high")),
                                    .longest = longest_response(deck, key("length"))});
     if (kind == "steps") return make_steps_reward();
+    if (kind == "puzzle") return make_puzzle_reward();
     if (kind == "model") return nullptr;
     if (kind == "code") return make_deck_code_reward(run, name, references);
     throw DeckError(fmt::format("reward kind `{}` is unknown", kind));
 }
+
+/// Judges a response by what its row asks for.
+class AnswerReward final : public Reward {
+  public:
+    explicit AnswerReward(std::unique_ptr<Reward> code) : code_(std::move(code)) {}
+    double score(const RewardInput& input) const override {
+        if (puzzle_of(input.reference)) return puzzle_->score(input);
+        return code_ && code_task(input.reference) ? code_->score(input) : accuracy_->score(input);
+    }
+
+  private:
+    std::unique_ptr<Reward> code_, puzzle_ = make_puzzle_reward(), accuracy_ = make_accuracy_reward();
+};
 
 /// One list of fields for both directions.
 template <class Archive, class Row>
@@ -105,9 +121,19 @@ std::vector<NamedReward> deck_rewards(Run& run, const std::vector<std::string>& 
     return rewards;
 }
 
-std::vector<NamedReward> standard_rewards() {
+std::vector<NamedReward> standard_rewards(Run& run, const std::vector<PromptRow>& prompts) {
+    std::vector<std::string> references, of_code;
+    for (const PromptRow& prompt : prompts)
+        if (code_task(prompt.reference)) references.push_back(prompt.reference);
+    for (const std::string& name : run.deck.names("reward"))
+        if (run.deck.text("reward." + name + ".kind") == "code") of_code.push_back(name);
+    require<DeckError>(references.empty() || !of_code.empty(),
+                       "rows ask for programs; say how they are run: reward.code.kind = code runs them in full isolation "
+                       "(gradus --help-deck reward.)");
     std::vector<NamedReward> rewards;
-    rewards.push_back({"accuracy", make_accuracy_reward()});
+    rewards.push_back({"accuracy", std::make_unique<AnswerReward>(
+                                       references.empty() ? nullptr
+                                                          : make_deck_code_reward(run, of_code.front(), references, true))});
     rewards.push_back({"format", make_format_reward()});
     rewards.push_back({"language", make_language_reward("en")});
     return rewards;
@@ -162,6 +188,9 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     GenerationOptions options = work.options;
     options.on_pass = [&] { run.watchdog.alive(); };
     stack.engine->generate(*stack.policy, requests, options, finished);
+    if (const std::int64_t all = run.grid.data().sum(stack.engine->preemptions()); all > 0)
+        run.log.info("{} sequences waited for room in the key/value cache and were computed again: rollout.cache_tokens "
+                     "is less than rollout.slots can use", all);
     if (const std::int64_t all = run.grid.data().sum(padding); all > 0)
         run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
                      "and stand for no text", all, run.tokenizer->vocab_size());

@@ -78,6 +78,35 @@ run 2 sample.in "run.dir=$ROOT/sampling"
 is "sample goes on" "$rc" 0
 holds "sample: the same data" cmp sampling/sft.jsonl sampled/sft.jsonl
 
+# A rollout of rl goes in parts too.
+rl=("$here/rl.in" rollout.part=2 rollout.max_new_tokens=100 train.steps=9 rl.updates=1)
+run 2 "${rl[@]}" "run.dir=$ROOT/rl"
+is "rl" "$rc" 0
+holds "rl: nothing is left of its parts" test ! -e rl/sampling
+# in_the_middle DIR COMMAND...: does that when the third rollout has some of its files
+in_the_middle() {
+    local dir="$1"
+    mpirun -np 2 "$gradus" "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/$dir" >"$dir.out" 2>&1 &
+    launcher=$!
+    until compgen -G "$dir/sampling/step0000002*/rollouts/*.h5" >/dev/null || ! kill -0 "$launcher" 2>/dev/null; do :; done
+    "${@:2}"
+    wait "$launcher" 2>/dev/null
+    ended=$?
+}
+# shellcheck disable=SC2046
+in_the_middle rl.killed eval 'kill -KILL $(pgrep -P "$launcher")'
+run 2 "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/rl.killed"
+is "rl, killed in the middle of sampling: goes on" "$rc" 0
+has "rl, killed in the middle of sampling: keeps parts" "$out" "parts are there from before"
+holds "rl, killed in the middle of sampling: the same bits" same_run rl rl.killed
+in_the_middle rl.halted touch rl.halted/stop
+is "rl, stopped in the middle of sampling" "$ended" 75
+has "rl, stopped in the middle of sampling: says where" "$(cat rl.halted.out)" "in the middle of a rollout"
+run 2 "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/rl.halted"
+is "rl, stopped in the middle of sampling: goes on" "$rc" 0
+has "rl, stopped in the middle of sampling: keeps parts" "$out" "parts are there from before"
+holds "rl, stopped in the middle of sampling: the same bits" same_run rl rl.halted
+
 # Another deck, other prompts.
 stopped changed evaluate.in
 run 2 evaluate.in "run.dir=$ROOT/changed" rollout.temperature=0.5

@@ -15,7 +15,7 @@ using PhiloxBlock = std::array<std::uint32_t, 4>;
 PhiloxBlock philox4x32(PhiloxBlock counter, std::array<std::uint32_t, 2> key);
 
 /// What a draw is for. Keeps the streams of different uses apart.
-enum class Stream : std::uint32_t { init, shuffle, sample_token, problems, eval, updates, test, held_out };
+enum class Stream : std::uint32_t { init, shuffle, sample_token, problems, eval, updates, test, held_out, judge, rewrite };
 
 /// The address of a draw.
 struct RandomAddress {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct PromptRow {
     std::vector<ChatMessage> messages;
     std::string text;  ///< last user message
     std::string reference;
+    std::map<std::string, std::string> fields;  ///< those that eval.by names
     std::string kind;  ///< what rewards apply to (reward.NAME.applies_to)
     std::vector<TokenId> tokens;  ///< rendered
 };

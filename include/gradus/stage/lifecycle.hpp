@@ -51,6 +51,9 @@ class Lifecycle {
     /// code 75. `due()` then says whether a checkpoint is to be written.
     bool end_step(std::int64_t step);
     bool due(std::int64_t step);
+    /// The run stops in the middle of a step, of which nothing is kept here: true where the checkpoint of `step` is to
+    /// be written first.
+    bool stop_now(std::int64_t step);
     /// Writes a checkpoint of the stack, `extra` slabs and `state`.
     void save(std::int64_t step, Json state, const std::vector<Slab>& extra, bool finished);
     void finish() { stack_.checkpoints->finish(); }

@@ -42,6 +42,7 @@ struct Samples {
 /// counting as the sum; in the rollout table. A prompt's random address is its place in the data, so that shards
 /// (data.shard) sample what a whole run does. With `rollout.merge` nothing is sampled: the rows are those
 /// of the runs that it names. Throws DataError where these lack a prompt, or were made with another deck.
-Samples sample_all(Run& run, std::vector<NamedReward> rewards, std::int32_t samples, Stream stream);
+using MakeRewards = std::function<std::vector<NamedReward>(const std::vector<PromptRow>& prompts)>;
+Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream);
 
 }  // namespace gradus

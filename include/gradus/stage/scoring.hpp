@@ -29,9 +29,13 @@ int reward_threads(const Run& run);
 /// The keys of a reward of kind = code.
 CodeSettings code_settings(const Deck& deck, const std::string& name);
 /// That reward; deck_rewards calls it.
-std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name, const std::vector<std::string>& references);
-/// Accuracy, format and language: what evaluate and sample always measure.
-std::vector<NamedReward> standard_rewards();
+/// `partial`: whatever the deck says of partial credit.
+std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name, const std::vector<std::string>& references,
+                                              bool partial = false);
+/// What evaluate and sample always measure: accuracy, format and language. Accuracy is judged by what the row asks
+/// for: a program (the share of its tests that pass), a puzzle, or an answer. Throws DeckError where rows ask for
+/// programs and the deck does not say how they are run.
+std::vector<NamedReward> standard_rewards(Run& run, const std::vector<PromptRow>& prompts);
 
 /// Generates `samples` responses to each of `prompts` (indices into `rows`, dealt to data ranks in
 /// turn), scores them on host threads meanwhile, and returns this data rank's rows in the order of

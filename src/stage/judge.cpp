@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/judge.hpp"
+
+#include <cmath>
+
+#include "gradus/base/error.hpp"
+#include "gradus/stage/phase_model.hpp"
+
+namespace gradus {
+namespace {
+
+constexpr const char* kJudge =
+    "You compare a student's final answer with the reference answer to a question.\n\n"
+    "Question:\n{question}\n\nReference answer:\n{reference}\n\nStudent's final answer:\n{answer}\n\n"
+    "Do both say the same? Reply with one word: {yes} or {no}.";
+constexpr const char* kRewrite =
+    "Rewrite the solution below so that a person can read it with ease: one language, short paragraphs, every step that is "
+    "needed and no more, the final answer at its end as it is. Do not change what it says.\n\n"
+    "Question:\n{question}\n\nSolution:\n{response}";
+
+/// The deck's template, a file, or the one above. Throws DeckError where it lacks one of `needed`.
+std::string template_of(const Deck& deck, const char* key, const char* otherwise, const std::vector<std::string>& needed) {
+    const std::string& path = deck.text(key);
+    const std::string text = path.empty() ? otherwise : read_file(path);
+    for (const std::string& name : needed)
+        require<DeckError>(text.find("{" + name + "}") != std::string::npos, "{}: the template {} has no {{{}}}", deck.origin(key),
+                           path, name);
+    return text;
+}
+
+/// Rank 0's, on every rank.
+std::string shared_template(Run& run, const char* key, const char* otherwise, const std::vector<std::string>& needed) {
+    return run.grid.world().broadcast(
+        run.on_root<DeckError>([&] { return template_of(run.deck, key, otherwise, needed); }));
+}
+
+const std::string& question_of(const RolloutRow& row) { return row.prompt_text; }
+
+bool is_word_character(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
+
+/// The last place of `word` in `text` as a whole word, npos where there is none.
+std::size_t last_word(const std::string& text, const std::string& word) {
+    for (std::size_t at = text.rfind(word); at != std::string::npos; at = at == 0 ? std::string::npos : text.rfind(word, at - 1)) {
+        const std::size_t end = at + word.size();
+        if ((at == 0 || !is_word_character(text[at - 1])) && (end == text.size() || !is_word_character(text[end]))) return at;
+    }
+    return std::string::npos;
+}
+
+}  // namespace
+
+double verdict_in(const std::string& reply, const std::string& yes, const std::string& no) {
+    const std::string text = final_part(reply);
+    const std::size_t good = last_word(text, yes), bad = last_word(text, no);
+    if (good == bad) return kUnscorable;  // neither
+    if (good == std::string::npos || bad == std::string::npos) return bad == std::string::npos ? 1 : 0;
+    return good > bad ? 1 : 0;
+}
+
+std::optional<std::vector<double>> judge_samples(Run& run, const Samples& samples) {
+    const Deck& deck = run.deck;
+    std::vector<double> verdicts;
+    if (deck.text("judge.from").empty()) return verdicts;
+    const std::string text = shared_template(run, "judge.template", kJudge, {"answer", "reference"});
+    const std::string &yes = deck.text("judge.yes"), &no = deck.text("judge.no"), &of = deck.text("judge.of");
+    std::vector<Ask> asks;
+    std::vector<std::size_t> places;
+    for (std::size_t i = 0; i < samples.rows.size(); ++i) {
+        const RolloutRow& row = samples.rows[i];
+        const double rule = row.rewards[0];
+        if (row.reference.empty() || (of == "unscorable" && !std::isnan(rule)) || (of == "wrong" && rule == 1)) continue;
+        const std::string part = final_part(row.response_text), extracted = extract_answer(row.response_text);
+        places.push_back(i);
+        asks.push_back({row.group, row.sample,
+                        fill_template(text, {{"question", question_of(row)},
+                                             {"reference", row.reference},
+                                             {"answer", extracted.empty() ? part : extracted},
+                                             {"response", part},
+                                             {"yes", yes},
+                                             {"no", no}})});
+    }
+    const bool by_chance = deck.text("judge.by") == "probability";
+    const auto replies = inquire(
+        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = text, .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
+            std::vector<Json> all;
+            if (by_chance)
+                for (const double p : model.chances(some, yes, no)) all.push_back(std::isnan(p) ? Json() : Json(p));
+            else
+                for (std::string& reply : model.replies(some, Stream::judge)) all.push_back(std::move(reply));
+            return all;
+        }});
+    if (!replies) return std::nullopt;
+    verdicts.assign(samples.rows.size(), kUnscorable);
+    std::int64_t right = 0, none = 0;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        const Json& reply = (*replies)[i];
+        double& verdict = verdicts[places[i]];
+        if (by_chance)
+            verdict = reply.is_null() ? kUnscorable : reply.get<double>() >= deck.number("judge.threshold") ? 1.0 : 0.0;
+        else
+            verdict = verdict_in(reply.get<std::string>(), yes, no);
+        right += verdict == 1;
+        none += std::isnan(verdict);
+    }
+    run.log.info("judge: asked about {} of {} samples: {} right, {} wrong, {} without a verdict", places.size(), samples.rows.size(),
+                 right, std::ssize(places) - right - none, none);
+    return verdicts;
+}
+
+std::optional<std::vector<std::string>> rewrite_samples(Run& run, const Samples& samples, const std::vector<std::size_t>& chosen) {
+    const std::string text = shared_template(run, "rewrite.template", kRewrite, {"response"});
+    std::vector<Ask> asks;
+    for (const std::size_t i : chosen) {
+        const RolloutRow& row = samples.rows[i];
+        asks.push_back({row.group, row.sample,
+                        fill_template(text, {{"question", question_of(row)},
+                                             {"response", row.response_text},
+                                             {"reasoning", reasoning_part(row.response_text)},
+                                             {"answer", final_part(row.response_text)},
+                                             {"reference", row.reference}})});
+    }
+    const auto replies = inquire(run, asks,
+                                 {.prefix = "rewrite",
+                                  .file = "rewrite.jsonl",
+                                  .about = text,
+                                  .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
+                                      std::vector<Json> all;
+                                      for (std::string& reply : model.replies(some, Stream::rewrite)) all.push_back(std::move(reply));
+                                      return all;
+                                  }});
+    if (!replies) return std::nullopt;
+    std::vector<std::string> texts;
+    for (const Json& reply : *replies) texts.push_back(reply.get<std::string>());
+    return texts;
+}
+
+}  // namespace gradus

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "gradus/stage/phase_model.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <map>
+#include <sstream>
+
+#include "gradus/base/error.hpp"
+#include "gradus/stage/lifecycle.hpp"
+#include "gradus/train/packing.hpp"
+
+namespace gradus {
+namespace {
+
+/// The run's deck with the model, tokenizer and limits of the keys PREFIX.
+Deck deck_of(const Deck& deck, const std::string& prefix) {
+    const auto key = [&](const char* part) { return prefix + "." + part; };
+    // What is said of the policy's shape is not said of this one.
+    std::string text, line;
+    for (std::istringstream lines(deck.resolved()); std::getline(lines, line);)
+        if (!line.starts_with("model.") || line.starts_with("model.dtype") || line.starts_with("model.recompute"))
+            text += line + "\n";
+    const std::string length = std::to_string(deck.integer(key("max_length")));
+    return resolve_deck_text(text, "deck.resolved",
+                             {"model.from=" + deck.text(key("from")), "policy.tokenizer=auto", "policy.template=auto",
+                              "train.max_length=" + length,
+                              "train.micro_tokens=" + std::to_string(std::max(deck.integer(key("max_length")),
+                                                                              deck.integer("train.micro_tokens"))),
+                              "rollout.max_new_tokens=" + std::to_string(deck.integer(key("max_new_tokens"))),
+                              "rollout.temperature=" + deck.values().at(key("temperature")), "rollout.top_p=1",
+                              "rollout.top_k=0", "rollout.cache_tokens=0", "rollout.stop="});
+}
+
+}  // namespace
+
+struct PhaseModel::Impl {
+    Impl(Run& r, const std::string& prefix)
+        : run(r),
+          deck(deck_of(r.deck, prefix)),
+          files(share_tokenizer(deck, r.grid.world())),
+          tokenizer(make_tokenizer(files)),
+          chat(make_chat_template(deck, files, *tokenizer)),
+          arena(&r.device()),
+          pinned(r.gpu ? &r.gpu->pinned() : r.cpu.get()),
+          memory{arena, r.gpu ? pinned : arena, r.gpu.get()} {
+        std::unique_ptr<CheckpointReader> from;
+        const ModelConfig config =
+            resolve_model(deck, *tokenizer, from, [&](const std::string& text) { run.log.warn("{}", text); });
+        require<CheckpointError>(from != nullptr, "{}.from = {}: there is no checkpoint", prefix, deck.text("model.from"));
+        const auto micro = deck.integer("train.micro_tokens");
+        stack = std::make_unique<Stack>(deck, config, run.grid, *tokenizer, memory, run.profile, StackNeeds{.generate = true});
+        load_parameters(*stack->policy, *from, "weights", *stack->ops);
+        batch = std::make_unique<MicroBatch>(micro, *stack->ops, arena);
+        for (Tensor* x : {&log_prob, &entropy}) *x = arena.take("batch.loss", DType::f32, {micro});
+        run.log.info("{}: weights from {}\n{}", prefix, from->directory(), memory_table(memory));
+    }
+
+    std::vector<TokenId> prompt_of(const Ask& ask) const { return chat.render_prompt({{"user", ask.prompt}}); }
+
+    Run& run;
+    Deck deck;
+    TokenizerFiles files;
+    std::unique_ptr<Tokenizer> tokenizer;
+    ChatTemplate chat;
+    Arena arena, pinned;
+    RunMemory memory;
+    std::unique_ptr<Stack> stack;
+    std::unique_ptr<MicroBatch> batch;
+    Tensor log_prob, entropy;
+};
+
+PhaseModel::PhaseModel(Run& run, const std::string& prefix) : impl_(std::make_unique<Impl>(run, prefix)) {}
+PhaseModel::~PhaseModel() = default;
+
+std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream) {
+    Impl& m = *impl_;
+    const Grid& grid = m.run.grid;
+    GenerationOptions options = resolve_generation(m.deck, m.chat, 0);
+    options.stream = stream;
+    options.on_pass = [&] { m.run.watchdog.alive(); };
+    const std::int64_t longest = m.deck.integer("train.max_length") - options.max_new_tokens;
+    std::vector<Request> requests;
+    std::vector<std::size_t> mine;
+    for (std::size_t i = 0; i < asks.size(); ++i) {
+        if (static_cast<int>(i % static_cast<std::size_t>(grid.data_size())) != grid.data_rank()) continue;
+        std::vector<TokenId> prompt = m.prompt_of(asks[i]);
+        if (std::ssize(prompt) > longest) continue;
+        mine.push_back(i);
+        requests.push_back({.prompt = asks[i].group, .tokens = std::move(prompt), .first_sample = asks[i].sample});
+    }
+    Json texts = Json::array();
+    const std::vector<Generated> generated = m.stack->engine->generate(*m.stack->policy, requests, options, {});
+    for (std::size_t i = 0; i < generated.size(); ++i)
+        texts.push_back({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))});
+    std::vector<std::string> all(asks.size());
+    for (const std::string& part : grid.data().all_gather(texts.dump()))
+        for (const Json& reply : Json::parse(part)) all[reply[0].get<std::size_t>()] = reply[1];
+    return all;
+}
+
+std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std::string& yes, const std::string& no) {
+    Impl& m = *impl_;
+    const Grid& grid = m.run.grid;
+    const std::int64_t longest = m.deck.integer("train.max_length");
+    // Two sequences an ask, the prompt with either reply.
+    std::vector<Sequence> batch;
+    std::vector<std::int64_t> lengths;
+    std::vector<std::size_t> begins;
+    std::vector<bool> fits;
+    for (const Ask& ask : asks) {
+        const std::vector<TokenId> prompt = m.prompt_of(ask);
+        bool both = true;
+        for (const std::string* reply : {&yes, &no}) {
+            Sequence s{.tokens = prompt};
+            const std::vector<TokenId> tokens = m.chat.render_response(*reply);
+            s.tokens.insert(s.tokens.end(), tokens.begin(), tokens.end());
+            both = both && std::ssize(s.tokens) <= longest;
+            if (!both) s.tokens.resize(2, prompt.front());
+            begins.push_back(std::min(prompt.size(), s.tokens.size() - 1));
+            lengths.push_back(std::ssize(s.tokens));
+            s.weight.assign(s.tokens.size(), 1.0f);
+            batch.push_back(std::move(s));
+        }
+        fits.push_back(both);
+    }
+    std::vector<double> sums(batch.size(), 0.0);
+    std::vector<float> rows;
+    const BatchPlan plan = plan_batch(lengths, m.deck.integer("train.micro_tokens"), grid.data_size());
+    for (const auto& indices : plan.micro[static_cast<std::size_t>(grid.data_rank())]) {
+        if (indices.empty() && !m.stack->model->passes_are_collective()) continue;
+        std::vector<const Sequence*> members;
+        for (const std::int64_t i : indices) members.push_back(&batch[static_cast<std::size_t>(i)]);
+        m.batch->fill(members, true);
+        const Tensor hidden = m.stack->model->forward(*m.stack->policy, m.batch->packed(), false);
+        const std::int64_t n = m.batch->tokens();
+        m.stack->model->head_log_probs(*m.stack->policy, hidden, m.batch->targets(), 1.0f, m.log_prob.as({n}), m.entropy.as({n}));
+        rows.resize(static_cast<std::size_t>(n));
+        m.stack->ops->download(rows.data(), m.log_prob.as({n}));
+        for (std::size_t i = 0; i < members.size(); ++i) {
+            const auto index = static_cast<std::size_t>(indices[i]);
+            for (std::int64_t t = static_cast<std::int64_t>(begins[index]); t < lengths[index]; ++t)
+                sums[index] += static_cast<double>(rows[static_cast<std::size_t>(m.batch->row(i, t))]);
+        }
+        m.run.watchdog.alive();
+    }
+    grid.data().all_reduce(std::span<double>(sums), Reduce::sum);
+    std::vector<double> chances;
+    for (std::size_t i = 0; i < asks.size(); ++i)
+        chances.push_back(fits[i] ? 1 / (1 + std::exp(sums[2 * i + 1] - sums[2 * i])) : std::nan(""));
+    return chances;
+}
+
+namespace {
+
+std::string address_of(const Ask& ask) { return fmt::format("{}.{}", ask.group, ask.sample); }
+
+/// What the file holds, by address; makes it where it is missing.
+std::map<std::string, Json> read_replies(const std::string& path, const std::string& about) {
+    std::map<std::string, Json> replies;
+    if (!std::filesystem::exists(path)) {
+        write_file_atomically(path, Json{{"about", about}}.dump() + "\n");
+        return replies;
+    }
+    // A line that was being written when the run was killed goes.
+    std::string text = read_file(path);
+    text.resize(text.rfind('\n') == std::string::npos ? 0 : text.rfind('\n') + 1);
+    write_file_atomically(path, text);
+    JsonLinesReader lines(path);
+    while (lines.next()) {
+        require<DataError>(lines.problem().empty(), "{}:{}: {}", path, lines.line(), lines.problem());
+        const Json& row = lines.row();
+        if (row.contains("about")) {
+            require<DataError>(row["about"] == about, "{} holds replies to another template; choose another run.dir, or restart = none",
+                               path);
+            continue;
+        }
+        replies[row.at("at").get<std::string>()] = row.at("reply");
+    }
+    return replies;
+}
+
+}  // namespace
+
+std::optional<std::vector<Json>> inquire(Run& run, const std::vector<Ask>& asks, const Inquiry& inquiry) {
+    const std::string path = run.path(inquiry.file);
+    const std::map<std::string, Json> before = run.on_root([&] {
+        if (run.deck.text("restart") == "none") std::filesystem::remove(path);
+        return read_replies(path, inquiry.about);
+    });
+    Json told = Json::object();
+    for (const auto& [at, reply] : before) told[at] = reply;
+    told = Json::parse(run.grid.world().broadcast(told.dump()));
+    std::vector<Ask> missing;
+    for (const Ask& ask : asks)
+        if (!told.contains(address_of(ask))) missing.push_back(ask);
+    const auto part = static_cast<std::size_t>(4 * run.deck.integer("rollout.slots") * run.grid.data_size());
+    std::unique_ptr<PhaseModel> model;
+    std::unique_ptr<JsonLinesWriter> writer;
+    for (std::size_t at = 0; at < missing.size(); at += part) {
+        if (run.asked_to_stop()) {
+            run.log.info("stopping with {} of {} replies of {}: {}", told.size(), asks.size(), inquiry.prefix, run.stop.reason());
+            return std::nullopt;
+        }
+        const double began = now_seconds();
+        if (!model) model = std::make_unique<PhaseModel>(run, inquiry.prefix);
+        const std::vector<Ask> some(missing.begin() + static_cast<std::ptrdiff_t>(at),
+                                    missing.begin() + static_cast<std::ptrdiff_t>(std::min(missing.size(), at + part)));
+        const std::vector<Json> replies = inquiry.answer(*model, some);
+        for (std::size_t i = 0; i < some.size(); ++i) {
+            told[address_of(some[i])] = replies[i];
+            if (!run.is_root()) continue;
+            if (!writer) writer = std::make_unique<JsonLinesWriter>(path);
+            writer->write({{"at", address_of(some[i])}, {"reply", replies[i]}});
+        }
+        run.log.progress(fmt::format("{}: {} of {}", inquiry.prefix, told.size(), asks.size()));
+        run.stop.observe_step(now_seconds() - began);
+        run.watchdog.alive();
+    }
+    std::vector<Json> all;
+    for (const Ask& ask : asks) all.push_back(told[address_of(ask)]);
+    return all;
+}
+
+std::string fill_template(const std::string& text, const std::vector<std::pair<std::string, std::string>>& values) {
+    std::string filled;
+    for (std::size_t at = 0; at < text.size();) {
+        const auto value = std::find_if(values.begin(), values.end(), [&](const auto& v) {
+            return text.compare(at, v.first.size() + 2, "{" + v.first + "}") == 0;
+        });
+        if (value == values.end()) {
+            filled += text[at++];
+            continue;
+        }
+        filled += value->second;
+        at += value->first.size() + 2;
+    }
+    return filled;
+}
+
+}  // namespace gradus
