@@ -53,11 +53,12 @@ batch_submit() {
 }
 
 batch_queue() {
-    squeue --noheader --user="$(id -un)" --format='%i %T %r' | awk '
-        { state = $2 ~ /^(RUNNING|SUSPENDED|CONFIGURING|STOPPED|SIGNALING|STAGE_OUT)$/ ? "running" :
-                  $2 == "COMPLETING" ? "ending" : "waiting"
-          print $1, state, $3 }'
-    ((PIPESTATUS[0] == 0))
+    local lines
+    lines="$(squeue --noheader --user="$(id -un)" --format='%i %T %r')" || return 1
+    awk '{ state = "waiting" }
+         $2 == "COMPLETING" { state = "ending" }
+         $2 ~ /^(RUNNING|SUSPENDED|CONFIGURING|STOPPED|SIGNALING|STAGE_OUT)$/ { state = "running" }
+         NF { print $1, state, $3 }' <<<"$lines"
 }
 
 batch_cancel() { scancel "$1"; }

@@ -24,25 +24,24 @@ again() {
 
 # run_stage ID NAME GRADUS DECK key=value...: ends the script with the job's exit code.
 run_stage() {
-    local id="$1" name="$2" gradus="$3" deck="$4" before code now limit=()
+    local id="$1" name="$2" before code now end limit=() executable=("$3" "$4")
     shift 4
     before="$(latest_of "$name")"
     note "$name" started "$id"
     rm -f "$ROOT/$name/exit"
-    RUN_END_TIME="$(batch_end_time)"
-    if [[ -n $RUN_END_TIME ]]; then
+    end="$(batch_end_time)"
+    if [[ -n $end ]]; then
         # The name under which newer Slurms tell it, and which run.walltime = auto reads.
-        export SLURM_JOB_END_TIME="$RUN_END_TIME"
+        export SLURM_JOB_END_TIME="$end"
         limit=(run.walltime=auto)
     fi
-    "${launch[@]}" "$gradus" "$deck" "run.dir=$ROOT/$name" restart=latest "${limit[@]}" "$@" </dev/null
+    "${launch[@]}" "${executable[@]}" "run.dir=$ROOT/$name" restart=latest "${limit[@]}" "$@" </dev/null
     code="$(code_after "$name" $?)"
     now="$(latest_of "$name")"
     case "$code" in
         0) note "$name" ended "$id" 0
            # The last of the rows to be done makes the table.
-           read_chain "$ROOT/chain"
-           write_table 2>/dev/null
+           (read_chain "$ROOT/chain" && write_table) 2>/dev/null
            exit 0 ;;
         75) [[ ! -e $ROOT/$name/stop ]] || give_up "was stopped by the file stop; jobs/run's command goes on"
             note "$name" stopped "$id" "${before:--}" "${now:--}"
