@@ -173,6 +173,7 @@ Deck share_deck(const Command& command, Communicator& world) {
 }
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
+    install_signal_handlers(true);  // a signal while MPI starts is a request, too
     MpiSession session(&argc, &argv);
     const std::unique_ptr<Communicator> world = make_mpi_communicator(MPI_COMM_WORLD, "start");
     std::string run_dir, phase = "start";
