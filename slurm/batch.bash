@@ -76,8 +76,9 @@ batch_fate() {
         NODE_FAIL*) echo "lost its node" ;;
         OUT_OF_ME*) echo "was out of memory" ;;
         PREEMPTED*) echo "gave way to another job" ;;
+        *JobLaunchFailure) echo "could not be started by Slurm" ;;
         '') echo "is not known to Slurm any more" ;;
-        *) echo "ended as ${state,,}" ;;
+        *) echo "ended as ${state%% *}" ;;
     esac
 }
 
