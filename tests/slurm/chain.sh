@@ -133,6 +133,8 @@ holds "requeue: goes on" await 60 has_events rough/batch/base started 3
 at="$(steps rough/base)"
 freeze rough/base $((at + 1))
 kill_node node1
+# Slurm misses the node after SlurmdTimeout, and has it back when its daemon runs again.
+holds "node lost: Slurm misses it" await 90 eval '[[ $(squeue --noheader --jobs="$job" --format=%T) == PENDING ]]'
 start_node node1
 holds "node lost: goes on" await 60 has_events rough/batch/base started 4
 has "node lost: Slurm knows" "$(scontrol show job "$job")" "Restarts=3"

@@ -39,7 +39,7 @@ SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=$kKillWait
-SlurmdTimeout=300
+SlurmdTimeout=20
 SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=1,sched_min_interval=0,batch_sched_delay=0
 StateSaveLocation=$cluster/state
