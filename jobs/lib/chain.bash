@@ -44,27 +44,49 @@ seconds_of() {
     fi
 }
 
-# parse_word NAME WHERE WORD: one word behind a job's deck.
+# parse_word NAME WHERE WORD: one word behind a job's deck. `shards` becomes what array= says.
 parse_word() {
     local name="$1" where="$2" word="$3" value="${3#*=}"
     case "$word" in
         after=*) after[$name]="$value" ;;
         row=*) row[$name]="$value" ;;
         from=*) row_from[$name]="$value" ;;
-        ranks=* | nodes=*)
+        ranks=* | nodes=* | array=*)
             [[ $value =~ ^[1-9][0-9]*$ ]] || errors+=("$where: $word: a positive number is wanted")
-            if [[ $word == ranks=* ]]; then ranks_of[$name]="$value"; else nodes_of[$name]="$value"; fi ;;
+            case "$word" in
+                ranks=*) ranks_of[$name]="$value" ;;
+                nodes=*) nodes_of[$name]="$value" ;;
+                *) shards="$value" ;;
+            esac ;;
         time=*)
             time_of[$name]="$(seconds_of "$value")" ||
                 errors+=("$where: $word: a time is wanted, like 90s, 30m, 2h or 00:30:00") ;;
         *.*=*) word="${word//\$\{ROOT\}/$ROOT}"
                arguments[$name]+="${word//\$ROOT/$ROOT}"$'\n' ;;
-        *) errors+=("$where: '$word' is none of after=, row=, from=, ranks=, nodes=, time=, prefix.name=value") ;;
+        *) errors+=("$where: '$word' is none of after=, row=, from=, ranks=, nodes=, time=, array=, prefix.name=value") ;;
     esac
 }
 
+# add_shards NAME WHERE: the samples of NAME are made by jobs NAME.0, NAME.1 ... which it waits for and merges.
+add_shards() {
+    local name="$1" shard k all=() before="${after[$1]}"
+    for ((k = 0; k < shards; k++)); do
+        shard="$name.$k"
+        [[ -z ${deck[$shard]+set} ]] || errors+=("$2: a second job named '$shard'")
+        deck[$shard]="${deck[$name]}" after[$shard]="$before"
+        arguments[$shard]="${arguments[$name]}data.num_shards=$shards"$'\n'"data.shard=$k"$'\n'
+        [[ -z ${ranks_of[$name]+set} ]] || ranks_of[$shard]="${ranks_of[$name]}"
+        [[ -z ${nodes_of[$name]+set} ]] || nodes_of[$shard]="${nodes_of[$name]}"
+        [[ -z ${time_of[$name]+set} ]] || time_of[$shard]="${time_of[$name]}"
+        names+=("$shard")
+        after[$name]+="${after[$name]:+,}$shard"
+        all+=("$ROOT/$shard")
+    done
+    arguments[$name]+="rollout.merge=${all[*]}"$'\n'
+}
+
 parse_job() {
-    local where="$1" folder="$2" included="$3" name="${words[0]}" dependency word
+    local where="$1" folder="$2" included="$3" name="${words[0]}" dependency word shards=''
     [[ $name =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ && $name != old && $name != batch && $name != *.log ]] ||
         errors+=("$where: '$name' cannot name a job (letters, digits, . _ -; not 'old', 'batch', '*.log')")
     if [[ -n ${deck[$name]+set} ]]; then
@@ -86,6 +108,7 @@ parse_job() {
     done
     [[ -z ${row[$name]+set} || -n ${after[$name]} ]] ||
         errors+=("$where: '$name' has a row but no after= that says whose weights it evaluates")
+    [[ -z $shards ]] || add_shards "$name" "$where"
     names+=("$name")
 }
 

@@ -201,6 +201,18 @@ for time in 90=90 90s=90 30m=1800 2h=7200 1d=86400 05:30=330 01:00:09=3609 1-00:
     is "time ${time%=*}" "$(. "$source_dir/jobs/lib/chain.bash"; seconds_of "${time%=*}")" "${time##*=}"
 done
 
+case_folder array
+echo 0 >ok.in
+echo 0.5 >eval.in
+printf 'a ok.in\ne eval.in after=a array=2 ranks=3 eval.n=4 row="e"\n' >c.chain
+run
+is "an array's jobs, then what merges them" "$rc $(calls)" "0 a e.0 e.1 e "
+has "a shard's keys" "$(grep '^e.1 ' r/calls)" "restart=latest eval.n=4 data.num_shards=2 data.shard=1"
+has "the merge's keys" "$(grep '^e ' r/calls)" "restart=latest eval.n=4 rollout.merge=$PWD/r/e.0 $PWD/r/e.1"
+is "one row, of the weights that it waits for" "$(jq -c '.stages[] | [.name, .steps]' r/summary.json)" '["e",40]'
+status
+is "the chain that is kept holds the same jobs" "$rc $(grep -c ' done' <<<"$out")" "0 4"
+
 case_folder signal
 echo "usr1 0" >wait.in
 printf 'a wait.in\n' >c.chain

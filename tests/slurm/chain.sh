@@ -49,7 +49,8 @@ has "its status: the table" "$out" "$(cat whole/summary.txt)"
 third() { jq -r '"\(.seconds / 3)s"' "whole/$1/summary.json"; }
 sed "s|\.\./restart/|$source_dir/tests/restart/|; s|^\([a-z-]* *\)\([a-z]*\.in\)|\1$here/\2|" "$here/tiny.chain" >cut.chain
 for stage in base zero dev; do sed -i "/^$stage /s|\$| run.walltime=$(third $stage)|" cut.chain; done
-sed -i '/^base /s|$| nodes=2 ranks=2|' cut.chain
+# Ranks on two nodes, and samples by two jobs, are to change nothing.
+sed -i '/^base /s|$| nodes=2 ranks=2|; /^collect /s|$| array=2|; /^eval-zero /s|$| array=2|' cut.chain
 
 start_cluster
 
@@ -76,7 +77,7 @@ first="$(id_of cut/batch/problems)"
 has "with its number" "$out" "problems         submitted                       $first"
 submit cut cut.chain
 is "again: exit code" "$rc" 0
-is "again: nothing is submitted twice" "$(grep -c submitted <<<"$out") $(cat cut/batch/* | grep -c submitted)" "0 8"
+is "again: nothing is submitted twice" "$(grep -c submitted <<<"$out") $(cat cut/batch/* | grep -c submitted)" "0 12"
 out="$("$jobs/run" cut.chain --root cut --gradus "$gradus" 2>&1)"
 is "here, while it is queued: exit code" "$?" 2
 has "here, while it is queued: why" "$out" "cancel it, or leave the chain to slurm (--slurm)"
@@ -168,7 +169,7 @@ status cut
 is "the chain's status" "$rc" 0
 has "with its table" "$out" "$(cat cut/summary.txt)"
 submit cut cut.chain
-is "a finished chain: nothing to submit" "$rc $(grep -c 'finished before' <<<"$out") $(squeue --noheader)" "0 8 "
+is "a finished chain: nothing to submit" "$rc $(grep -c 'finished before' <<<"$out") $(squeue --noheader)" "0 12 "
 
 holds "rough: the same bits" same_run whole/base rough/base
 is "rough: all done" "$("$jobs/status" rough | grep -c ' done')" 2

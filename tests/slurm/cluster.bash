@@ -92,13 +92,16 @@ cluster_processes() {
     done
 }
 
-# Ends a node as a loss of power does: its daemon and what watches its steps first, so that nobody can tell.
+# Ends a node as a loss of power does: its daemon and what watches its steps first, so that nobody can tell. Its
+# folders are lost, as those in memory are: a socket of a step that is left there would keep the next from starting.
 kill_node() {
     local tasks watchers
     mapfile -t tasks < <(cluster_processes "SLURMD_NODENAME=$1\$")
     mapfile -t watchers < <(for pid in "${tasks[@]}"; do ps -o ppid= "$pid"; done | while read -r pid; do
         [[ $(cat "/proc/$pid/comm" 2>/dev/null) != slurmstepd ]] || echo "$pid"; done | sort -u)
     kill -KILL "$(cat "$cluster/slurmd.$1.pid")" "${watchers[@]}" "${tasks[@]}" 2>/dev/null
+    rm -rf "$cluster/spool/$1" "$cluster/tmp/$1"
+    mkdir "$cluster/spool/$1" "$cluster/tmp/$1"
 }
 
 stop_cluster() {
