@@ -175,6 +175,7 @@ Deck share_deck(const Command& command, Communicator& world) {
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
     const Sandbox sandbox;  // forks, which must come before MPI, CUDA and any thread
+    install_signal_handlers(true);  // a signal while MPI starts is a request, too
     MpiSession session(&argc, &argv);
     const std::unique_ptr<Communicator> world = make_mpi_communicator(MPI_COMM_WORLD, "start");
     std::string run_dir, phase = "start";

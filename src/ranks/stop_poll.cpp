@@ -11,10 +11,19 @@
 
 namespace gradus {
 
-StopPoll::StopPoll(MPI_Comm world, double walltime, double margin, std::string stop_file)
+namespace {
+
+// What is broadcast: the request, and this bit for a checkpoint.
+constexpr int kCheckpoint = 4;
+
+}  // namespace
+
+StopPoll::StopPoll(MPI_Comm world, double walltime, double margin, std::string stop_file,
+                   std::string checkpoint_file)
     : deadline_(walltime > 0 ? now_seconds() + walltime : 0),
       margin_(margin),
-      stop_file_(std::move(stop_file)) {
+      stop_file_(std::move(stop_file)),
+      checkpoint_file_(std::move(checkpoint_file)) {
     check(MPI_Comm_dup(world, &world_));
 }
 
@@ -49,13 +58,26 @@ StopRequest StopPoll::decide() {
 void StopPoll::begin_step() {
     int rank = 0;
     check(MPI_Comm_rank(world_, &rank));
-    if (rank == 0) value_ = static_cast<int>(decide());
+    if (rank == 0) {
+        value_ = static_cast<int>(decide());
+        if (!checkpoint_file_.empty() && unlink(checkpoint_file_.c_str()) == 0) value_ |= kCheckpoint;
+    }
     check(MPI_Ibcast(&value_, 1, MPI_INT, 0, world_, &request_));
 }
 
-StopRequest StopPoll::end_step() {
+void StopPoll::wait() {
     check(MPI_Wait(&request_, MPI_STATUS_IGNORE));
-    return static_cast<StopRequest>(value_);
+    checkpoint_asked_ = checkpoint_asked_ || (value_ & kCheckpoint) != 0;
+}
+
+StopRequest StopPoll::end_step() {
+    wait();
+    if (first_ && longest_step_ > 0) {
+        first_ = false;
+        begin_step();
+        wait();
+    }
+    return static_cast<StopRequest>(value_ & ~kCheckpoint);
 }
 
 StopRequest StopPoll::ask() {

@@ -170,6 +170,8 @@ bool Lifecycle::end_step(std::int64_t step) {
     run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
     run_.stop.observe_step(now_seconds() - step_began_);
     const StopRequest request = run_.stop.end_step();
+    asked_ = run_.stop.take_checkpoint_request();
+    if (asked_) run_.log.info("checkpoint_now: a checkpoint after step {} of {}", step, total_);
     if (request == StopRequest::none || step >= total_) return false;
     run_.log.info("stopping after step {} of {}: {}", step, total_, run_.stop.reason());
     return stopping_ = true;
@@ -183,7 +185,7 @@ bool Lifecycle::stop_now(std::int64_t step) {
 
 bool Lifecycle::due(std::int64_t step) {
     if (step == last_saved_step_) return false;
-    if (stopping_ || (every_ > 0 && step % every_ == 0)) return true;
+    if (stopping_ || asked_ || (every_ > 0 && step % every_ == 0)) return true;
     if (every_time_ <= 0) return false;
     // Clocks differ: rank 0's counts.
     const double age = run_.is_root() ? now_seconds() - last_saved_at_ : 0;

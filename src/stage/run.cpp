@@ -94,7 +94,7 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box)
       arena(&device()),
       pinned(gpu ? &gpu->pinned() : cpu.get()),
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
-           dir + "/stop"),
+           dir + "/stop", dir + "/checkpoint_now"),
       watchdog(
           duration_or(d, "run.timeout", 600),
           [this] { return profile.current(); },
@@ -109,6 +109,7 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box)
     std::error_code ignored;
     std::filesystem::remove(path("exit"), ignored);
     std::filesystem::remove(path("stop"), ignored);
+    std::filesystem::remove(path("checkpoint_now"), ignored);
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);

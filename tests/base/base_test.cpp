@@ -173,8 +173,24 @@ BOOST_AUTO_TEST_CASE(signals_climb_the_ladder) {
     BOOST_TEST(run_child([] {
         install_signal_handlers(true);
         raise(SIGUSR1);
+        raise(SIGUSR1);  // passed on by a launcher: the same request
+        raise(SIGTERM);  // the time limit itself
+        raise(SIGUSR1);  // asks for less than before
+        _exit(stop_requested() == StopRequest::urgent ? 0 : 1);
+    }) == 0);
+    for (int number : {SIGUSR1, SIGTERM})
+        BOOST_TEST(run_child([number] {
+            install_signal_handlers(true);
+            raise(number);
+            std::this_thread::sleep_for(std::chrono::milliseconds(1050));
+            raise(number);
+        }) == 75);
+    BOOST_TEST(run_child([] {
+        install_signal_handlers(true);
         raise(SIGUSR1);
-    }) == 75);
+        install_signal_handlers(true);  // what came before is kept
+        _exit(stop_requested() == StopRequest::soon ? 0 : 1);
+    }) == 0);
     BOOST_TEST(run_child([] {
         install_signal_handlers(false);
         raise(SIGTERM);

@@ -32,6 +32,11 @@ run() {
         --launcher env "$@" 2>&1)"
     rc=$?
 }
+# Status of the folder r: output in `out`, code in `rc`.
+status() {
+    out="$("$source_dir/jobs/status" r 2>&1)"
+    rc=$?
+}
 calls() { cut -d ' ' -f 1 r/calls 2>/dev/null | tr '\n' ' '; }
 case_folder() { mkdir "$work/$1" && cd "$work/$1" || exit 1; }
 
@@ -86,6 +91,10 @@ is "the table's columns stand in line" \
     "$(awk '{ n[length($0)]++ } END { print length(n) }' r/summary.txt)" 1
 has "the table is shown" "$out" "$(cat r/summary.txt)"
 
+status
+is "the status of a chain that is done" "$rc $(sed '/^$/,$d' <<<"$out" | tr -s ' ' | tr '\n' ,)" \
+    "0 a done 40 steps, 1235 tokens/s,b done 40 steps, 1235 tokens/s,eval-b done,"
+has "with its table" "$out" "$(cat r/summary.txt)"
 rm r/calls
 run
 is "finished jobs are skipped" "$rc $(calls)" "0 "
@@ -121,6 +130,8 @@ echo "stop 0" >stop.in
 printf 'a stop.in\n' >c.chain
 run
 is "a stop file ends the chain with 75" "$rc $(calls)" "75 a "
+status
+is "and the status says where" "$rc $out" "75 a                stopped   at chk0000001"
 run
 is "and the same command goes on" "$rc $(calls)" "0 a a "
 
@@ -132,6 +143,12 @@ run
 is "a failing job ends the chain with its code" "$rc $(calls)" "3 a b "
 has "and is named" "$out" "job 'b' failed with exit code 3"
 has "with its log" "$out" "b attempt 0: 3"
+status
+is "the status of a failure" "$rc" 3
+is "says which, why and what has not begun" "$(tail -n +2 <<<"$out")" \
+    "b                failed    exit code 3
+    b attempt 0: 3
+c                -         not begun: waits for b"
 run
 is "afterwards the chain goes on where it failed" "$rc $(calls)" "0 a b b c "
 
@@ -140,6 +157,8 @@ echo "75+ die 0" >die.in
 printf 'a die.in\n' >c.chain
 run
 is "an old exit file does not hide a kill" "$rc $(calls)" "137 a a "
+status
+is "nor from the status" "$rc $(head -n 1 <<<"$out")" "70 a                failed    killed, or failed at its start"
 run
 is "a killed job goes on" "$rc $(calls)" "0 a a a "
 
@@ -161,6 +180,39 @@ is "all errors at once, with file and line" "$(grep -o '^c.chain:[0-9]*' <<<"$ou
 run --from nothing
 has "--from wants a job of the chain" "$out" "--from nothing: no such job"
 
+case_folder sizes
+echo 0 >ok.in
+printf 'a ok.in ranks=3 nodes=2 time=30m\nb ok.in\n' >c.chain
+cat >launcher <<'END'
+#!/bin/sh
+echo "$ROOT" "$1" "$2" >>sizes
+shift 2
+exec "$@"
+END
+chmod +x launcher
+mkdir path
+ln -s "$PWD/launcher" path/mpirun
+out="$(PATH="$PWD/path:$PATH" "$source_dir/jobs/run" c.chain --root r --gradus "$source_dir/tests/chain/gradus" 2>&1)"
+is "ranks of a job, and of one that does not say" "$(cut -d ' ' -f 2- sizes | tr '\n' ,)" "-np 3,-np 2,"
+printf 'a ok.in ranks=0\nb ok.in time=soon\n' >c.chain
+run
+is "sizes that are none" "$rc $(grep -o '^c.chain:[0-9]*' <<<"$out" | tr '\n' ' ')" "2 c.chain:1 c.chain:2 "
+for time in 90=90 90s=90 30m=1800 2h=7200 1d=86400 05:30=330 01:00:09=3609 1-00:00:10=86410 1:2:3= 5x= =; do
+    is "time ${time%=*}" "$(. "$source_dir/jobs/lib/chain.bash"; seconds_of "${time%=*}")" "${time##*=}"
+done
+
+case_folder array
+echo 0 >ok.in
+echo 0.5 >eval.in
+printf 'a ok.in\ne eval.in after=a array=2 ranks=3 eval.n=4 row="e"\n' >c.chain
+run
+is "an array's jobs, then what merges them" "$rc $(calls)" "0 a e.0 e.1 e "
+has "a shard's keys" "$(grep '^e.1 ' r/calls)" "restart=latest eval.n=4 data.num_shards=2 data.shard=1"
+has "the merge's keys" "$(grep '^e ' r/calls)" "restart=latest eval.n=4 rollout.merge=$PWD/r/e.0 $PWD/r/e.1"
+is "one row, of the weights that it waits for" "$(jq -c '.stages[] | [.name, .steps]' r/summary.json)" '["e",40]'
+status
+is "the chain that is kept holds the same jobs" "$rc $(grep -c ' done' <<<"$out")" "0 4"
+
 case_folder signal
 echo "usr1 0" >wait.in
 printf 'a wait.in\n' >c.chain
@@ -171,6 +223,8 @@ for ((i = 0; i < 100; i++)); do
     [[ ! -e r/waiting ]] || break
     sleep 0.1
 done
+status
+is "the status of what runs" "$rc $out" "75 a                running   a attempt 0: usr1"
 has "two at once are refused" "$(run; echo "$rc $out")" "2 jobs/run: another jobs/run works"
 kill -TERM $runner
 wait $runner

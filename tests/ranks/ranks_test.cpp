@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE ranks
+#include <fmt/core.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <vector>
 
 #include "../mpi_fixture.hpp"
@@ -176,6 +181,30 @@ BOOST_AUTO_TEST_CASE(all_ranks_learn_of_a_stop_at_the_same_step) {
     StopPoll soon(MPI_COMM_WORLD, 1, 3600, "");
     soon.begin_step();
     BOOST_TEST((soon.end_step() == StopRequest::soon));
+}
+
+BOOST_AUTO_TEST_CASE(a_first_step_that_leaves_no_time_for_another_is_the_last) {
+    StopPoll poll(MPI_COMM_WORLD, 100, 0, "");
+    poll.begin_step();
+    poll.observe_step(51);
+    BOOST_TEST((poll.end_step() == StopRequest::soon));
+}
+
+BOOST_AUTO_TEST_CASE(a_file_asks_for_one_checkpoint_on_all_ranks) {
+    int rank = 0;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    // Rank 0 alone looks for it.
+    const std::string file = fmt::format("checkpoint_now.{}.{}", getpid(), rank);
+    if (rank == 0) std::ofstream(file).put('\n');
+    StopPoll poll(MPI_COMM_WORLD, 0, 0, "", file);
+    poll.begin_step();
+    BOOST_TEST((poll.end_step() == StopRequest::none));
+    BOOST_TEST((poll.ask() == StopRequest::none));
+    BOOST_TEST(poll.take_checkpoint_request());
+    BOOST_TEST(!std::filesystem::exists(file));
+    poll.begin_step();
+    BOOST_TEST((poll.end_step() == StopRequest::none));
+    BOOST_TEST(!poll.take_checkpoint_request());
 }
 
 }  // namespace gradus

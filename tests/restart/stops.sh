@@ -32,6 +32,35 @@ ends usr1
 start term
 kill -TERM "$(pgrep -P "$launcher" | head -n 1)"
 ends term
+# The limit comes while the run still stops for USR1: that is no reason to stop without a checkpoint.
+start both
+kill -USR1 "$(pgrep -P "$launcher" | head -n 1)"
+kill -TERM "$(pgrep -P "$launcher" | head -n 1)"
+ends both
+start twice train.tokens_per_step=250000
+kill -TERM "$(pgrep -P "$launcher" | head -n 1)"
+sleep 1.1
+kill -TERM "$(pgrep -P "$launcher" | head -n 1)"
+wait "$launcher"
+is "twice: exit code" "$?" 75
+is "twice: no checkpoint is waited for" "$(cat twice/exit twice/latest 2>/dev/null)" ""
+
+# A checkpoint in between: the run goes on and says so.
+start now
+is "now: no checkpoint before" "$(cat now/latest 2>/dev/null)" ""
+touch now/checkpoint_now
+for _ in $(seq 500); do [[ -e now/latest ]] && break; sleep 0.02; done
+at="$((10#$(sed 's/chk//' now/latest)))"
+holds "now: a whole checkpoint" test -f "now/$(cat now/latest)/index.h5"
+has "now: the log says so" "$(cat now/run.log)" "checkpoint_now: a checkpoint after step $at of"
+holds "now: the file is gone" test ! -e now/checkpoint_now
+steps="$(wc -l <now/metrics.jsonl)"
+for _ in $(seq 500); do (($(wc -l <now/metrics.jsonl) > steps)) && break; sleep 0.02; done
+holds "now: the run goes on" test "$(wc -l <now/metrics.jsonl)" -gt "$steps"
+is "now: one is enough" "$(ls -d now/chk* | wc -l)" 1
+kill -USR1 "$(pgrep -P "$launcher" | head -n 1)"
+ends now
+
 start file
 touch file/stop
 ends file
@@ -44,6 +73,10 @@ start auto run.walltime=6s train.tokens_per_step=60000
 ends auto
 holds "auto: ends within the budget" awk "BEGIN { exit !($(stat -c %.9Y auto/exit) - $began < 7) }"
 
+# A step takes more than half of the budget: the run stops after the first one, which it can save.
+run 2 "$here/pretrain.in" "run.dir=$ROOT/half" run.walltime=5s train.tokens_per_step=400000
+is "half: exit code" "$rc" 75
+is "half: steps" "$(cat half/latest) $(wc -l <half/metrics.jsonl)" "chk0000001 1"
 start dead
 victim="$(pgrep -P "$launcher" | tail -n 1)"
 kill -KILL "$victim"

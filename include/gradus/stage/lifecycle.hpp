@@ -67,6 +67,7 @@ class Lifecycle {
     double every_time_, last_saved_at_, step_began_ = 0, started_;
     std::int64_t last_saved_step_ = -1;
     bool stopping_ = false;
+    bool asked_ = false;  ///< the file checkpoint_now was there
 };
 
 }  // namespace gradus
