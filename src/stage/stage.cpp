@@ -103,10 +103,11 @@ ExitCode dispatch(Run& run, const std::string& stage) {
 
 }  // namespace
 
-ExitCode run_stage(const Deck& deck, MpiSession& session, std::string& phase) {
+ExitCode run_stage(const Deck& deck, MpiSession& session, Watchdog& watchdog, std::string& phase) {
     phase = "start";
-    Run run(deck, session);
+    Run run(deck, session, watchdog);
     try {
+        if (deck.flag("run.self_test")) run_self_test(run);
         return dispatch(run, deck.stage());
     } catch (...) {
         if (!run.profile.failed().empty()) phase = run.profile.failed();
