@@ -15,6 +15,7 @@
 #include "gradus/deck/deck.hpp"
 #include "gradus/deck/parameters.hpp"
 #include "gradus/ranks/session.hpp"
+#include "gradus/ranks/watchdog.hpp"
 #include "gradus/reward/sandbox.hpp"
 #include "gradus/stage/run.hpp"
 #include "gradus/stage/stage.hpp"
@@ -176,7 +177,10 @@ Deck share_deck(const Command& command, Communicator& world) {
 int run_on_ranks(const Command& command, int argc, char** argv) {
     const Sandbox sandbox;  // forks, which must come before MPI, CUDA and any thread
     install_signal_handlers(true);  // a signal while MPI starts is a request, too
+    // Beginning and ending MPI can stand still too. Until rank 0 has read the deck, the command line's time counts.
+    Watchdog watchdog(std::stod(early_value("run.timeout", overrides_of(command))));
     MpiSession session(&argc, &argv);
+    watchdog.set_name({session.rank(), session.host()});
     const std::unique_ptr<Communicator> world = make_mpi_communicator(MPI_COMM_WORLD, "start");
     std::string run_dir, phase = "start";
     try {
@@ -189,8 +193,10 @@ int run_on_ranks(const Command& command, int argc, char** argv) {
             return session.rank() == 0 ? static_cast<int>(e.code()) : 0;
         }
         run_dir = deck.text("run.dir");
+        watchdog.set_timeout(deck.number("run.timeout"));
+        watchdog.set_place(run_dir, world->all_gather(session.host()));
         install_signal_handlers(session.rank() == 0);
-        const ExitCode code = run_stage(deck, session, sandbox, phase);
+        const ExitCode code = run_stage(deck, session, sandbox, watchdog, phase);
         if (session.rank() != 0) return 0;
         leave_exit_file(run_dir, code);
         return static_cast<int>(code);

@@ -47,6 +47,18 @@ run() {
     rc=$?
 }
 
+# Builds the library that makes calls fail (tests/restart/faults.cpp).
+make_faults() {
+    "${CXX:-c++}" -std=c++20 -O1 -shared -fPIC -o "$work/faults.so" "$source_dir/tests/restart/faults.cpp" -ldl
+}
+# broken FAULTS RANKS DECK key=value...: as `run`, with these faults.
+broken() {
+    local faults="$1" ranks="$2"
+    shift 2
+    out="$(GRADUS_FAULTS="$faults" mpirun -np "$ranks" env LD_PRELOAD="$work/faults.so" "$gradus" "$@" 2>&1)"
+    rc=$?
+}
+
 # Kills all ranks of a run at once when metrics.jsonl has reached STEP: kill_at STEP RANKS DIR DECK
 # key=value... Says how far the run had come.
 kill_at() {

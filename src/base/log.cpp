@@ -63,14 +63,6 @@ void Log::write_warning(const std::string& line) {
     std::fflush(file_);
 }
 
-void Log::rank_line(const std::string& message) {
-    char host[256] = "?";
-    gethostname(host, sizeof host - 1);
-    // One write call, so that lines of several ranks do not mix.
-    const std::string line = fmt::format("rank {} host {}: {}\n", rank_, host, message);
-    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
-}
-
 void Log::progress(const std::string& text) {
     if (rank_ != 0 || !terminal_) return;
     const std::lock_guard lock(mutex_);

@@ -163,4 +163,17 @@ std::map<std::string, std::string> Deck::values() const {
     return values;
 }
 
+std::string early_value(std::string_view key, const std::vector<std::string>& overrides) {
+    const DeckKey* parameter = find_parameter(key);
+    require(parameter != nullptr, "there is no key {}", key);
+    std::string value = canonical_value(*parameter, std::string(key), std::string(parameter->default_value));
+    for (const std::string& text : overrides) try {
+            const std::size_t equals = std::min(text.find('='), text.size());
+            if (text.substr(0, equals) == key)
+                value = canonical_value(*parameter, std::string(key), text.substr(std::min(equals + 1, text.size())));
+        } catch (const DeckError&) {
+        }
+    return value;
+}
+
 }  // namespace gradus

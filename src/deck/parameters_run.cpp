@@ -30,6 +30,9 @@ std::vector<DeckKey> run_parameters() {
          "Reserve kept for the last step and checkpoint; `auto`: measured from those before."},
         {"run.timeout", duration, "", "600", ">0", "*",
          "A rank that makes no progress for so long ends the job and names itself."},
+        {"run.self_test", flag, "", "false", "", "*",
+         "Before the stage begins every rank multiplies, moves memory, reduces over its groups and writes a file, with "
+         "known results: slow ranks are told, broken ones end the run with code 70."},
         {"run.deterministic", flag, "", "true", "", "*",
          "Same deck, seed and grid give the same bits. A GPU without it runs attention's backward pass faster; "
          "the CPU program always keeps it."},

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/stage/lifecycle.hpp"
 
+#include <filesystem>
+
 #include "gradus/base/error.hpp"
 #include "gradus/stage/carried.hpp"
 #include "gradus/stage/scoring.hpp"
@@ -108,16 +110,49 @@ StartPoint find_start(Run& run) {
     return start;
 }
 
-void load_start(Run& run, Stack& stack, const StartPoint& start) {
+namespace {
+
+/// Reads the run's own checkpoint. Returns what is wrong with it, the same on all ranks; "": nothing.
+std::string read_own(Run& run, Stack& stack, const CheckpointReader& own) {
+    std::string problem;
+    try {
+        restore(run, stack, own);
+        // What the stage itself reads later: columns.
+        for (const CheckpointReader::TensorInfo& tensor : own.tensors()) {
+            if (tensor.name.rfind("rollout/", 0) != 0) continue;
+            std::vector<char> bytes(static_cast<std::size_t>(tensor.global.elements() * size_of(tensor.dtype)));
+            own.read(tensor.name, {{0}, tensor.global}, bytes.data());
+        }
+    } catch (const CheckpointError& e) {
+        problem = e.what();
+    }
+    for (const std::string& of_rank : run.grid.world().all_gather(problem))
+        if (!of_rank.empty()) return of_rank;
+    return "";
+}
+
+/// After `problem` in the newest checkpoint: the start from the one before, where there is one.
+StartPoint fall_back(Run& run, const StartPoint& start, const std::string& problem) {
+    const std::string damaged = start.own->directory();
+    std::string before;
+    // Of another run nothing is renamed.
+    if (run.is_root() && std::filesystem::path(damaged).parent_path() == run.dir)
+        before = set_aside(damaged, [](const std::string&) {});
+    before = run.grid.world().broadcast(before);
+    require<CheckpointError>(!before.empty(), "{}; there is no whole checkpoint before it: to begin anew, use another "
+                                              "run.dir or restart = none",
+                             problem);
+    run.log.warn("{}; it is {}.damaged now, and the run goes on from {}", problem, damaged, before);
+    return find_start(run);
+}
+
+}  // namespace
+
+void load_start(Run& run, Stack& stack, StartPoint& start) {
     const Profile::Region region(run.profile, "checkpoint.read");
     if (start.own) {
-        try {
-            restore(run, stack, *start.own);
-        } catch (const CheckpointError& e) {
-            throw CheckpointError(fmt::format("{}; remove {} and run the same line again: it goes on "
-                                              "from the checkpoint before",
-                                              e.what(), start.own->directory()));
-        }
+        for (std::string problem; !(problem = read_own(run, stack, *start.own)).empty();)
+            start = fall_back(run, start, problem);
         run.log.info("restarted from {} at step {}", start.own->directory(), start.step);
         return;
     }
@@ -166,7 +201,7 @@ void Lifecycle::begin_step() {
 }
 
 bool Lifecycle::end_step(std::int64_t step) {
-    stack_.checkpoints->poll();
+    tolerate([&] { stack_.checkpoints->poll(); });
     run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
     run_.stop.observe_step(now_seconds() - step_began_);
     const StopRequest request = run_.stop.end_step();
@@ -208,8 +243,16 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     }
     std::vector<Slab> slabs = stack_.model_slabs(run_.grid);
     slabs.insert(slabs.end(), extra.begin(), extra.end());
-    stack_.checkpoints->write(step, slabs, state, run_.deck.resolved());
-    if (finished || stopping_) stack_.checkpoints->finish();
+    // What is in flight is older than this one: whether it succeeds does not decide about the run.
+    tolerate([&] { finish(); });
+    const auto write = [&] { stack_.checkpoints->write(step, slabs, state, run_.deck.resolved()); };
+    if (finished || stopping_) {
+        if (not_stored_ > 0) run_.log.warn("{} checkpoints of this run could not be stored", not_stored_);
+        write();
+        finish();
+    } else {
+        tolerate(write);
+    }
     run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
     last_saved_step_ = step;
     last_saved_at_ = now_seconds();

@@ -78,12 +78,13 @@ double peak_bytes() {
 
 }  // namespace
 
-Run::Run(const Deck& d, MpiSession& session, const Sandbox& box)
+Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
     : deck(d),
       sandbox(box),
       grid(MPI_COMM_WORLD, static_cast<int>(d.integer("grid.tensor")),
            static_cast<int>(d.integer("grid.expert"))),
       log(session.rank()),
+      host(session.host()),
       dir(make_run_directory(d, grid.world())),
       tokenizer_files(share_tokenizer(d, grid.world())),
       tokenizer(make_tokenizer(tokenizer_files)),
@@ -95,28 +96,22 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box)
       pinned(gpu ? &gpu->pinned() : cpu.get()),
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
            dir + "/stop", dir + "/checkpoint_now"),
-      watchdog(
-          duration_or(d, "run.timeout", 600),
-          [this] { return profile.current(); },
-          [this](const std::string& words) {
-              log.rank_line(words);
-              leave_exit_file(dir, ExitCode::internal);
-          },
-          [this] { return profile.entered(); }),
+      watchdog(w),
       started_(now_seconds()) {
+    watchdog.follow(&profile);
     lock_ = UniqueHandle<int, Close, -1>(lock_run_directory(dir, grid.world()));
     if (!is_root()) return;
     std::error_code ignored;
-    std::filesystem::remove(path("exit"), ignored);
-    std::filesystem::remove(path("stop"), ignored);
-    std::filesystem::remove(path("checkpoint_now"), ignored);
+    for (const char* name : {"exit", "stop", "stalled", "checkpoint_now"}) std::filesystem::remove(path(name), ignored);
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
-             grid.size(), grid.data_size(), grid.tensor_size(), session.host(), dir);
+             grid.size(), grid.data_size(), grid.tensor_size(), host, dir);
     log.info("device {}", device().name());
     for (const std::string& line : describe_policy_text(deck, tokenizer_files, *tokenizer, chat))
         log.info("{}", line);
 }
+
+Run::~Run() { watchdog.follow(nullptr); }
 
 bool Run::finished_before(const std::string& name) {
     const std::filesystem::path file = std::filesystem::path(dir) / name;
@@ -215,19 +210,6 @@ void log_data(Run& run, const DataReport& report) {
     for (const std::string& note : report.notes) run.log.info("{}", note);
 }
 
-void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept {
-    try {
-        std::error_code ignored;
-        if (run_dir.empty() || !std::filesystem::is_directory(run_dir, ignored)) return;
-        // Several ranks may fail at once: each writes a file of its own and renames it.
-        const std::string mine = fmt::format("{}/exit.{}", run_dir, getpid());
-        write_file_atomically(mine, fmt::format("{}\n", static_cast<int>(code)));
-        std::filesystem::rename(mine, run_dir + "/exit");
-    } catch (const std::exception& e) {
-        std::fprintf(stderr, "gradus: the file exit cannot be written: %s\n", e.what());
-    }
-}
-
 std::string changed_keys(const std::string& old_deck, const Deck& deck,
                          const std::function<bool(const std::string&)>& counts) {
     std::map<std::string, std::string> old, now = deck.values();
@@ -239,7 +221,7 @@ std::string changed_keys(const std::string& old_deck, const Deck& deck,
     std::string changed;
     for (const auto& [key, value] : now) {
         if (key == "restart" || key == "run.dir" || key == "run.walltime" || key == "run.stop_margin" ||
-            key == "run.timeout" || key == "run.log_every" || key == "run.restart_verify")
+            key == "run.timeout" || key == "run.self_test" || key == "run.log_every" || key == "run.restart_verify")
             continue;
         if (counts && !counts(key)) continue;
         const auto before = old.find(key);

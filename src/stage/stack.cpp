@@ -286,7 +286,8 @@ Stack::Stack(const Deck& deck, const ModelConfig& model_config, const Grid& grid
         CheckpointOptions options{.run_dir = deck.text("run.dir"),
                                   .keep = static_cast<int>(deck.integer("ckpt.keep")),
                                   .keep_every = deck.integer("ckpt.keep_every"),
-                                  .background = deck.flag("ckpt.async")};
+                                  .background = deck.flag("ckpt.async"),
+                                  .progress = [&profile] { profile.touch(); }};
         if (!ops->on_host())
             options.fetch = [this](void* to, const Slab& slab) {
                 ops->download(to, Tensor(const_cast<void*>(slab.data), slab.dtype, slab.box.count));

@@ -121,10 +121,11 @@ ExitCode dispatch(Run& run, const std::string& stage) {
 
 }  // namespace
 
-ExitCode run_stage(const Deck& deck, MpiSession& session, const Sandbox& sandbox, std::string& phase) {
+ExitCode run_stage(const Deck& deck, MpiSession& session, const Sandbox& sandbox, Watchdog& watchdog, std::string& phase) {
     phase = "start";
-    Run run(deck, session, sandbox);
+    Run run(deck, session, sandbox, watchdog);
     try {
+        if (deck.flag("run.self_test")) run_self_test(run);
         return dispatch(run, deck.stage());
     } catch (...) {
         if (!run.profile.failed().empty()) phase = run.profile.failed();

@@ -20,6 +20,10 @@ ExitCode run_bench(Run& run);
 ExitCode run_import(Run& run);
 ExitCode run_export(Run& run);
 
+/// Products, memory, sums over the groups of ranks and files with known results, on every rank. Tells slow ranks in
+/// the log; throws InternalError naming rank, host and step where a result is wrong.
+void run_self_test(Run& run);
+
 /// Part of stage bench: rates of the run's tokenizer into `result`, the best of several runs.
 void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
 /// Pairs of answers and references that the accuracy reward judges a second, of the rows of bench.text.

@@ -194,4 +194,18 @@ std::string find_checkpoint(const std::string& where,
                     where, problems));
 }
 
+std::string set_aside(const std::string& directory, const std::function<void(const std::string&)>& note) {
+    const std::string aside = directory + ".damaged", run_dir = fs::path(directory).parent_path().string();
+    remove_folder(aside);  // of an earlier time
+    rename_or_throw(directory, aside);
+    std::string before;
+    try {
+        before = find_checkpoint(run_dir, note);
+    } catch (const CheckpointError&) {
+        // None of the others is whole.
+    }
+    if (before.empty()) rename_or_throw(aside, directory);
+    return before;
+}
+
 }  // namespace gradus

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <span>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 #include "checkpoint_folder.hpp"
 #include "checkpoint_format.hpp"
@@ -55,16 +57,21 @@ struct CheckpointWriter::Impl {
     CheckpointOptions options;
     Tensor staging;
 
-    // The checkpoint in flight. The thread owns `shard` until `written` is true.
-    bool in_flight = false;
+    // The checkpoint in flight. A thread owns `shard` while it is being written, and on rank 0 all that
+    // commit_on_root() reads; until `done` is true.
+    enum class Flight { none, writing, committing };
+    Flight flight = Flight::none;
     std::int64_t step = 0;
     Json state;
     std::string deck;
     ShardRecord shard;
     std::vector<const void*> data;
     std::vector<std::vector<char>> fetched;  ///< slabs of the device that staging has no room for
+    std::vector<ShardRecord> shards;         ///< of all ranks, on rank 0
+    std::string problem;                     ///< of the commit, on rank 0
     std::thread thread;
-    std::atomic<bool> written{false};
+    std::atomic<bool> done{false};
+    std::atomic<std::int64_t> bytes_written{0};
 
     double began = 0, exposed = 0, last_exposed = 0, last_total = 0;
 
@@ -72,26 +79,38 @@ struct CheckpointWriter::Impl {
     void agree_on_boxes();
     void prepare_folder();
     void start(const std::vector<Slab>& slabs);
+    void in_background(bool apart, void (Impl::*work)() noexcept);
     void write_own_shard() noexcept;
-    void commit();
-    std::string commit_on_root(std::vector<ShardRecord> shards);
+    void begin_commit();
+    void end_commit();
+    void commit_on_root() noexcept;
+    void advance();
+    void wait();
     void throw_if_any(const std::string& mine);
+    /// Adds the time of `work` to what the checkpoint keeps the run waiting.
+    template <class Work>
+    void timed(const Work& work) {
+        const double from = now_seconds();
+        work();
+        exposed += now_seconds() - from;
+        if (flight == Flight::none) last_exposed = exposed;
+    }
 };
 
 /// Every rank throws the message of the first that has one.
 void CheckpointWriter::Impl::throw_if_any(const std::string& mine) {
     const std::vector<std::string> all = world.all_gather(mine);
     for (const std::string& error : all)
-        if (!error.empty()) throw CheckpointError(error);
+        if (!error.empty()) throw NotStored(error);
 }
 
 void CheckpointWriter::Impl::agree_on_boxes() {
-    std::vector<ShardRecord> shards;
+    std::vector<ShardRecord> all;
     for (const std::string& bytes : world.all_gather(pack(shard))) {
-        shards.push_back(unpack_shard(bytes));
-        require<CheckpointError>(shards.back().error.empty(), "{}", shards.back().error);
+        all.push_back(unpack_shard(bytes));
+        require<CheckpointError>(all.back().error.empty(), "{}", all.back().error);
     }
-    check_coverage(shards, temporary());
+    check_coverage(all, temporary());
 }
 
 void CheckpointWriter::Impl::prepare_folder() {
@@ -101,8 +120,8 @@ void CheckpointWriter::Impl::prepare_folder() {
     std::string error;
     if (world.rank() == 0) try {
             make_unfinished(temporary(), bytes);
-        } catch (const std::exception& problem) {
-            error = problem.what();
+        } catch (const std::exception& e) {
+            error = e.what();
         }
     throw_if_any(error);
 }
@@ -129,56 +148,100 @@ void CheckpointWriter::Impl::start(const std::vector<Slab>& slabs) {
         data.push_back(to);
         to += n;
     }
-    written = false;
-    in_flight = true;
-    if (options.background && fits) try {
-            thread = std::thread([this] { write_own_shard(); });
+    flight = Flight::writing;
+    bytes_written = 0;
+    in_background(options.background && fits, &Impl::write_own_shard);
+}
+
+/// Does `work` in a thread, or here and now where not `apart` or where there is no thread to be had.
+void CheckpointWriter::Impl::in_background(bool apart, void (Impl::*work)() noexcept) {
+    if (thread.joinable()) thread.join();
+    done = false;
+    if (apart) try {
+            thread = std::thread(work, this);
             return;
         } catch (const std::system_error&) {
-            // No thread to be had: written here and now.
         }
-    write_own_shard();
+    (this->*work)();
 }
 
 void CheckpointWriter::Impl::write_own_shard() noexcept {
     try {
-        if (!shard.boxes.empty()) write_shard(temporary(), shard, data, options.written);
+        const auto written = [this](const void* begin, std::int64_t bytes) {
+            bytes_written += bytes;
+            if (options.written) options.written(begin, bytes);
+        };
+        if (!shard.boxes.empty()) write_shard(temporary(), shard, data, written);
     } catch (const std::exception& error) {
         shard.error = fmt::format("rank {}: {}", shard.rank, error.what());
     }
-    written = true;
+    done = true;
 }
 
-void CheckpointWriter::Impl::commit() {
-    if (thread.joinable()) thread.join();
-    in_flight = false;
-    std::vector<ShardRecord> shards;
-    std::string error;
+/// All ranks have written their shards, or failed to.
+void CheckpointWriter::Impl::begin_commit() {
+    shards.clear();
+    problem.clear();
     for (const std::string& bytes : world.all_gather(pack(shard))) {
         shards.push_back(unpack_shard(bytes));
-        if (error.empty()) error = shards.back().error;
+        if (problem.empty()) problem = shards.back().error;
     }
-    if (world.rank() == 0) {
-        if (error.empty()) error = commit_on_root(std::move(shards));
-        if (!error.empty()) {
-            error = fmt::format("checkpoint of step {} was not written: {}", step, error);
-            remove_folder(temporary());
-        }
-    }
-    error = world.broadcast(error, 0);
-    last_total = now_seconds() - began;
-    require<CheckpointError>(error.empty(), "{}", error);
+    flight = Flight::committing;
+    done = true;
+    if (world.rank() == 0) in_background(options.background, &Impl::commit_on_root);
 }
 
-std::string CheckpointWriter::Impl::commit_on_root(std::vector<ShardRecord> shards) try {
-    std::erase_if(shards, [](const ShardRecord& s) { return s.boxes.empty(); });
-    write_index(temporary(),
-                {.step = step, .shards = std::move(shards), .state = state, .deck = deck});
-    publish(temporary(), options.run_dir, step);
-    prune(options.run_dir, step, options.keep, options.keep_every);
-    return "";
-} catch (const std::exception& error) {
-    return error.what();
+void CheckpointWriter::Impl::commit_on_root() noexcept {
+    try {
+        std::erase_if(shards, [](const ShardRecord& s) { return s.boxes.empty(); });
+        if (problem.empty()) {
+            write_index(temporary(), {.step = step, .shards = shards, .state = state, .deck = deck});
+            // Nothing takes the place of a good checkpoint before it has been found whole.
+            check_shards(temporary(), read_index(temporary()));
+            publish(temporary(), options.run_dir, step);
+            prune(options.run_dir, step, options.keep, options.keep_every);
+        }
+    } catch (const std::exception& error) {
+        problem = error.what();
+    }
+    if (!problem.empty()) {
+        problem = fmt::format("the checkpoint of step {} could not be stored: {}", step, problem);
+        remove_folder(temporary());
+    }
+    done = true;
+}
+
+void CheckpointWriter::Impl::end_commit() {
+    if (thread.joinable()) thread.join();
+    flight = Flight::none;
+    problem = world.broadcast(problem, 0);
+    last_total = now_seconds() - began;
+    require<NotStored>(problem.empty(), "{}", problem);
+}
+
+/// All ranks have done the present part: the next one.
+void CheckpointWriter::Impl::advance() {
+    if (flight == Flight::writing)
+        begin_commit();
+    else
+        end_commit();
+}
+
+/// Until nothing is in flight. A slow file system is no standstill: each look tells whether any rank came on.
+void CheckpointWriter::Impl::wait() {
+    constexpr auto kFirst = std::chrono::microseconds(100), kLongest = std::chrono::microseconds(50000);
+    std::int64_t before = -1;
+    for (auto pause = kFirst; flight != Flight::none; pause = std::min(2 * pause, kLongest)) {
+        std::int64_t look[2] = {done ? 0 : 1, bytes_written};
+        world.all_reduce(std::span(look), Reduce::sum);
+        if (look[0] == 0) {
+            advance();
+            pause = kFirst;
+            continue;
+        }
+        if (options.progress && std::exchange(before, look[1]) != look[1]) options.progress();
+        std::this_thread::sleep_for(pause);
+    }
 }
 
 CheckpointWriter::CheckpointWriter(Communicator& world, CheckpointOptions options,
@@ -193,40 +256,37 @@ void CheckpointWriter::write(std::int64_t step, const std::vector<Slab>& slabs, 
                              const std::string& deck) {
     Impl& p = *impl_;
     finish();
-    const double began = p.began = now_seconds();
-    p.step = step;
-    p.state = state;
-    p.deck = deck;
-    std::vector<Slab> pieces;
-    for (const Slab& slab : slabs)
-        if (slab.box.elements() > 0) pieces.push_back(slab);
-    p.shard = describe(pieces, p.world.rank(), p.options.fetch != nullptr);
-    p.agree_on_boxes();
-    p.prepare_folder();
-    p.start(pieces);
-    if (!p.options.background) p.commit();
-    p.exposed = now_seconds() - began;
-    if (!p.in_flight) p.last_exposed = p.exposed;
+    p.began = now_seconds();
+    p.exposed = 0;
+    p.timed([&] {
+        p.step = step;
+        p.state = state;
+        p.deck = deck;
+        std::vector<Slab> pieces;
+        for (const Slab& slab : slabs)
+            if (slab.box.elements() > 0) pieces.push_back(slab);
+        p.shard = describe(pieces, p.world.rank(), p.options.fetch != nullptr);
+        p.agree_on_boxes();
+        p.prepare_folder();
+        p.start(pieces);
+        if (!p.options.background) p.wait();
+    });
 }
 
 void CheckpointWriter::poll() {
     Impl& p = *impl_;
-    if (!p.in_flight) return;
-    const double began = now_seconds();
-    std::int64_t written = p.written ? 1 : 0;
-    p.world.all_reduce(std::span(&written, 1), Reduce::min);
-    if (written != 0) p.commit();
-    p.exposed += now_seconds() - began;
-    if (!p.in_flight) p.last_exposed = p.exposed;
+    if (p.flight == Impl::Flight::none) return;
+    p.timed([&] {
+        std::int64_t done = p.done ? 1 : 0;
+        p.world.all_reduce(std::span(&done, 1), Reduce::min);
+        if (done != 0) p.advance();
+    });
 }
 
 void CheckpointWriter::finish() {
     Impl& p = *impl_;
-    if (!p.in_flight) return;
-    const double began = now_seconds();
-    p.commit();
-    p.exposed += now_seconds() - began;
-    p.last_exposed = p.exposed;
+    if (p.flight == Impl::Flight::none) return;
+    p.timed([&] { p.wait(); });
 }
 
 double CheckpointWriter::exposed_seconds() const {

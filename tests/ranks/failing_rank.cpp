@@ -4,18 +4,16 @@
 #include <string>
 #include <thread>
 
-#include "gradus/base/log.hpp"
 #include "gradus/ranks/grid.hpp"
 #include "gradus/ranks/session.hpp"
 #include "gradus/ranks/watchdog.hpp"
 
 int main(int argc, char** argv) {
+    gradus::Watchdog watchdog(20);
     gradus::MpiSession session(&argc, &argv);
-    gradus::Log log(session.rank());
-    const gradus::Watchdog watchdog(
-        // The waiting rank's clock must not strike first.
-        session.rank() == 1 ? 1.0 : 20.0, [] { return std::string("waiting"); },
-        [&](const std::string& words) { log.rank_line(words); });
+    watchdog.set_name({session.rank(), session.host()});
+    // The waiting rank's clock must not strike first.
+    if (session.rank() == 1) watchdog.set_timeout(1);
     const gradus::Grid grid(MPI_COMM_WORLD, 1);
     const std::string way = argc > 1 ? argv[1] : "throw";
     try {

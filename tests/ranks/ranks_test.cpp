@@ -16,6 +16,7 @@
 #include "gradus/ranks/grid.hpp"
 #include "gradus/ranks/session.hpp"
 #include "gradus/ranks/stop_poll.hpp"
+#include "gradus/ranks/watchdog.hpp"
 
 namespace gradus {
 namespace {
@@ -205,6 +206,20 @@ BOOST_AUTO_TEST_CASE(a_file_asks_for_one_checkpoint_on_all_ranks) {
     poll.begin_step();
     BOOST_TEST((poll.end_step() == StopRequest::none));
     BOOST_TEST(!poll.take_checkpoint_request());
+}
+
+BOOST_AUTO_TEST_CASE(who_stands_still) {
+    const std::vector<std::string> hosts = {"a", "b", "c"};
+    const std::string first = "0 in phase train.forward, in all_reduce over `data`\n";
+    const std::string third = "2 in phase train.forward, in all_reduce over `data`\n";
+    BOOST_TEST(who_stalls(third + first, hosts) ==
+               "the others wait for rank 1 host b: said nothing; stopped, dead or cut off");
+    BOOST_TEST(who_stalls(first + third + "1 in phase data.read, after broadcast over `start`\n", hosts) ==
+               "the others wait for rank 1 host b: in no exchange with them");
+    BOOST_TEST(who_stalls(first + third + "1 in phase data.read, in barrier over `world`\n", hosts) == "");
+    BOOST_TEST(who_stalls("", hosts) == "");
+    BOOST_TEST(who_stalls("0 in phase start, in x over `y`\n", std::vector<std::string>(100, "h")).find("and 91 more") !=
+               std::string::npos);
 }
 
 }  // namespace gradus

@@ -68,12 +68,18 @@ refused index index.h5
 damaged flipped
 flip "$shard" $(($(stat -c %s "$shard") / 2))
 refused flipped shard_00001.h5
-run 2 "$here/pretrain.in" "run.dir=$ROOT/flipped" train.steps=24
-is "flipped: restart" "$rc" 3
-has "flipped: restart names the file" "$out" shard_00001.h5
-has "flipped: restart says what to do" "$out" "remove $ROOT/flipped/chk0000020"
-rm -r flipped/chk0000020
-falls_back flipped chk0000020
+named flipped shard_00001.h5
+falls_back flipped chk0000020.damaged
+has "flipped: the file is named" "$out" shard_00001.h5
+holds "flipped: nothing is thrown away" test -f flipped/chk0000020.damaged/index.h5
+# Where there is no other, it is an error.
+mkdir only
+cp -r flipped/chk0000020.damaged only/chk0000020
+run 2 "$here/pretrain.in" "run.dir=$ROOT/only" train.steps=24
+is "flipped, the only one: exit code" "$rc" 3
+has "flipped, the only one: the file is named" "$out" shard_00001.h5
+has "flipped, the only one: what to do" "$out" "use another run.dir or restart = none"
+holds "flipped, the only one: it stays" test -f only/chk0000020/index.h5
 
 run 2 "$here/pretrain.in" "run.dir=$ROOT/other" "model.from=$ROOT/good" model.hidden=64
 is "another model" "$rc" 3

@@ -92,6 +92,8 @@ holds "a rank that stands still: the run fails" test "$?" -ne 0
 kill -KILL "$victim" 2>/dev/null
 has "a rank that stands still: who waited, and where" "$(cat hangs.out)" "no progress"
 is "a rank that stands still: file exit" "$(cat hangs/exit)" 70
+has "a rank that stands still is named" "$(cat hangs.out)" "the others wait for rank 1 host $(hostname)"
+has "what the others did is in the log" "$(cat hangs/run.log)" "rank 0 host $(hostname) in phase"
 
 # A step longer than the time-out is no standstill as long as its parts go on.
 run 2 "$here/pretrain.in" "run.dir=$ROOT/slow" train.steps=2 train.tokens_per_step=400000 run.timeout=2s

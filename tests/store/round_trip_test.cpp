@@ -141,6 +141,7 @@ BOOST_AUTO_TEST_CASE(what_is_copied_may_change_at_once) {
         usleep(1000);
     }
     BOOST_TEST(read_file(folder / "latest") == "chk0000003\n");
+    store.writer.finish();
     const CheckpointReader reader(folder / "chk0000003");
     reader.read("w", {{0}, {1 << 20}}, values.data());
     BOOST_TEST((values == before));

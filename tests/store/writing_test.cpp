@@ -123,6 +123,74 @@ BOOST_AUTO_TEST_CASE(what_a_killed_run_leaves_is_removed) {
     BOOST_TEST(good(folder / "chk0000005"));
 }
 
+namespace {
+
+std::int64_t resident_pages() {
+    std::int64_t all = 0, resident = 0;
+    std::ifstream("/proc/self/statm") >> all >> resident;
+    return resident;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_thousand_in_a_row_leave_nothing_behind) {
+    for (const bool background : {false, true}) {
+        const Folder folder;
+        Store store({.run_dir = folder.path, .keep = 2, .background = background});
+        const std::vector<float> v = ramp(20000, 1), w = ramp(100, 2);
+        std::int64_t pages = 0;
+        std::size_t descriptors = 0;
+        for (int step = 1; step <= 1000; ++step) {
+            store.writer.write(step, {whole("a/v", {20000}, v), whole("b/w", {100}, w)}, {{"step", step}}, "deck");
+            store.writer.poll();
+            if (step != 200) continue;
+            store.writer.finish();
+            pages = resident_pages();
+            descriptors = names_in("/proc/self/fd").size();
+        }
+        store.writer.finish();
+        BOOST_TEST((names_in(folder.path) == std::set<std::string>{"chk0000999", "chk0001000", "latest"}));
+        BOOST_TEST(names_in("/proc/self/fd").size() == descriptors);
+        BOOST_TEST_MESSAGE("pages after 200 checkpoints " << pages << ", after 1000 " << resident_pages());
+        // 800 checkpoints that kept as much as an index each would be 100 times as much.
+        BOOST_TEST(resident_pages() - pages < 256, "grew from " << pages << " to " << resident_pages() << " pages");
+    }
+}
+
+BOOST_AUTO_TEST_CASE(one_that_cannot_be_stored_leaves_the_rest_and_the_next_succeeds) {
+    const Folder folder;
+    Store store({.run_dir = folder.path, .keep = 1, .background = true});
+    const std::vector<float> v = ramp(10, 1);
+    store.writer.write(1, {whole("w", {10}, v)}, {}, "");
+    store.writer.finish();
+    // `latest` cannot be written: the commit fails at its last step.
+    fs::create_directories(folder / "latest.tmp");
+    BOOST_TEST(contains(message_of<NotStored>([&] {
+                   store.writer.write(2, {whole("w", {10}, v)}, {}, "");
+                   store.writer.finish();
+               }),
+                        "the checkpoint of step 2 could not be stored"));
+    BOOST_TEST(found_in(folder.path) == folder / "chk0000001");
+    fs::remove(folder / "latest.tmp");
+    store.writer.write(3, {whole("w", {10}, v)}, {}, "");
+    store.writer.finish();
+    BOOST_TEST(found_in(folder.path) == folder / "chk0000003");
+    BOOST_TEST((names_in(folder.path) == std::set<std::string>{"chk0000003", "latest"}));
+}
+
+BOOST_AUTO_TEST_CASE(a_damaged_one_is_set_aside) {
+    const Folder folder;
+    const auto silent = [](auto&) {};
+    Store store({.run_dir = folder.path, .background = false});
+    const std::vector<float> v = ramp(10, 1);
+    store.writer.write(1, {whole("w", {10}, v)}, {}, "");
+    BOOST_TEST(set_aside(folder / "chk0000001", silent) == "");
+    BOOST_TEST((names_in(folder.path) == std::set<std::string>{"chk0000001", "latest"}));
+    store.writer.write(2, {whole("w", {10}, v)}, {}, "");
+    BOOST_TEST(set_aside(folder / "chk0000002", silent) == folder / "chk0000001");
+    BOOST_TEST((names_in(folder.path) == std::set<std::string>{"chk0000001", "chk0000002.damaged", "latest"}));
+}
+
 BOOST_AUTO_TEST_CASE(a_limit_on_the_file_size) {
     // The limit gives EFBIG at whichever write crosses it: in HDF5's headers, in the data, at the
     // end.

@@ -10,7 +10,7 @@
 namespace gradus {
 
 /// Human-readable log. Rank 0 prints to stdout and, once opened, appends to `run.log`; other ranks
-/// stay silent except for `rank_line`. Thread-safe.
+/// stay silent. Thread-safe.
 class Log {
   public:
     explicit Log(int rank = 0);
@@ -30,9 +30,6 @@ class Log {
     void warn(fmt::format_string<Args...> f, Args&&... args) {
         write_warning(fmt::format(f, std::forward<Args>(args)...));
     }
-    /// A line from any rank, to stderr at once, prefixed with "rank R host H: ".
-    void rank_line(const std::string& message);
-
     /// Shows `text` as a progress line that the next line overwrites. Only where stdout is a
     /// terminal and only on rank 0; never in the file.
     void progress(const std::string& text);

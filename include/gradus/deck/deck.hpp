@@ -73,6 +73,10 @@ class Deck {
 /// deck and in overrides, and left out where they come from an included file.
 Deck resolve_deck(const std::string& path, const std::vector<std::string>& overrides);
 
+/// The value of `key` as the last of `overrides` gives it, else its default: for what counts before a deck is read.
+/// One that is wrong is passed over; resolve_deck tells it.
+std::string early_value(std::string_view key, const std::vector<std::string>& overrides);
+
 /// As resolve_deck, from a string (tests, fuzzing); `name` stands for the file in messages.
 Deck resolve_deck_text(const std::string& text, const std::string& name,
                        const std::vector<std::string>& overrides);

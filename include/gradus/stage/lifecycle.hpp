@@ -26,8 +26,9 @@ struct StartPoint {
 StartPoint find_start(Run& run);
 
 /// Loads weights, moments and (where there is one) reference into the stack: from the run's own
-/// checkpoint, else weights from `model.from`, else initialised from run.seed.
-void load_start(Run& run, Stack& stack, const StartPoint& start);
+/// checkpoint, else weights from `model.from`, else initialised from run.seed. Where the run's newest checkpoint
+/// proves damaged as it is read, the one before takes its place, in `start` too, and a warning says so.
+void load_start(Run& run, Stack& stack, StartPoint& start);
 
 /// Checkpoints of a training loop and its way to stop.
 class Lifecycle {
@@ -43,7 +44,7 @@ class Lifecycle {
         try {
             return step();
         } catch (const NumericError&) {
-            finish();
+            tolerate([&] { finish(); });
             throw;
         }
     }
@@ -54,15 +55,30 @@ class Lifecycle {
     /// The run stops in the middle of a step, of which nothing is kept here: true where the checkpoint of `step` is to
     /// be written first.
     bool stop_now(std::int64_t step);
-    /// Writes a checkpoint of the stack, `extra` slabs and `state`.
+    /// Writes a checkpoint of the stack, `extra` slabs and `state`. One that cannot be stored is told, and the run
+    /// goes on to the next; the last one of a run that ends or stops must succeed, else NotStored is thrown.
     void save(std::int64_t step, Json state, const std::vector<Slab>& extra, bool finished);
     void finish() { stack_.checkpoints->finish(); }
     /// Progress line and log line of a step.
     void report(std::int64_t step, const std::string& line);
 
   private:
+    /// Calls `work`; where it cannot store a checkpoint, says so and goes on.
+    template <class Work>
+    void tolerate(const Work& work) {
+        try {
+            work();
+        } catch (const NotStored& e) {
+            ++not_stored_;
+            run_.log.warn("{}; the run goes on with the checkpoints before it, and tries again when the next one is "
+                          "due",
+                          e.what());
+        }
+    }
+
     Run& run_;
     Stack& stack_;
+    std::int64_t not_stored_ = 0;
     std::int64_t total_, every_, log_every_, first_step_ = -1;
     double every_time_, last_saved_at_, step_began_ = 0, started_;
     std::int64_t last_saved_step_ = -1;

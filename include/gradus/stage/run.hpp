@@ -28,15 +28,19 @@ namespace gradus {
 /// the run directory with its files. Passed by reference; there is no global state.
 class Run {
   public:
-    /// Makes and locks the run directory, opens run.log, starts the watchdog. Throws DataError where
+    /// Makes and locks the run directory, opens run.log, tells `watchdog` what to follow. Throws DataError where
     /// another run works there.
-    Run(const Deck& deck, MpiSession& session, const Sandbox& sandbox);
+    Run(const Deck& deck, MpiSession& session, const Sandbox& sandbox, Watchdog& watchdog);
+    ~Run();
+    Run(const Run&) = delete;
+    Run& operator=(const Run&) = delete;
 
     const Deck& deck;
     const Sandbox& sandbox;
     Grid grid;
     Log log;
     Profile profile;
+    std::string host;
     std::string dir;
     TokenizerFiles tokenizer_files;
     std::unique_ptr<Tokenizer> tokenizer;
@@ -46,7 +50,7 @@ class Run {
     Arena arena;                      ///< of the device
     Arena pinned;                     ///< of the host, beside a GPU
     StopPoll stop;
-    Watchdog watchdog;
+    Watchdog& watchdog;
 
     Device& device() const { return gpu ? *gpu : *cpu; }
     RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
@@ -99,10 +103,6 @@ class Run {
 
 /// The notes of reading files, into the log.
 void log_data(Run& run, const DataReport& report);
-
-/// Writes the file `exit` of a run directory, which scripts read: launchers differ in which code they
-/// report. Says so on stderr where it cannot; does nothing where the directory is not there.
-void leave_exit_file(const std::string& run_dir, ExitCode code) noexcept;
 
 /// "key: old -> new" for each key in which two decks differ, but for those that only say how a run is
 /// watched and ended; "" where there is none.

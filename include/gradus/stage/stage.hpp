@@ -6,6 +6,7 @@
 #include "gradus/base/exit_code.hpp"
 #include "gradus/deck/deck.hpp"
 #include "gradus/ranks/session.hpp"
+#include "gradus/ranks/watchdog.hpp"
 #include "gradus/reward/sandbox.hpp"
 
 namespace gradus {
@@ -15,7 +16,7 @@ void check_keys(const Deck& deck);
 
 /// Runs the stage that the deck names on all ranks. Returns done or again; throws on failure, with the
 /// phase that failed (profile region) in `phase`.
-ExitCode run_stage(const Deck& deck, MpiSession& session, const Sandbox& sandbox, std::string& phase);
+ExitCode run_stage(const Deck& deck, MpiSession& session, const Sandbox& sandbox, Watchdog& watchdog, std::string& phase);
 
 /// What `--check` prints, and whether all inputs are there.
 struct Plan {

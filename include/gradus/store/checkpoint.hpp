@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "gradus/base/error.hpp"
 #include "gradus/base/json_lines.hpp"
 #include "gradus/ranks/communicator.hpp"
 #include "gradus/tensor/arena.hpp"
@@ -37,6 +38,14 @@ struct CheckpointOptions {
     std::function<void(void* to, const Slab& slab)> fetch;
     /// Told of memory of slabs (begin, bytes) that is in the file now, by the thread that writes.
     std::function<void(const void*, std::int64_t)> written;
+    /// Called while this rank waits for a checkpoint, each time that some rank has written more of it.
+    std::function<void()> progress;
+};
+
+/// A checkpoint could not be stored (disk full, unwritable, read back wrong). All ranks throw it alike, what was
+/// written of it is gone, the checkpoints before it stay, and the writer can be used again.
+struct NotStored : CheckpointError {
+    using CheckpointError::CheckpointError;
 };
 
 /// Writes checkpoints of one run. All calls are collective over `world`.
@@ -51,14 +60,14 @@ class CheckpointWriter {
     CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
     /// Copies the slabs and returns; a checkpoint still in flight is finished first. `state` (equal
-    /// on all ranks) and `deck` go to the index. Throws CheckpointError: boxes of a tensor overlap
-    /// or leave a gap, disk full ... (a failure of the background writer surfaces in the next call;
-    /// the previous checkpoint stays).
+    /// on all ranks) and `deck` go to the index. Throws CheckpointError where boxes of a tensor overlap or leave
+    /// a gap, NotStored (of the background too: it surfaces in the next call).
     void write(std::int64_t step, const std::vector<Slab>& slabs, const Json& state,
                const std::string& deck);
-    /// Commits a background checkpoint if all ranks have finished writing it; called once a step.
+    /// Takes a background checkpoint on: once all ranks have written their shards a thread of rank 0 commits it.
+    /// Called once a step; waits for nothing. Throws NotStored.
     void poll();
-    /// Waits for and commits what is in flight. Must be called before the end. Throws.
+    /// Waits for what is in flight. Must be called before the end. Throws NotStored.
     void finish();
     /// Seconds that the last checkpoint kept the run waiting, and that it took in all.
     double exposed_seconds() const;
@@ -106,6 +115,10 @@ class CheckpointReader {
 /// "" where a run directory holds none.
 std::string find_checkpoint(const std::string& where,
                             const std::function<void(const std::string&)>& note);
+
+/// For a checkpoint of a run that proved damaged while it was read: it gets the name chkNNNNNNN.damaged, and the newest
+/// whole one before it is returned. "" where there is none; the name stays then.
+std::string set_aside(const std::string& directory, const std::function<void(const std::string&)>& note);
 
 /// Reads every byte; prints a line a problem to `say`. Returns whether all is good.
 bool verify_checkpoint(const std::string& directory,
