@@ -160,8 +160,9 @@ std::vector<DeckKey> rewards() {
          "What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many of its "
          "tags are there once; the share of words in one language; repeated words; the equations of the reasoning."},
         {"reward.*.weight", schedule, "", "1", "", "rl score", "Its weight in the sum."},
-        {"reward.*.language", choice, "", "en", "en | zh", "rl score",
-         "kind = language: the language that the response is to keep to."},
+        {"reward.*.language", choice, "", "en",
+         "prompt | en | de | fr | es | zh | ja | ko | ru | ar | hi | el | he | th", "rl score",
+         "kind = language: the language that the reasoning is to keep to; `prompt`: that of the question."},
         {"reward.*.ngram", integer, "words", "3", ">0", "rl score", "kind = repetition: words of a sequence that is counted."},
         {"reward.*.length", integer, "tokens", "0", ">=0", "rl score",
          "kind = cosine: at this length and beyond the lengths count no more; 0: the longest that is sampled."},
