@@ -178,8 +178,9 @@ std::vector<DeckKey> rewards() {
         {"reward.*.offload", flag, "", "false", "", "rl",
          "kind = model: its weights stay in page-locked memory of the host and are copied for each use, as "
          "rl.reference_offload does; models of one shape take turns in one place."},
-        {"reward.*.language", choice, "", "en", "en | zh", "rl score",
-         "kind = language: the language that the response is to keep to."},
+        {"reward.*.language", choice, "", "en",
+         "prompt | en | de | fr | es | zh | ja | ko | ru | ar | hi | el | he | th", "rl score",
+         "kind = language: the language that the reasoning is to keep to; `prompt`: that of the question."},
         {"reward.*.ngram", integer, "words", "3", ">0", "rl score", "kind = repetition: words of a sequence that is counted."},
         {"reward.*.length", integer, "tokens", "0", ">=0", "rl score",
          "kind = cosine: at this length and beyond the lengths count no more; 0: the longest that is sampled."},

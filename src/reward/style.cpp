@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rewards on the form of a response: format, language, repetition, length.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,7 +12,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/reward/reward.hpp"
-#include "gradus/text/script.hpp"
+#include "gradus/text/language.hpp"
 
 namespace gradus {
 namespace {
@@ -46,19 +48,18 @@ class FormatReward final : public Reward {
 
 class LanguageReward final : public Reward {
   public:
-    explicit LanguageReward(std::string script) : script_(std::move(script)) {}
+    explicit LanguageReward(std::string language) : language_(std::move(language)) {}
 
     double score(const RewardInput& input) const override {
-        const bool tagged = input.response.find("<think>") != std::string::npos;
-        const auto found = words(tagged ? reasoning_part(input.response) : input.response);
-        if (found.empty()) return 1.0;
-        const auto target = std::count_if(found.begin(), found.end(),
-                                          [&](const Word& w) { return w.script == script_; });
-        return static_cast<double>(target) / static_cast<double>(found.size());
+        const LanguageWords found = count_languages(chain_of_thought(input.response));
+        if (language_ != kLanguageOfPrompt) return found.share(language_);
+        std::string_view wanted = count_languages(input.prompt).main();
+        if (wanted.empty()) wanted = found.main();
+        return wanted.empty() ? 1.0 : found.share(wanted);
     }
 
   private:
-    std::string script_;
+    std::string language_;
 };
 
 class TagsReward final : public Reward {
@@ -135,9 +136,15 @@ std::unique_ptr<Reward> make_format_reward() {
 }
 
 std::unique_ptr<Reward> make_language_reward(const std::string& language) {
-    require<DeckError>(language == "en" || language == "zh",
-                       "unknown language '{}' of a language reward; known: en, zh", language);
-    return std::make_unique<LanguageReward>(language == "en" ? "Latin" : "Han");
+    const bool known = std::find(kLanguages.begin(), kLanguages.end(), language) != kLanguages.end();
+    require<DeckError>(known || language == kLanguageOfPrompt, "unknown language '{}' of a language reward; known: {}, {}",
+                       language, kLanguageOfPrompt, fmt::join(kLanguages, ", "));
+    return std::make_unique<LanguageReward>(language);
+}
+
+std::string chain_of_thought(const std::string& response) {
+    if (response.find("<think>") != std::string::npos) return reasoning_part(response);
+    return response.substr(0, response.rfind("</think>"));
 }
 
 std::unique_ptr<Reward> make_tags_reward() { return std::make_unique<TagsReward>(); }

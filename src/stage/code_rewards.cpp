@@ -77,9 +77,11 @@ std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
     return make_code_reward(run.sandbox, {.settings = settings,
                                           .partial = partial || run.deck.flag(key_of(name, "partial")),
                                           .tell = [&run, name](const std::string& reason) {
-                                              run.log.rank_line(fmt::format(
-                                                  "reward {}: a program could not be judged, and is left out as others may be: {}",
-                                                  name, reason));
+                                              // Any rank may find one; the log is rank 0's.
+                                              fmt::print(stderr,
+                                                         "warning: rank {}: reward {}: a program could not be judged, and is "
+                                                         "left out as others may be: {}\n",
+                                                         run.grid.rank(), name, reason);
                                           }});
 }
 

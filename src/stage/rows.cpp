@@ -353,4 +353,17 @@ LabelledRow RowReader::labelled(const Json& row) const {
     return out;
 }
 
+std::string RowReader::asked(const Json& row) const {
+    const Form form = form_of(row);
+    if (!form.text.empty()) return field(row, form.text);
+    return user_text(begin(row, form));
+}
+
+std::string user_text(const std::vector<ChatMessage>& messages) {
+    std::string text;
+    for (const ChatMessage& message : messages)
+        if (message.role == "user") text += (text.empty() ? "" : "\n") + message.content;
+    return text;
+}
+
 }  // namespace gradus

@@ -68,6 +68,13 @@ void check_keys(const Deck& deck) {
     if (stage == "sample" || stage == "evaluate" || stage == "export")
         want(!deck.text("model.from").empty(),
              fmt::format("stage = {} needs model.from: a run directory or a checkpoint", stage));
+    if (stage == "sample") {
+        const bool rows = deck.integer("sample.mix_rows") > 0, share = deck.number("sample.mix_share") > 0;
+        want(!(rows && share), fmt::format("{}: set sample.mix_rows or sample.mix_share, not both", deck.origin("sample.mix_share")));
+        want(!(rows || share) || !deck.list("sample.mix").empty(),
+             fmt::format("{}: {} needs sample.mix, the files to mix in", deck.origin(rows ? "sample.mix_rows" : "sample.mix_share"),
+                         rows ? "sample.mix_rows" : "sample.mix_share"));
+    }
     if (stage == "evaluate" && deck.is_set("eval.k"))
         for (const std::string& k : deck.list("eval.k"))
             want(std::stoll(k) <= deck.integer("eval.n"),
@@ -146,6 +153,9 @@ std::vector<std::string> inputs(const Deck& deck) {
     std::vector<std::string> files = deck.list("data.path");
     if (stage == "rl" || stage == "reward_model")
         for (const std::string& file : deck.list("data.eval_path")) files.push_back(file);
+    if (stage == "sample")
+        for (const char* key : {"sample.decontaminate", "sample.mix"})
+            for (const std::string& file : deck.list(key)) files.push_back(file);
     return files;
 }
 

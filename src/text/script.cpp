@@ -51,23 +51,37 @@ struct FreeMatch {
 using Code = UniqueHandle<pcre2_code*, FreeCode>;
 using Match = UniqueHandle<pcre2_match_data*, FreeMatch>;
 
-// Group 1: tag, 2: Latin, 3: Han, 4: Kana, 5: letters of any other script. Possessive, so that the
-// time is linear in the text. `sc:` is the character's own script; plain names would also take
-// shared punctuation (the ideographic full stop) for Han.
-constexpr std::string_view kWordPattern =
-    "(</?[A-Za-z][A-Za-z0-9_|-]*+>)"
-    "|((?:\\p{sc:Latin}\\p{M}*+)++)"
-    "|(\\p{sc:Han})"
-    "|([\\p{sc:Hiragana}\\p{sc:Katakana}])"
-    "|((?:(?![\\p{sc:Latin}\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}])"
-    "\\p{L}\\p{M}*+)++)";
+// Group 1: what is no word; group 2 + s: a word of Script s. Possessive, so that the time is linear in the text. `sc:` is
+// the character's own script; plain names would also take shared punctuation (the ideographic full stop) for Han.
+// A letter takes its marks along, joiners (Persian, Hindi) and Arabic's tatweel included; U+30FC, U+FF70 (long vowel)
+// and U+FF9E, U+FF9F (voicing) are shared by the two Kana, U+2019 is the typographic apostrophe.
+const std::string& word_pattern() {
+    static const std::string pattern = [] {
+        const auto run = [](const std::string& script) {
+            return fmt::format("((?:\\p{{sc:{}}}[\\p{{M}}\\x{{200c}}\\x{{200d}}\\x{{640}}]*+)++)", script);
+        };
+        const std::string latin = "(?:\\p{sc:Latin}\\p{M}*+)++";
+        std::string all = "(</?[A-Za-z][A-Za-z0-9_|-]*+(?:\\s++[A-Za-z-]++=\"[^\"<>]*+\")*+\\s*+/?>"
+                          "|<[|\\x{ff5c}][^<>\\s]++>"
+                          "|\\p{N}[\\p{N}_\\p{sc:Latin}\\p{M}]*+"
+                          "|" + latin + "(?:\\p{N}|_(?=[\\p{N}\\p{sc:Latin}]))[\\p{sc:Latin}\\p{M}\\p{N}_]*+)";
+        all += "|(" + latin + "(?:['\\x{2019}]" + latin + ")*+)";
+        all += "|([\\p{sc:Han}\\p{sc:Bopomofo}]\\p{M}*+)";
+        all += "|([\\p{sc:Hiragana}\\p{sc:Katakana}\\x{30fc}\\x{ff70}][\\p{M}\\x{ff9e}\\x{ff9f}]*+)";
+        for (const char* script : {"Hangul", "Cyrillic", "Arabic", "Devanagari", "Greek", "Hebrew"})
+            all += "|" + run(script);
+        all += "|((?=\\p{L})\\p{sc:Thai}\\p{M}*+)";
+        return all + "|((?:(?![\\p{sc:Latin}\\p{sc:Han}\\p{sc:Hiragana}\\p{sc:Katakana}])\\p{L}\\p{M}*+)++)";
+    }();
+    return pattern;
+}
 
 const pcre2_code* word_code() {
     static const Code code = [] {
         int error = 0;
         PCRE2_SIZE offset = 0;
-        Code made(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(kWordPattern.data()),
-                                kWordPattern.size(), PCRE2_UTF | PCRE2_UCP, &error, &offset,
+        Code made(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(word_pattern().data()),
+                                word_pattern().size(), PCRE2_UTF | PCRE2_UCP, &error, &offset,
                                 nullptr));
         require(made.get() != nullptr, "PCRE2 refuses the word pattern at {}: error {}", offset,
                 error);
@@ -117,6 +131,12 @@ std::string to_valid_utf8(std::string_view text) {
     return out;
 }
 
+std::string_view script_name(Script script) {
+    static constexpr std::array<std::string_view, 11> kNames = {"Latin",      "Han",   "Kana",   "Hangul", "Cyrillic", "Arabic",
+                                                                "Devanagari", "Greek", "Hebrew", "Thai",   "Other"};
+    return kNames[static_cast<std::size_t>(script)];
+}
+
 std::vector<Word> words(std::string_view text) {
     const std::string valid = to_valid_utf8(text);
     const Match match(pcre2_match_data_create_from_pattern(word_code(), nullptr));
@@ -133,7 +153,7 @@ std::vector<Word> words(std::string_view text) {
         const int kind = groups - 1;
         if (kind > 1) {
             const std::string_view word(valid.data() + bounds[0], bounds[1] - bounds[0]);
-            found.push_back({lower_case(word), kind == 2 ? "Latin" : kind == 3 ? "Han" : "Other"});
+            found.push_back({lower_case(word), static_cast<Script>(kind - 2)});
         }
         at = bounds[1];
     }

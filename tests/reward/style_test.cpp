@@ -49,7 +49,20 @@ BOOST_AUTO_TEST_CASE(language_counts_words_of_the_reasoning) {
     BOOST_TEST(language("<answer>18</answer>") == 1.0);
     BOOST_TEST(language("<think>1+1=2</think>\u4e00") == 1.0);
     BOOST_TEST(language("<think>\u0442\u043e so") == 0.5);
-    BOOST_CHECK_THROW(make_language_reward("fr"), DeckError);
+    BOOST_CHECK_THROW(make_language_reward("tlh"), DeckError);
+}
+
+BOOST_AUTO_TEST_CASE(language_of_the_prompt) {
+    const auto score = [](const char* prompt, const char* response) {
+        return make_language_reward("prompt")->score({.prompt = prompt, .response = response});
+    };
+    BOOST_TEST(score("一共有几个苹果？", "<think>先算七加八。</think>") == 1.0);
+    BOOST_TEST(score("一共有几个苹果？", "<think>We add the two.</think>") == 0.0);
+    BOOST_TEST(score("How many apples are there?", "<think>We add the two.</think>") == 1.0);
+    // A prompt without words leaves the choice: three characters, one word.
+    BOOST_TEST(score("7+8=?", "<think>一共是 then</think>") == 0.75);
+    BOOST_TEST(score("7+8=?", "<think>15</think>") == 1.0);
+    BOOST_TEST(language("We add the two.</think>所以", "en") == 1.0);
 }
 
 BOOST_AUTO_TEST_CASE(repetition_is_the_share_of_repeated_trigrams) {

@@ -9,7 +9,7 @@ namespace {
 
 std::string listed(std::string_view text) {
     std::string list;
-    for (const Word& word : words(text)) list += word.text + ":" + word.script + " ";
+    for (const Word& word : words(text)) list += word.text + ":" + std::string(script_name(word.script)) + " ";
     return list;
 }
 
@@ -47,15 +47,15 @@ BOOST_AUTO_TEST_CASE(words_by_script) {
     // Decomposed letters keep their marks.
     BOOST_TEST(words("E\u0301te\u0301").size() == 1u);
     BOOST_TEST(listed("\u041f\u0440\u0438\u0432\u0435\u0442 \uc548\ub155") ==
-               "\u043f\u0440\u0438\u0432\u0435\u0442:Other \uc548\ub155:Other ");
-    BOOST_TEST(listed("\u3042\u30ab") == "\u3042:Other \u30ab:Other ");
+               "\u043f\u0440\u0438\u0432\u0435\u0442:Cyrillic \uc548\ub155:Hangul ");
+    BOOST_TEST(listed("\u3042\u30ab") == "\u3042:Kana \u30ab:Kana ");
     BOOST_TEST(listed("abc\u4e2dde") == "abc:Latin \u4e2d:Han de:Latin ");
     BOOST_TEST(listed("\u3002\uff0c 12 \U0001F600 $%") == "");
 }
 
 BOOST_AUTO_TEST_CASE(tags_are_no_words) {
     BOOST_TEST(listed("<think>one</think><answer>2</answer><|im_end|>") ==
-               "one:Latin im:Latin end:Latin ");
+               "one:Latin ");
     BOOST_TEST(listed("a<b and c>d") == "a:Latin b:Latin and:Latin c:Latin d:Latin ");
     BOOST_TEST(listed("<think") == "think:Latin ");
 }

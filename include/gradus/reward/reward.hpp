@@ -65,8 +65,14 @@ std::unique_ptr<Reward> make_accuracy_reward();
 /// 1 if the response is exactly `<think>..</think><answer>..</answer>` (white space between and
 /// around allowed, each tag once, not truncated, both parts non-empty), else 0.
 std::unique_ptr<Reward> make_format_reward();
-/// Num(words of the target language) / Num(words) over the reasoning part (DeepSeek-R1, eq. 7);
-/// the whole response where there are no tags; 1 where there are no words. `language`: "en", "zh".
+/// What is taken for the reasoning where its form is judged: reasoning_part; without `<think>` all before the last
+/// `</think>`, without that the whole response.
+std::string chain_of_thought(const std::string& response);
+/// Num(words of the target language) / Num(words) over the chain of thought (DeepSeek-R1, eq. 7), formulas, code and
+/// addresses left out (text/language.hpp says what is a word, and of which language); 1 where there are no words.
+/// `language`: one of kLanguages, or "prompt": that of most words of the prompt, which without words leaves the choice
+/// to the response. Throws DeckError.
+inline constexpr const char* kLanguageOfPrompt = "prompt";
 std::unique_ptr<Reward> make_language_reward(const std::string& language);
 /// A quarter for each of <think>, </think>, <answer> and </answer> that is there exactly once.
 std::unique_ptr<Reward> make_tags_reward();

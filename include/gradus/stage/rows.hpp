@@ -90,9 +90,14 @@ struct AnsweredRow {
     std::string prompt, response, reference;  ///< prompt and reference may be ""
 };
 
+/// What the user says in a conversation, turns divided by line breaks.
+std::string user_text(const std::vector<ChatMessage>& messages);
+
 class RowReader {
   public:
     explicit RowReader(const Deck& deck);
+    /// Reads every field by its usual name and adds no system message: for files beside data.path.
+    RowReader() = default;
 
     // All throw DataError with what is wrong with the row.
     TrainingRow training(const Json& row) const;
@@ -100,6 +105,8 @@ class RowReader {
     AnsweredRow answered(const Json& row) const;
     PreferenceRow preference(const Json& row) const;
     LabelledRow labelled(const Json& row) const;
+    /// What the user says in it, turns divided by line breaks, or the text; asks for no answer.
+    std::string asked(const Json& row) const;
 
   private:
     struct Form;
@@ -114,9 +121,9 @@ class RowReader {
     std::optional<std::string> reference_of(const Json& row, const Form& form, std::string& field) const;
     bool named(const std::string& key) const { return key != "auto"; }
 
-    bool text_first_;
-    std::string messages_, prompt_, text_, response_, answer_, id_, system_field_, kind_;
-    std::string chosen_, rejected_, margin_, label_;
+    bool text_first_ = false;
+    std::string messages_ = "auto", prompt_ = "auto", text_ = "auto", response_ = "auto", answer_ = "auto", id_ = "auto",
+                system_field_ = "auto", kind_ = "auto", chosen_ = "auto", rejected_ = "auto", margin_ = "auto", label_ = "auto";
     std::string system_;  ///< policy.system
 };
 
