@@ -169,8 +169,18 @@ exit_of() { tr -cd '0-9' 2>/dev/null <"$ROOT/$1/exit"; }
 
 finished() { [[ $(exit_of "$1") == 0 ]]; }
 
-# Names the newest checkpoint, whether `latest` is a link or a file.
-latest_of() { readlink "$ROOT/$1/latest" 2>/dev/null || cat "$ROOT/$1/latest" 2>/dev/null; }
+# How far a job has come, as a word: its newest checkpoint (`latest` is a link or a file), `part-N` after N files of finished
+# samples and replies, where it samples in parts; nothing at its start.
+place_of() {
+    local place parts
+    place="$(readlink "$ROOT/$1/latest" 2>/dev/null || cat "$ROOT/$1/latest" 2>/dev/null)"
+    if [[ -e $ROOT/$1/parts.json || -e $ROOT/$1/sampling ]]; then
+        parts="$(find "$ROOT/$1"/{rollouts,sampling} -name '*.h5' 2>/dev/null | wc -l)"
+        parts=$((parts + $(cat "$ROOT/$1"/{judge,rewrite}.jsonl 2>/dev/null | wc -l)))
+        ((parts == 0)) || place+="${place:++}part-$parts"
+    fi
+    echo "$place"
+}
 
 # code_after NAME STATUS: the exit code of a job whose launcher has ended with STATUS. Launchers differ in
 # which rank's code they tell; the exit file is rank 0's word.

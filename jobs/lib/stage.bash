@@ -2,7 +2,7 @@
 # Sourced by the script of a batch job: runs one job of a chain until the job's time ends, then sees to it
 # that the system starts it again. `launch`, `batch_end_time` and `batch_again` are the batch system's.
 
-readonly kMaxStalls=3 # stops in a row without a new checkpoint
+readonly kMaxStalls=3 # stops in a row without getting further
 
 # stalls NAME: how many stops the journal ends with that came before a new checkpoint.
 stalls() {
@@ -26,7 +26,7 @@ again() {
 run_stage() {
     local id="$1" name="$2" before code now end limit=() executable=("$3" "$4")
     shift 4
-    before="$(latest_of "$name")"
+    before="$(place_of "$name")"
     note "$name" started "$id"
     rm -f "$ROOT/$name/exit"
     end="$(batch_end_time)"
@@ -37,7 +37,7 @@ run_stage() {
     fi
     "${launch[@]}" "${executable[@]}" "run.dir=$ROOT/$name" restart=latest "${limit[@]}" "$@" </dev/null
     code="$(code_after "$name" $?)"
-    now="$(latest_of "$name")"
+    now="$(place_of "$name")"
     case "$code" in
         0) note "$name" ended "$id" 0
            # The last of the rows to be done makes the table.
@@ -46,7 +46,7 @@ run_stage() {
         75) [[ ! -e $ROOT/$name/stop ]] || give_up "was stopped by the file stop; jobs/run's command goes on"
             note "$name" stopped "$id" "${before:--}" "${now:--}"
             (($(stalls "$name") < kMaxStalls)) ||
-                give_up "was stopped $kMaxStalls times in a row before it had written a new checkpoint: it needs more time"
+                give_up "was stopped $kMaxStalls times in a row before it had got further: it needs more time"
             again ;;
         70 | 1[3-9][0-9])
             # What the machine may have done: one more try from every checkpoint.

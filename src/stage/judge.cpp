@@ -34,6 +34,14 @@ std::string shared_template(Run& run, const char* key, const char* otherwise, co
         run.on_root<DeckError>([&] { return template_of(run.deck, key, otherwise, needed); }));
 }
 
+/// What a reply depends on beside its sample.
+std::string about(const Deck& deck, const std::string& prefix, const std::string& text) {
+    std::string all = text;
+    for (const char* part : {".from", ".max_length", ".max_new_tokens", ".temperature"})
+        all += fmt::format("\n{}{} = {}", prefix, part, deck.values().at(prefix + part));
+    return all;
+}
+
 const std::string& question_of(const RolloutRow& row) { return row.prompt_text; }
 
 bool is_word_character(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
@@ -81,7 +89,7 @@ std::optional<std::vector<double>> judge_samples(Run& run, const Samples& sample
     }
     const bool by_chance = deck.text("judge.by") == "probability";
     const auto replies = inquire(
-        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = text, .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
+        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = about(deck, "judge", text) + " " + deck.text("judge.by"), .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
             std::vector<Json> all;
             if (by_chance)
                 for (const double p : model.chances(some, yes, no)) all.push_back(std::isnan(p) ? Json() : Json(p));
@@ -122,7 +130,7 @@ std::optional<std::vector<std::string>> rewrite_samples(Run& run, const Samples&
     const auto replies = inquire(run, asks,
                                  {.prefix = "rewrite",
                                   .file = "rewrite.jsonl",
-                                  .about = text,
+                                  .about = about(run.deck, "rewrite", text),
                                   .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
                                       std::vector<Json> all;
                                       for (std::string& reply : model.replies(some, Stream::rewrite)) all.push_back(std::move(reply));

@@ -10,6 +10,7 @@
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/lifecycle.hpp"
+#include "gradus/text/script.hpp"
 #include "gradus/train/packing.hpp"
 
 namespace gradus {
@@ -94,7 +95,7 @@ std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Strea
     Json texts = Json::array();
     const std::vector<Generated> generated = m.stack->engine->generate(*m.stack->policy, requests, options, {});
     for (std::size_t i = 0; i < generated.size(); ++i)
-        texts.push_back({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))});
+        texts.push_back(Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
     std::vector<std::string> all(asks.size());
     for (const std::string& part : grid.data().all_gather(texts.dump()))
         for (const Json& reply : Json::parse(part)) all[reply[0].get<std::size_t>()] = reply[1];
@@ -173,8 +174,7 @@ std::map<std::string, Json> read_replies(const std::string& path, const std::str
         require<DataError>(lines.problem().empty(), "{}:{}: {}", path, lines.line(), lines.problem());
         const Json& row = lines.row();
         if (row.contains("about")) {
-            require<DataError>(row["about"] == about, "{} holds replies to another template; choose another run.dir, or restart = none",
-                               path);
+            require<DataError>(row["about"] == about, "{} holds replies of another model or to another template; remove it, or choose another run.dir", path);
             continue;
         }
         replies[row.at("at").get<std::string>()] = row.at("reply");

@@ -143,7 +143,8 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
 /// The keys that decide how samples are judged and counted, not what is sampled.
 bool is_of_samples(const std::string& key) {
     if (key == "sample.n" || key == "eval.n" || key == "eval.benchmark") return true;
-    return !key.starts_with("sample.") && !key.starts_with("eval.");
+    return !key.starts_with("sample.") && !key.starts_with("eval.") && !key.starts_with("judge.") &&
+           !key.starts_with("rewrite.");
 }
 
 /// And those that shards of one run may differ in.

@@ -123,7 +123,7 @@ echo "75+ 75" >stop.in
 printf 'a stop.in\n' >c.chain
 run
 is "75 without a new checkpoint ends after three" "$rc $(calls)" "75 a a a a "
-has "and says so" "$out" "without a new checkpoint"
+has "and says so" "$out" "without getting further"
 
 case_folder stop_file
 echo "stop 0" >stop.in

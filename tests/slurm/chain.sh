@@ -191,7 +191,7 @@ is "mended: the rest is submitted" "$(grep -c 'submitted  ' <<<"$out")" 3
 
 status words
 is "75 without a checkpoint: tries" "$(grep -c '^stall ' words/calls)" 4
-has "75 without a checkpoint: why" "$out" "'stall' was stopped 3 times in a row before it had written a new checkpoint"
+has "75 without a checkpoint: why" "$out" "'stall' was stopped 3 times in a row before it had got further"
 is "what waited for it never began" "$(grep -c '^after ' words/calls)" 0
 is "70 is tried once more" "$(grep -c '^hard ' words/calls) $(cat words/hard/exit)" "2 0"
 is "but not twice" "$(grep -c '^twice ' words/calls) $(cat words/twice/exit)" "2 70"
