@@ -85,7 +85,7 @@ is "here, while it is queued: exit code" "$?" 2
 has "here, while it is queued: why" "$out" "cancel it, or leave the chain to slurm (--slurm)"
 status cut
 is "status of what waits: exit code" "$rc" 75
-has "status of what waits: for what" "$out" "waiting   for zero (job $(id_of cut/batch/eval-zero))"
+has "status of what waits: for what" "$out" "waiting   for zero, eval-zero.0, eval-zero.1 (job $(id_of cut/batch/eval-zero))"
 
 # The time limit itself, which Slurm looks at every 30 s: the ranks stand still until it has sent USR1.
 echo "base $source_dir/tests/restart/pretrain.in train.steps=40 time=1m run.walltime=none data.path=$work/whole/problems/base.jsonl" >one.chain
