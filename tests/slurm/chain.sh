@@ -76,7 +76,7 @@ is "nothing was submitted" "$(squeue --noheader)" ""
 submit cut cut.chain
 is "submitted" "$rc" 0
 first="$(id_of cut/batch/problems)"
-has "with its number" "$out" "problems         submitted                       $first"
+has "with its number" "$(tr -s ' ' <<<"$out")" "problems submitted $first"
 submit cut cut.chain
 is "again: exit code" "$rc" 0
 is "again: nothing is submitted twice" "$(grep -c submitted <<<"$out") $(cat cut/batch/* | grep -c submitted)" "0 12"
