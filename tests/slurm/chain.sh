@@ -17,6 +17,8 @@ status() {
     out="$("$jobs/status" "$1" 2>&1)"
     rc=$?
 }
+is_state() { [[ $(squeue --noheader --jobs="$1" --format=%T) == "$2" ]]; }
+are_gone() { ! squeue --noheader --format=' %i ' | grep -qE " ($1|$2) "; }
 id_of() { awk '$2 == "submitted" { id = $3 } END { print id }' "$1"; }
 events() { awk -v event="$2" '$2 == event { n++ } END { print n + 0 }' "$1"; }
 has_events() { (($(events "$1" "$2") >= $3)); }
@@ -74,7 +76,7 @@ is "nothing was submitted" "$(squeue --noheader)" ""
 submit cut cut.chain
 is "submitted" "$rc" 0
 first="$(id_of cut/batch/problems)"
-has "with its number" "$out" "problems         submitted                       $first"
+has "with its number" "$(tr -s ' ' <<<"$out")" "problems submitted $first"
 submit cut cut.chain
 is "again: exit code" "$rc" 0
 is "again: nothing is submitted twice" "$(grep -c submitted <<<"$out") $(cat cut/batch/* | grep -c submitted)" "0 12"
@@ -83,7 +85,7 @@ is "here, while it is queued: exit code" "$?" 2
 has "here, while it is queued: why" "$out" "cancel it, or leave the chain to slurm (--slurm)"
 status cut
 is "status of what waits: exit code" "$rc" 75
-has "status of what waits: for what" "$out" "waiting   for zero (job $(id_of cut/batch/eval-zero))"
+has "status of what waits: for what" "$out" "waiting   for zero, eval-zero.0, eval-zero.1 (job $(id_of cut/batch/eval-zero))"
 
 # The time limit itself, which Slurm looks at every 30 s: the ranks stand still until it has sent USR1.
 echo "base $source_dir/tests/restart/pretrain.in train.steps=40 time=1m run.walltime=none data.path=$work/whole/problems/base.jsonl" >one.chain
@@ -100,6 +102,10 @@ next  $here/evaluate.in after=bad model.from=\$ROOT/bad
 last  $here/evaluate.in after=next model.from=\$ROOT/bad
 X
 submit fail fail.chain
+
+# A site whose modules are not there.
+{ cat "$here/site.sh"; echo 'site_environment() { echo "no such module"; false; }'; } >modules.sh
+submit modules one.chain --site "$work/modules.sh"
 
 # Jobs that end as their decks say (tests/chain/gradus).
 mkdir words
@@ -135,14 +141,14 @@ at="$(steps rough/base)"
 freeze rough/base $((at + 1))
 kill_node node1
 # Slurm misses the node after SlurmdTimeout, and has it back when its daemon runs again.
-holds "node lost: Slurm misses it" await 90 eval '[[ $(squeue --noheader --jobs="$job" --format=%T) == PENDING ]]'
+holds "node lost: Slurm misses it" await 90 is_state "$job" PENDING
 start_node node1
 holds "node lost: goes on" await 60 has_events rough/batch/base started 4
 has "node lost: Slurm knows" "$(scontrol show job "$job")" "Restarts=3"
 at="$(steps rough/base)"
 freeze rough/base $((at + 1))
 scancel "$job"
-holds "cancelled: it and what waits for it" await 60 eval '[[ -z $(squeue --noheader --jobs="$job,$(id_of rough/batch/eval)" 2>/dev/null) ]]'
+holds "cancelled: it and what waits for it" await 60 are_gone "$job" "$(id_of rough/batch/eval)"
 status rough
 is "cancelled: status" "$rc" 75
 has "cancelled: status says where" "$out" "base             stopped   at $(cat rough/base/latest); job $job was cancelled"
@@ -174,7 +180,7 @@ is "a finished chain: nothing to submit" "$rc $(grep -c 'finished before' <<<"$o
 holds "rough: the same bits" same_run whole/base rough/base
 is "rough: all done" "$("$jobs/status" rough | grep -c ' done')" 2
 has "limit: Slurm's signal" "$(cat limit/base/run.log)" "SIGUSR1"
-is "limit: back in the queue, once" "$(events limit/batch/base stopped)" 1
+holds "limit: back in the queue" has_events limit/batch/base stopped 1
 holds "limit: the same bits" same_run whole/base limit/base
 
 status fail
@@ -188,6 +194,10 @@ sed -i "s|$work/nowhere.jsonl|$work/whole/problems/base.jsonl train.steps=2|" fa
 submit fail fail.chain
 has "mended: the first is kept" "$out" "problems         finished before"
 is "mended: the rest is submitted" "$(grep -c 'submitted  ' <<<"$out")" 3
+
+status modules
+is "no modules: status" "$rc" 2
+has "no modules: why" "$out" "modules.sh: site_environment failed"
 
 status words
 is "75 without a checkpoint: tries" "$(grep -c '^stall ' words/calls)" 4

@@ -18,12 +18,14 @@ unset "${!SLURM@}" "${!SBATCH@}" 2>/dev/null
 # port_is_free PORT
 port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# Job numbers differ from those of another such Slurm: Open MPI names a job's shared memory by them.
 write_conf() {
     local port=$((20000 + RANDOM % 5000 * 4)) i host
     host="$(hostname -s)"
     for i in 0 1 2; do port_is_free $((port + i)) || { write_conf; return; }; done
     cat >"$cluster/slurm.conf" <<X
 ClusterName=gradus
+FirstJobId=$((port * 100))
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$port
 SlurmUser=$(id -un)
