@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(keys_of_another_stage) {
 
 BOOST_AUTO_TEST_CASE(the_stage) {
     const std::string stages =
-        "one of import | problems | tokenizer | pretrain | sft | rl | sample | evaluate | score | export | "
+        "one of import | problems | tokenizer | pretrain | sft | reward_model | rl | sample | evaluate | score | export | "
         "bench is expected";
     check_lines(errors_of("stage = evalaute\nrun.dir = a"),
                 {"a.in:1: stage = evalaute: " + stages + "; did you mean evaluate?"});

@@ -112,7 +112,7 @@ BOOST_AUTO_TEST_CASE(help_of_a_section) {
     BOOST_TEST(help_deck("train.steps") ==
                "train.steps = 0\n"
                "    Updates in all; 0: from train.epochs (not in stage rl).\n"
-               "    [a whole number >= 0 (updates); stages: pretrain sft rl]\n");
+               "    [a whole number >= 0 (updates); stages: pretrain sft rl reward_model]\n");
     BOOST_TEST(help_deck("stage").substr(0, 20) == "stage = (required)\n ");
     const std::string rewards = help_deck("reward");
     BOOST_TEST(contains(rewards, "reward.NAME.kind = (required)\n"));
