@@ -10,8 +10,9 @@ rows() {
         ! jq -e 'has("accuracy")' "$ROOT/$name/result.json" >/dev/null 2>&1 || source="$ROOT/$name/summary.json"
         [[ -e $source ]] || source=/dev/null
         jq --arg name "${row[$name]}" --arg from "${row_from[$name]:--}" --slurpfile run "$source" '
-            {name: $name, from: $from, accuracy, pass_at_1, stderr, cons_at_16, format, language, mean_length,
-             steps: $run[0].steps, tokens_per_s: $run[0].tokens_per_s}' \
+            {name: $name, from: $from, pass_at_1, stderr, cons_at_16, format, language, mean_length,
+             steps: $run[0].steps, tokens_per_s: $run[0].tokens_per_s}
+            + if has("accuracy") then {accuracy} else {} end' \
             "$ROOT/$name/result.json" || return 1
     done
 }

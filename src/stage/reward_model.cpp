@@ -47,8 +47,12 @@ class RewardModelTraining {
     std::vector<RatedRow> next_rows();
     ScoreLossSums loss(const std::vector<RatedRow>& rows, std::span<const float> scores, std::span<float> d_scores) const;
     Measurement measure(const std::vector<RatedRow>& rows);
-    /// Measures at the end, keeps the result, and gives what a checkpoint tells of the scores.
+    /// One update after `step` of them, its metrics and, where it is due, a measurement of the held-out rows.
+    void update(std::int64_t step, const LearningRate& rate, Lifecycle& life);
+    /// Measures at the end and keeps the result.
     Json conclude();
+    /// Of a checkpoint; with `result`, what is known of the scores at the end.
+    Json state(const Json& result) const;
 
     Run& run_;
     Stack& stack_;
@@ -128,6 +132,52 @@ Json RewardModelTraining::conclude() {
     return result;
 }
 
+void RewardModelTraining::update(std::int64_t step, const LearningRate& rate, Lifecycle& life) {
+    const double began = now_seconds();
+    const std::vector<RatedRow> rows = next_rows();
+    Measurement seen;
+    const Trainer::ScoreResult result = life.guarded([&] {
+        return stack_.trainer->score_step(
+            sequences_of(rows),
+            [&](std::span<const float> scores, std::span<float> d_scores) { seen.sums = loss(rows, scores, d_scores); },
+            rate.at(step));
+    });
+    tokens_ += result.tokens;
+    const double tokens_per_s = result.tokens / (now_seconds() - began);
+    const double accuracy = seen.sums.right / seen.sums.items, margin = seen.sums.margin / seen.sums.items;
+    Json row = {{"step", step + 1},
+                {"loss", seen.sums.loss},
+                {"accuracy", accuracy},
+                {"margin_mean", margin},
+                {"score_mean", seen.mean()},
+                {"score_std", seen.std()},
+                {"grad_norm", result.grad_norm},
+                {"lr", rate.at(step)},
+                {"tokens", tokens_},
+                {"tokens_per_s", tokens_per_s}};
+    row.update(router_metrics(stack_.config, result.router));
+    std::string told;
+    if (!held_out_.empty() && measure_every_ > 0 && (step + 1) % measure_every_ == 0) {
+        const Profile::Region region(run_.profile, "evaluate.scores");
+        const Measurement now = life.guarded([&] { return measure(held_out_); });
+        row["held_out"] = now.json();
+        told = fmt::format(" held-out {:.1f} %", 100 * now.calibration.accuracy);
+    }
+    row["seconds"] = lap_times(run_.profile);
+    run_.metric(row);
+    life.report(step + 1, fmt::format("loss {:.4f} accuracy {:.3f} margin {:.3f} norm {:.3f} lr {:.2e} tok/s {}{}",
+                                      seen.sums.loss, accuracy, margin, result.grad_norm, rate.at(step),
+                                      format_count(tokens_per_s), told));
+}
+
+Json RewardModelTraining::state(const Json& result) const {
+    Json about = {{"kind", run_.deck.text("reward_model.kind")},
+                  {"template", run_.chat.name()},
+                  {"thinking", run_.deck.flag("policy.thinking")}};
+    if (!result.is_null()) about.update({{"mean", result["score_mean"]}, {"std", result["score_std"]}});
+    return {{"data_at", at_}, {"tokens", tokens_}, {"reward_model", about}};
+}
+
 ExitCode RewardModelTraining::loop(StartPoint& start) {
     if (start.own) {
         at_ = start.own->state()["data_at"].get<std::int64_t>();
@@ -140,52 +190,12 @@ ExitCode RewardModelTraining::loop(StartPoint& start) {
     Lifecycle life(run_, stack_, total_);
     Json result;
     for (std::int64_t step = start.step; step < total_;) {
-        const double began = now_seconds();
         life.begin_step();
-        const std::vector<RatedRow> rows = next_rows();
-        Measurement seen;
-        const Trainer::ScoreResult update = life.guarded([&] {
-            return stack_.trainer->score_step(
-                sequences_of(rows),
-                [&](std::span<const float> scores, std::span<float> d_scores) { seen.sums = loss(rows, scores, d_scores); },
-                rate.at(step));
-        });
+        update(step, rate, life);
         ++step;
-        tokens_ += update.tokens;
-        const double seconds = now_seconds() - began;
-        Json row = {{"step", step},
-                    {"loss", seen.sums.loss},
-                    {"accuracy", seen.sums.right / seen.sums.items},
-                    {"margin_mean", seen.sums.margin / seen.sums.items},
-                    {"score_mean", seen.mean()},
-                    {"score_std", seen.std()},
-                    {"grad_norm", update.grad_norm},
-                    {"lr", rate.at(step - 1)},
-                    {"tokens", tokens_},
-                    {"tokens_per_s", update.tokens / seconds}};
-        row.update(router_metrics(stack_.config, update.router));
-        std::string told;
-        if (!held_out_.empty() && measure_every_ > 0 && step % measure_every_ == 0) {
-            const Profile::Region region(run_.profile, "evaluate.scores");
-            const Measurement now = life.guarded([&] { return measure(held_out_); });
-            row["held_out"] = now.json();
-            told = fmt::format(" held-out {:.1f} %", 100 * now.calibration.accuracy);
-        }
-        row["seconds"] = lap_times(run_.profile);
-        run_.metric(row);
-        life.report(step, fmt::format("loss {:.4f} accuracy {:.3f} margin {:.3f} norm {:.3f} lr {:.2e} tok/s {}{}",
-                                      seen.sums.loss, seen.sums.right / seen.sums.items,
-                                      seen.sums.margin / seen.sums.items, update.grad_norm, rate.at(step - 1),
-                                      format_count(update.tokens / seconds), told));
         const bool stop = life.end_step(step);
         if (step == total_) result = life.guarded([&] { return conclude(); });
-        if (stop || step == total_ || life.due(step)) {
-            Json about = {{"kind", run_.deck.text("reward_model.kind")},
-                          {"template", run_.chat.name()},
-                          {"thinking", run_.deck.flag("policy.thinking")}};
-            if (step == total_) about.update({{"mean", result["score_mean"]}, {"std", result["score_std"]}});
-            life.save(step, {{"data_at", at_}, {"tokens", tokens_}, {"reward_model", about}}, {}, step == total_);
-        }
+        if (stop || step == total_ || life.due(step)) life.save(step, state(result), {}, step == total_);
         if (stop) return ExitCode::again;
     }
     life.finish();

@@ -86,9 +86,11 @@ Calibration calibration(std::span<const double> probability) {
         Bin& bin = bins[std::min(at, kBins - 1)];
         bin.confidence += confidence;
         bin.right += right;
-        result.accuracy += right / n;
-        result.brier += (1 - p) * (1 - p) / n;
+        result.accuracy += right;
+        result.brier += (1 - p) * (1 - p);
     }
+    result.accuracy /= n;
+    result.brier /= n;
     for (const Bin& bin : bins) result.expected_error += std::abs(bin.confidence - bin.right) / n;
     result.accuracy_error = std::sqrt(result.accuracy * (1 - result.accuracy) / n);
     return result;

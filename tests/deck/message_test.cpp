@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(bad_choices) {
     BOOST_TEST(rl_error("train.lr_schedule = |") ==
                "a.in:4: train.lr_schedule = |: one of constant | linear | cosine is expected");
     BOOST_TEST(rl_error("reward.a.kind = acuracy") ==
-               "a.in:4: reward.a.kind = acuracy: one of accuracy | cosine | format | tags | language | repetition | steps "
+               "a.in:4: reward.a.kind = acuracy: one of accuracy | cosine | format | tags | language | repetition | steps | model "
                "is expected; did you mean accuracy?");
     BOOST_TEST(rl_error("run.device = gpu").substr(0, 25) == "a.in:4: run.device = gpu:");
 }
@@ -132,14 +132,14 @@ BOOST_AUTO_TEST_CASE(missing_keys_all_at_once) {
         "a.in: run.dir is missing: a path is expected. "
         "Run directory: log, metrics, rollouts, checkpoints. Made where it is missing.";
     const std::string data =
-        "a.in: data.path is missing: a list of words is expected. JSONL files, in this order.";
+        "a.in: data.path is missing: a list of words is expected. Files of rows, in this order: JSON lines, or one JSON array of objects.";
     check_lines(errors_of("stage = sft"), {data, run_dir});
     check_lines(errors_of("stage = rl\nreward.a.weight = 2\ntrain.steps = x"),
                 {"a.in:3: train.steps = x: a whole number >= 0 (updates) is expected", data,
-                 "a.in: reward.a.kind is missing: one of accuracy | cosine | format | tags | language | repetition | steps "
+                 "a.in: reward.a.kind is missing: one of accuracy | cosine | format | tags | language | repetition | steps | model "
                  "is expected. What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many "
                  "of its tags are there once; the share of words in one language; repeated words; the equations of the "
-                 "reasoning.",
+                 "reasoning; the score of a trained reward model (stage rl).",
                  run_dir});
     check_lines(errors_of("stage = score"),
                 {run_dir,
@@ -151,13 +151,13 @@ BOOST_AUTO_TEST_CASE(required_keys_that_are_empty) {
     check_lines(errors_of("stage = sft\nrun.dir =\ndata.path = \" \""),
                 {"a.in:2: run.dir is empty: a path is expected. Run directory: log, metrics, "
                  "rollouts, checkpoints. Made where it is missing.",
-                 "a.in:3: data.path is empty: a list of words is expected. JSONL files, in this "
-                 "order."});
+                 "a.in:3: data.path is empty: a list of words is expected. Files of rows, in this "
+                 "order: JSON lines, or one JSON array of objects."});
 }
 
 BOOST_AUTO_TEST_CASE(keys_of_another_stage) {
     BOOST_TEST(rl_error("train.epochs = 2") ==
-               "a.in:4: train.epochs is not used by stage = rl, only by: pretrain sft");
+               "a.in:4: train.epochs is not used by stage = rl, only by: pretrain sft reward_model");
     BOOST_TEST(rl_error("", {"eval.k=4"}) ==
                "command line: eval.k is not used by stage = rl, only by: evaluate");
     check_lines(errors_of(required_keys("sft") + "reward.a.kind = format\nrl.group = 2"),
@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(keys_of_another_stage) {
 
 BOOST_AUTO_TEST_CASE(the_stage) {
     const std::string stages =
-        "one of import | problems | tokenizer | pretrain | sft | rl | sample | evaluate | score | export | "
+        "one of import | problems | tokenizer | pretrain | sft | reward_model | rl | sample | evaluate | score | export | "
         "bench is expected";
     check_lines(errors_of("stage = evalaute\nrun.dir = a"),
                 {"a.in:1: stage = evalaute: " + stages + "; did you mean evaluate?"});
@@ -267,7 +267,7 @@ BOOST_AUTO_TEST_CASE(all_errors_in_order_of_place) {
          b + ":1: there is no key optim.betal; did you mean optim.beta1?",
          b + ":2: " + b + " includes itself",
          b + ":3: rl.group = 0: a whole number > 0 (samples) is expected",
-         deck + ":4: train.epochs is not used by stage = rl, only by: pretrain sft",
+         deck + ":4: train.epochs is not used by stage = rl, only by: pretrain sft reward_model",
          deck + ":5: train.steps = x: a whole number >= 0 (updates) is expected",
          deck + ":6: a quote \" is not closed",
          deck + ":7: cannot read " + (folder / "c.in") + ": No such file or directory",
