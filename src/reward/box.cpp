@@ -108,6 +108,15 @@ BoxFile sealed_text(const std::string& text) {
     return file;
 }
 
+BoxFile sealed_copy(int file) {
+    struct stat status = {};
+    ::fstat(file, &status);
+    std::string text(static_cast<std::size_t>(status.st_size), '\0');
+    const ssize_t n = ::pread(file, text.data(), text.size(), 0);
+    require(n == status.st_size, "a compiled program cannot be read: {}", std::strerror(errno));
+    return sealed_text(text);
+}
+
 CodeBox::CodeBox(const CodeSettings& settings)
     : settings_(settings), full_(settings.isolation == Isolation::full), processes_(settings.limits.processes) {
     proc_ = BoxFile(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));

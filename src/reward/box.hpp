@@ -25,6 +25,8 @@ struct Pipe {
 };
 /// `text` to read, in memory, which nobody can write to any more. Throws InternalError.
 BoxFile sealed_text(const std::string& text);
+/// The same of what is in a file.
+BoxFile sealed_copy(int file);
 
 /// The system calls that a program may make, as a filter for the kernel. Weak isolation has fewer: no process group or
 /// session of its own, no signals but to itself. Throws InternalError.

@@ -203,7 +203,20 @@ std::optional<CodeTask> code_task(const std::string& reference) {
     return task;
 }
 
-std::optional<CppHeader> cpp_header(const std::string& text) {
+std::optional<CppHeader> cpp_header(const std::string& whole) {
+    // A body may have begun: the head ends at the first brace behind a bracket that is still open at the end.
+    std::vector<std::size_t> open_braces;
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+        if (whole[i] == '{') open_braces.push_back(i);
+        if (whole[i] == '}' && !open_braces.empty()) open_braces.pop_back();
+    }
+    std::string text = whole;
+    for (const std::size_t brace : open_braces) {
+        const std::size_t before = brace == 0 ? std::string::npos : whole.find_last_not_of(" \t\r\n", brace - 1);
+        if (before == std::string::npos || whole[before] != ')') continue;
+        text = whole.substr(0, brace + 1);
+        break;
+    }
     std::size_t end = text.find_last_not_of(" \t\r\n");
     if (end == std::string::npos) return std::nullopt;
     if (text[end] == '{' || text[end] == ';') end = end > 0 ? text.find_last_not_of(" \t\r\n", end - 1) : std::string::npos;

@@ -59,7 +59,10 @@ std::vector<std::string> words_of(const std::string& text) {
 
 class Keeper {
   public:
-    explicit Keeper(const CodeJob& job) : job_(job), box_(job.settings) {}
+    Keeper(const CodeJob& job, CompiledTests& compiled) : job_(job), compiled_(compiled), box_(job.settings) {
+        if (job_.language == Language::cpp && job_.cases.empty()) tests_ = BoxFile(compiled_.find(tests_key()));
+        compiled_.forget();
+    }
 
     CodeResult run() {
         CodeResult result{.judged = true, .passed = {}, .reason = ""};
@@ -199,14 +202,25 @@ class Keeper {
                            headers(), job_.prologue, job_.signature, job_.entry_point, body);
     }
 
+    std::string tests_key() const { return job_.settings.compiler + "\n" + tests_text(); }
+
+    /// The tests as a program, from the helper or compiled and handed to it.
+    BoxFile compiled_tests() {
+        if (tests_) return std::move(tests_);
+        try {
+            const BoxFile image = compile(tests_text(), true);
+            BoxFile held = sealed_copy(image.get());
+            compiled_.hand_in(tests_key(), held.get());
+            return held;
+        } catch (const Failed& failed) {
+            throw BrokenTests{failed.reason};
+        }
+    }
+
     void run_tests(CodeResult& result) {
         BoxFile program_image, tests_image;
         if (job_.language == Language::cpp) {
-            try {
-                tests_image = compile(tests_text(), true);
-            } catch (const Failed& failed) {
-                throw BrokenTests{failed.reason};
-            }
+            tests_image = compiled_tests();
             program_image = compile(program_text(), false);
         }
         BoxRun run{.folder = "", .seconds = job_.settings.limits.seconds};
@@ -249,15 +263,17 @@ class Keeper {
     }
 
     const CodeJob& job_;
+    CompiledTests& compiled_;
+    BoxFile tests_;
     CodeBox box_;
 };
 
-std::string answer_job(ByteReader& reader) {
+std::string answer_job(ByteReader& reader, CompiledTests& compiled) {
     CodeJob job;
     exchange_job(reader, job);
     CodeResult result;
     try {
-        result = Keeper(job).run();
+        result = Keeper(job, compiled).run();
     } catch (const std::exception& e) {
         result = {.judged = false, .passed = {}, .reason = e.what()};
     }
@@ -290,7 +306,7 @@ std::string answer_probe(ByteReader& reader) {
 
 }  // namespace
 
-void keep(int descriptor) {
+void keep(int descriptor, CompiledTests& compiled) {
     int code = 1;
     try {
         std::string request;
@@ -298,7 +314,7 @@ void keep(int descriptor) {
             ByteReader reader(request);
             RequestKind kind = RequestKind::job;
             reader.value(kind);
-            code = send_message(descriptor, kind == RequestKind::job ? answer_job(reader) : answer_probe(reader)) ? 0 : 1;
+            code = send_message(descriptor, kind == RequestKind::job ? answer_job(reader, compiled) : answer_probe(reader)) ? 0 : 1;
         }
     } catch (...) {
         // No answer: the rank sees an end without a result.

@@ -14,12 +14,9 @@
 #include "warden.hpp"
 
 namespace gradus {
-namespace {
 
-/// Hands `passed` to the helper. False where there is none any more.
-bool pass_descriptor(int control, int passed) {
-    char byte = 0;
-    iovec content = {.iov_base = &byte, .iov_len = 1};
+bool pass_descriptor(int control, int passed, const void* bytes, std::size_t size) {
+    iovec content = {.iov_base = const_cast<void*>(bytes), .iov_len = size};
     alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
     msghdr message = {};
     message.msg_iov = &content;
@@ -34,10 +31,8 @@ bool pass_descriptor(int control, int passed) {
     ssize_t sent = 0;
     do sent = ::sendmsg(control, &message, MSG_NOSIGNAL);
     while (sent < 0 && errno == EINTR);
-    return sent == 1;
+    return sent == static_cast<ssize_t>(size);
 }
-
-}  // namespace
 
 bool send_message(int descriptor, const std::string& message) {
     const std::uint64_t size = message.size();
@@ -103,7 +98,7 @@ std::string Sandbox::ask(const std::string& request) const {
             std::strerror(errno));
     const UniqueHandle<int, Close, -1> ours(ends[0]);
     UniqueHandle<int, Close, -1> theirs(ends[1]);
-    require(pass_descriptor(control_.get(), theirs.get()), "the helper process of programs has ended");
+    require(pass_descriptor(control_.get(), theirs.get(), "j", 1), "the helper process of programs has ended");
     theirs.reset();
     std::string answer;
     require(send_message(ours.get(), request) && receive_message(ours.get(), answer),

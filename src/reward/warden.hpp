@@ -56,13 +56,39 @@ void exchange_result(Archive& a, Result& result) {
     a.text(result.reason);
 }
 
+/// Sends a descriptor with `size` bytes. False where the other side has ended.
+bool pass_descriptor(int control, int passed, const void* bytes, std::size_t size);
 /// A message is its length and its bytes. False where the other side ended.
 bool send_message(int descriptor, const std::string& message);
 bool receive_message(int descriptor, std::string& message);
 
 /// The helper: forks a keeper for each descriptor that comes on `control`, until the rank ends.
 [[noreturn]] void watch_over(int control, pid_t rank);
+/// Compiled tests, which all programs for one problem share: the helper holds them, keepers inherit them and hand in new ones.
+class CompiledTests {
+  public:
+    CompiledTests();
+    /// The program made of `key`, its text with the compiler's name, as a descriptor of the caller; -1 where there is none.
+    int find(const std::string& key) const;
+    /// A keeper closes what it has inherited.
+    void forget();
+    /// A keeper hands a program to the helper.
+    void hand_in(const std::string& key, int image) const;
+    /// The helper's end of what is handed in, and taking one from it.
+    int incoming() const { return helper_; }
+    void take();
+
+  private:
+    struct Entry {
+        std::uint64_t key[2];
+        int image;
+    };
+    std::vector<Entry> entries_;
+    std::size_t oldest_ = 0;
+    int helper_ = -1, keepers_ = -1;
+};
+
 /// A keeper: reads a request from `descriptor`, does it, answers.
-[[noreturn]] void keep(int descriptor);
+[[noreturn]] void keep(int descriptor, CompiledTests& compiled);
 
 }  // namespace gradus

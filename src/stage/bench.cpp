@@ -214,9 +214,10 @@ ExitCode run_bench(Run& run) {
     run.begin();
     Json result = {{"ranks", run.grid.size()}};
     const auto asked = run.deck.list("bench.what");
-    if (std::any_of(asked.begin(), asked.end(), [](const std::string& what) { return what != "tokenizer" && what != "answers"; }))
+    if (std::any_of(asked.begin(), asked.end(), [](const std::string& what) { return what != "tokenizer" && what != "answers" && what != "code"; }))
         bench_model(run, result);
     if (bench_wants(run.deck, "answers")) bench_answers(run, run.deck.integer("bench.steps"), result);
+    if (bench_wants(run.deck, "code")) bench_code(run, run.deck.integer("bench.steps"), result);
     if (bench_wants(run.deck, "tokenizer")) bench_tokenizer(run, run.deck.integer("bench.steps"), result);
     run.finish(1, 0, result);
     if (run.is_root()) write_file_atomically(run.path("bench.json"), result.dump(2) + "\n");

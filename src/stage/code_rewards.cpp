@@ -14,21 +14,6 @@ namespace {
 
 std::string key_of(const std::string& name, const char* part) { return fmt::format("reward.{}.{}", name, part); }
 
-/// Cores that this rank may take: those that it may run on, divided by the ranks that have the same.
-int share_of_cores(const Run& run) {
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    ::sched_getaffinity(0, sizeof cores, &cores);
-    char host[256] = "";
-    ::gethostname(host, sizeof host - 1);
-    std::string place = host;
-    for (int core = 0; core < CPU_SETSIZE; ++core)
-        if (CPU_ISSET(core, &cores)) place += fmt::format(" {}", core);
-    const std::vector<std::string> places = run.grid.world().all_gather(place);
-    const auto ranks = static_cast<int>(std::count(places.begin(), places.end(), place));
-    return std::max(1, CPU_COUNT(&cores) / ranks);
-}
-
 /// Throws DeckError where a row asks for a language that this machine cannot run.
 void require_tools(const Deck& deck, const std::string& name, const SandboxReport& report,
                    const std::vector<std::string>& references) {
@@ -45,6 +30,20 @@ void require_tools(const Deck& deck, const std::string& name, const SandboxRepor
 }
 
 }  // namespace
+
+int cores_of_rank(const Run& run) {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    ::sched_getaffinity(0, sizeof cores, &cores);
+    char host[256] = "";
+    ::gethostname(host, sizeof host - 1);
+    std::string place = host;
+    for (int core = 0; core < CPU_SETSIZE; ++core)
+        if (CPU_ISSET(core, &cores)) place += fmt::format(" {}", core);
+    const std::vector<std::string> places = run.grid.world().all_gather(place);
+    const auto ranks = static_cast<int>(std::count(places.begin(), places.end(), place));
+    return std::max(1, CPU_COUNT(&cores) / ranks);
+}
 
 CodeSettings code_settings(const Deck& deck, const std::string& name) {
     const auto number = [&](const char* part) { return deck.integer(key_of(name, part)); };
@@ -90,7 +89,7 @@ int reward_threads(const Run& run) {
     for (const std::string& name : run.deck.names("reward")) {
         if (run.deck.text(key_of(name, "kind")) != "code") continue;
         const auto workers = static_cast<int>(run.deck.integer(key_of(name, "workers")));
-        threads = std::max(threads, workers > 0 ? workers : share_of_cores(run));
+        threads = std::max(threads, workers > 0 ? workers : cores_of_rank(run));
     }
     return threads;
 }

@@ -28,6 +28,8 @@ void run_self_test(Run& run);
 void bench_tokenizer(Run& run, std::int64_t runs, Json& result);
 /// Pairs of answers and references that the accuracy reward judges a second, of the rows of bench.text.
 void bench_answers(Run& run, std::int64_t runs, Json& result);
+/// Small programs that are run and judged a second, by language and form of test.
+void bench_code(Run& run, std::int64_t runs, Json& result);
 
 /// What --check says of them: the folder or checkpoint, its sizes, and that every tensor has its place.
 void plan_import(const Deck& deck, const TokenizerFiles& files, const Tokenizer& tokenizer,

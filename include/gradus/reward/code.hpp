@@ -31,7 +31,7 @@ std::string to_reference(const CodeTask& task);
 /// Nothing where the text is no such reference. Throws DataError where it is one and says what cannot be.
 std::optional<CodeTask> code_task(const std::string& reference);
 
-/// The function that a C++ text ends with, its body opened but not closed: `bool f(int a) {`.
+/// The function that a C++ text ends with: its head, `bool f(int a)`, or its body opened, begun perhaps, not closed.
 struct CppHeader {
     std::string before, type, name;  ///< the text before it; `bool(int a)`; `f`
 };

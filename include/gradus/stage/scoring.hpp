@@ -24,6 +24,8 @@ bool bench_wants(const Deck& deck, const std::string& what);
 /// The rewards that `reward.NAME.` keys describe, in order of name, for rows with these references. Throws DeckError
 /// where this machine cannot run what the rows ask for as the deck wants it. On all ranks together.
 std::vector<NamedReward> deck_rewards(Run& run, const std::vector<std::string>& references);
+/// Cores that this rank may take: those that it may run on, divided by the ranks that have the same. On all ranks together.
+int cores_of_rank(const Run& run);
 /// Threads for them: one, or the programs that a rank runs at once. On all ranks together.
 int reward_threads(const Run& run);
 /// The keys of a reward of kind = code.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The process of the program that is tested: loads the source on descriptor 9, then answers calls, one JSON text a line, that come on
 # descriptor 3, on descriptor 4. It knows no expected value; whatever it answers is only data to the tests' process.
-import sys, types
+import builtins, sys, types
 
 sys.set_int_max_str_digits(0)
 requests, answers = open(3, "rb"), open(4, "wb", buffering=0)
@@ -29,6 +29,8 @@ def encode(x):
         return {"c": [x.real, x.imag]}
     if kind is range:
         return {"r": [x.start, x.stop, x.step]}
+    if isinstance(x, type) and getattr(builtins, x.__name__, None) is x:
+        return {"y": x.__name__}
     for plain in (bool, int, float, str):
         if isinstance(x, plain):
             return plain(x)
@@ -76,6 +78,8 @@ def decode(x):
     if tag == "w":
         import datetime
         return getattr(datetime, value[0])(*map(decode, value[1]))
+    if tag == "y":
+        return getattr(builtins, value)
     if tag == "q":
         import collections
         return collections.deque(map(decode, value))

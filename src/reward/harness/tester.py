@@ -68,6 +68,8 @@ def encode(x):
         return {"r": [x.start, x.stop, x.step]}
     if kind in (Handle, Function):
         return {"h": Handle.number(x)}
+    if isinstance(x, type) and getattr(builtins, x.__name__, None) is x:
+        return {"y": x.__name__}
     if kind.__name__ in ("Decimal", "Fraction"):
         return {"n": [kind.__name__, str(x)]}
     if kind.__module__ == "datetime":
@@ -110,6 +112,8 @@ def decode(x):
     if "q" in x:
         import collections
         return collections.deque(map(decode, x["q"]))
+    if "y" in x and isinstance(getattr(builtins, str(x["y"]), None), type):
+        return getattr(builtins, x["y"])
     if "h" in x and type(x["h"]) is int:
         return Handle(x["h"])
     raise NotPlain("an answer of the program is malformed")
