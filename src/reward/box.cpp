@@ -122,7 +122,11 @@ CodeBox::CodeBox(const CodeSettings& settings)
     proc_ = BoxFile(::open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!full_ || !counts_by_namespace()) processes_ += threads_of_user();
     if (full_) {
+        const pid_t helper = ::getppid();
         enter_namespaces(settings.folders, std::max(settings.limits.disk, std::int64_t{64} << 20));
+        // New capabilities have taken back that this process ends with its parent.
+        ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (::getppid() != helper) ::_exit(1);
         filter_ = system_call_filter(Isolation::full);
         store_ = "/store";
         return;

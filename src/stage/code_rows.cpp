@@ -71,7 +71,8 @@ Json human_eval_cpp(const Json& row) {
                            .entry_point = header->name,
                            .signature = header->type,
                            .prologue = header->before,
-                           .header = declaration};
+                           // One declaration has part of the body too, which its solution begins anew.
+                           .header = declaration.substr(0, declaration.find('{', header->before.size()) + 1) + "\n"};
     return finished(row, "Complete this C++ function. Give the whole function in one fenced block.\n\n```cpp\n" +
                     text_of(row, "prompt") + "```", task);
 }
