@@ -187,6 +187,7 @@ class Keeper {
         std::istringstream lines(job_.prologue);
         for (std::string line; std::getline(lines, line);)
             if (line.rfind("#include", 0) == 0) text += line + "\n";
+        if (text.find("boost/any.hpp") != std::string::npos) text += "#include <list>\n";  // one of the kinds of any
         return text + "#include \"wire.hpp\"\n#include \"any.hpp\"\n";
     }
     /// C++: the tests, in which the tested function's name stands for calls.
