@@ -13,9 +13,9 @@ for i in $(seq 1 40); do
     echo "{\"question\": \"What is said on day $i?\", \"answer\": \"On day $i they say the word number $i.\"}"
 done >general.jsonl
 echo '{"messages": [{"role": "user", "content": "Tell me, what is a, b, c, d, e, f, g, h, i, j and k?"}, {"role": "assistant", "content": "Letters."}], "source": "web"}' >>general.jsonl
-# The first problem of the data, told otherwise, and one of the general rows.
+# The first problem of the data that is told in words, told otherwise, and one of the general rows.
 {
-    jq -c '{question: ("Now: " + (.prompt | ascii_upcase))}' <<<"$(head -n 1 problems/train.jsonl)"
+    jq -c '{question: ("Now: " + (.prompt | ascii_upcase))}' <<<"$(grep -m 1 'How many' problems/train.jsonl)"
     echo '{"prompt": "What is A B C D E F G H I J?"}'
 } >tests.jsonl
 

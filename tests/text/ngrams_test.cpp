@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/text/ngrams.hpp"
 
+#include <fmt/format.h>
+
 #include <boost/test/unit_test.hpp>
-#include <set>
 
 #include "gradus/base/philox.hpp"
 
@@ -14,7 +15,7 @@ namespace {
 std::vector<std::string> random_words(std::uint64_t seed, int n) {
     RandomSequence random({.seed = seed, .stream = Stream::test});
     std::vector<std::string> words;
-    for (int i = 0; i < n; ++i) words.push_back("w" + std::to_string(random.integer(0, 5000)));
+    for (int i = 0; i < n; ++i) words.push_back(fmt::format("w{}", random.integer(0, 5000)));
     return words;
 }
 std::string joined(const std::vector<std::string>& words) {
@@ -73,7 +74,7 @@ BOOST_AUTO_TEST_CASE(near_duplicates_are_found_and_others_not) {
     int above = 0, below = 0;
     for (int i = 0; i < 300; ++i) {
         std::vector<std::string> words = random_words(static_cast<std::uint64_t>(i), 1000);
-        for (int w = 0; w < i; ++w) words[static_cast<std::size_t>(400 + w)] = "other" + std::to_string(w);
+        for (int w = 0; w < i; ++w) words[static_cast<std::size_t>(400 + w)] = fmt::format("other{}", w);
         const std::string text = joined(words);
         const double truth = jaccard(grams(text, 5), grams(kept[static_cast<std::size_t>(i)], 5));
         const auto found = finder.find(text);
@@ -116,7 +117,7 @@ BOOST_AUTO_TEST_CASE(odd_texts_are_no_near_duplicates_of_all) {
     BOOST_TEST(!refused(many));
     BOOST_TEST(refused(many + "more"));
     // Texts that share a beginning and meet in many bands.
-    for (int i = 0; i < 600; ++i) refused("a b c d e f g h " + std::to_string(i) + " " + std::to_string(i * 7919) + " " + std::to_string(i * i));
+    for (int i = 0; i < 600; ++i) refused(fmt::format("a b c d e f g h {} {} {}", i, i * 7919, i * i));
 }
 
 BOOST_AUTO_TEST_CASE(passages_of_test_sets_are_found) {
