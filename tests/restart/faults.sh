@@ -37,7 +37,7 @@ has "and its phase" "$out" "in phase self_test.product"
 
 run 2 "$here/pretrain.in" "run.dir=$ROOT/whole"
 is "the undisturbed run" "$rc" 0
-broken 0:fsync:*/index.h5:2:EIO 2 "$here/pretrain.in" "run.dir=$ROOT/once"
+broken 0:fsync:*/index.h5:3:EIO 2 "$here/pretrain.in" "run.dir=$ROOT/once"
 is "one checkpoint is not stored: exit code" "$rc" 0
 has "it is told" "$out" "the checkpoint of step 8 could not be stored"
 has "with the cause" "$out" "Input/output error; the run goes on"
