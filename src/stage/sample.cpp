@@ -155,9 +155,8 @@ Inputs read_inputs(Run& run) {
     return inputs;
 }
 
-/// Rank 0's part: filters, mixes, writes everything but the output itself, which it returns. `seconds` is how long
-/// sampling took.
-std::string harvest(Run& run, const Inputs& inputs, const std::vector<RolloutRow>& rows, double seconds, Json& told) {
+/// Rank 0's part: filters, mixes, writes everything but the output itself, which it returns.
+std::string harvest(Run& run, const Inputs& inputs, const std::vector<RolloutRow>& rows, Json& told) {
     const Profile::Region region(run.profile, "filter");
     RootWorks work(run);
     const double began = now_seconds();
@@ -180,10 +179,10 @@ std::string harvest(Run& run, const Inputs& inputs, const std::vector<RolloutRow
     write_file_atomically(run.path("acceptance.json"), counts.dump(2) + "\n");
     const auto samples = static_cast<double>(rows.size());
     const std::string table = fmt::format(
-        "{}\n{} rows written, {} of them general; {} tokens sampled; {:.3g} samples/s sampled, {:.3g} rows/s filtered", filters.table(),
-        reasoning + general, general, counts["tokens"].get<std::int64_t>(), samples / seconds,
+        "{}\n{} rows written, {} of them general; {} tokens sampled; {:.3g} rows/s filtered", filters.table(),
+        reasoning + general, general, counts["tokens"].get<std::int64_t>(),
         (samples + static_cast<double>(filters.counts(Source::general).seen)) / std::max(filtered, 1e-6));
-    told = {{"acceptance", counts}, {"samples_per_s", samples / seconds}, {"table", table}};
+    told = {{"acceptance", counts}, {"table", table}};
     const std::string text = shuffled_lines(harvest.lines(), static_cast<std::uint64_t>(run.deck.integer("run.seed")));
     work.done();
     return text;
@@ -245,11 +244,9 @@ ExitCode run_sample(Run& run) {
         all.push_back({"repetition", make_repetition_reward(static_cast<int>(run.deck.integer("sample.repetition_ngram")))});
         return all;
     };
-    const double began = now_seconds();
     Samples samples =
         sample_all(run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token);
     if (samples.stopped) return ExitCode::again;
-    const double seconds = std::max(now_seconds() - began, 1e-6);
     const auto verdicts = judge_samples(run, samples);
     if (!verdicts) return ExitCode::again;
     for (std::size_t i = 0; i < verdicts->size(); ++i)
@@ -268,13 +265,17 @@ ExitCode run_sample(Run& run) {
     std::string text;
     Json told;
     if (run.is_root())
-        text = harvest(run, *inputs, samples.rows, seconds, told);
+        text = harvest(run, *inputs, samples.rows, told);
     else
         RootWorks(run).others_wait();
     if (run.is_root()) {
         table += told["table"].get<std::string>();
         told.erase("table");
         if (!before.is_null()) told["before_rewriting"] = before;
+        if (samples.seconds > 0) {
+            told["samples_per_s"] = samples.generated / samples.seconds;
+            table += fmt::format("; {:.3g} samples/s sampled", samples.generated / samples.seconds);
+        }
     }
     run.finish(1, static_cast<double>(tokens_of(samples.rows)), told);
     if (run.is_root()) {

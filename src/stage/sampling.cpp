@@ -182,6 +182,23 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
     return rows;
 }
 
+/// The policy of `model.from`, with memory that goes with it. Throws DeckError where the key names none.
+struct Policy {
+    explicit Policy(Run& run)
+        : arena(&run.device()), pinned(run.gpu ? &run.gpu->pinned() : run.cpu.get()), memory{arena, run.gpu ? pinned : arena, run.gpu.get()} {
+        std::unique_ptr<CheckpointReader> from;
+        const ModelConfig config = resolve_model(run.deck, *run.tokenizer, from,
+                                                 [&](const std::string& text) { run.log.warn("{}", text); });
+        require<DeckError>(from != nullptr, "stage = {} needs model.from: a run directory or a checkpoint", run.deck.stage());
+        stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, memory, run.profile, stack_needs(run.deck));
+        load_parameters(*stack->policy, *from, "weights", *stack->ops);
+        run.log.info("weights from {}\n{}", from->directory(), memory_table(memory));
+    }
+    Arena arena, pinned;
+    RunMemory memory;
+    std::unique_ptr<Stack> stack;
+};
+
 void sort_by_address(std::vector<RolloutRow>& rows) {
     std::sort(rows.begin(), rows.end(), [](const RolloutRow& a, const RolloutRow& b) {
         return a.group != b.group ? a.group < b.group : a.sample < b.sample;
@@ -259,11 +276,12 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     RewardPool pool(rewards(result.prompts), reward_threads(run));
     GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
     options.stream = stream;
-    std::unique_ptr<Stack> stack;
+    std::unique_ptr<Policy> policy;
     const auto complete = [&](std::vector<RolloutRow>& rows) {
         for (RolloutRow& row : rows) {
             row.reward = row.rewards[0];
             row.prompt = row.group;
+            ++result.generated;
             result.generated_tokens += static_cast<double>(row.tokens.size());
         }
     };
@@ -271,15 +289,16 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     auto rows = generate_in_parts(
         run,
         [&]() -> Stack& {
-            stack = load_policy(run);
+            policy = std::make_unique<Policy>(run);
             began = now_seconds();
-            return *stack;
+            return *policy->stack;
         },
         pool, {.rows = result.prompts, .prompts = all, .groups = addresses, .samples = samples, .options = options},
         {.folder = run.dir, .complete = complete});
     result.stopped = !rows.has_value();
     if (rows) result.rows = std::move(*rows);
     if (began > 0) result.seconds = now_seconds() - began;
+    result.generated = run.grid.data().sum(result.generated);
     result.generated_tokens = run.grid.data().sum(result.generated_tokens);
     return result;
 }

@@ -215,18 +215,4 @@ std::vector<RolloutRow> broadcast_rows(const Grid& grid, const std::vector<Rollo
     return all;
 }
 
-std::unique_ptr<Stack> load_policy(Run& run) {
-    std::unique_ptr<CheckpointReader> from;
-    const ModelConfig config = resolve_model(
-        run.deck, *run.tokenizer, from, [&](const std::string& text) { run.log.warn("{}", text); });
-    require<DeckError>(from != nullptr,
-                       "stage = {} needs model.from: a run directory or a checkpoint",
-                       run.deck.stage());
-    auto stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, run.memory(),
-                                         run.profile, stack_needs(run.deck));
-    load_parameters(*stack->policy, *from, "weights", *stack->ops);
-    run.log.info("weights from {}\n{}", from->directory(), memory_table(run.memory()));
-    return stack;
-}
-
 }  // namespace gradus

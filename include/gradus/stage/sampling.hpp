@@ -34,7 +34,7 @@ struct Samples {
     std::vector<PromptRow> prompts;
     std::vector<RolloutRow> rows;  ///< all ranks' in the order of (prompt, sample), on every rank
     bool stopped = false;          ///< asked to stop: there are no rows, the finished parts are kept
-    double generated_tokens = 0;   ///< by this run, not by one before it
+    double generated = 0, generated_tokens = 0;  ///< by this run, not by one before it
     double seconds = 0;            ///< of generating them
 };
 

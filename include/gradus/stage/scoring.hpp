@@ -55,10 +55,6 @@ struct GenerateAndScore {
 std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
                                            const GenerateAndScore& work);
 
-/// A stack for generation with the weights that `model.from` names. Throws DeckError where it names
-/// none.
-std::unique_ptr<Stack> load_policy(Run& run);
-
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
 /// Rank 0's rows, on every rank.
