@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# One rank a GPU over NCCL: every grid trains as one GPU does, repeats its bits, goes on after a kill with the
+# One rank a GPU over NCCL: every grid (data, tensor, experts) trains as one GPU does, repeats its bits, goes on after a kill with the
 # same bits, reads the other grids' checkpoints; a rank that is killed or stopped ends the job, with the group named.
 . "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 gpus="$(nvidia-smi -L 2>/dev/null | wc -l)"
@@ -61,6 +61,45 @@ for grid in 1x1 "${grids[@]}"; do
     most="$(difference 1x1 "from.$grid")"
     holds "$grid goes on from $from: losses equal to rounding ($most)" awk "BEGIN { exit !($most < 1e-4) }"
 done
+
+# A mixture of experts, its experts split over data ranks: data x tensor x expert.
+cat >config.json <<X
+{"model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 32, "num_hidden_layers": 2,
+ "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "intermediate_size": 64, "moe_intermediate_size": 16,
+ "num_experts": 8, "num_experts_per_tok": 2, "norm_topk_prob": true, "decoder_sparse_step": 1, "mlp_only_layers": [],
+ "vocab_size": 264, "max_position_embeddings": 192, "rope_theta": 10000.0, "rms_norm_eps": 1e-6,
+ "tie_word_embeddings": false, "hidden_act": "silu", "attention_bias": false}
+X
+# The shape is the file's, so the keys of the small model give way.
+{
+    grep -v '^model\.' "$decks/tiny.in"
+    grep -v '^include' "$decks/pretrain.in"
+    printf '%s\n' 'run.device = cuda' 'model.dtype = f32' "model.config = $ROOT/config.json"
+} >experts.in
+experts() {
+    local data tensor expert
+    IFS=x read -r data tensor expert <<<"$1"
+    run $((data * tensor)) experts.in "grid.tensor=$tensor" "grid.expert=$expert" "run.dir=$ROOT/$2" "${@:3}"
+}
+expert_grids=(2x1x2)
+((gpus < 4)) || expert_grids+=(4x1x2 4x1x4 2x2x2)
+((gpus < 8)) || expert_grids+=(8x1x8 4x2x4)
+experts 1x1x1 moe
+is "experts on one GPU" "$rc" 0
+for grid in "${expert_grids[@]}"; do
+    experts "$grid" "moe.$grid"
+    is "experts $grid" "$rc" 0
+    most="$(difference moe "moe.$grid")"
+    echo "experts $grid: largest relative difference of a loss from one GPU's: $most"
+    holds "experts $grid: losses equal to rounding ($most)" awk "BEGIN { exit !($most < 1e-3) }"
+    experts "$grid" "moe.$grid.again"
+    holds "experts $grid: the same bits again" same_run "moe.$grid" "moe.$grid.again"
+done
+# The checkpoint of the last grid goes on at one GPU.
+rm -rf "moe.back" && cp -r "moe.${expert_grids[-1]}" moe.back
+experts 1x1x1 moe.back train.steps=22
+is "one GPU goes on from experts ${expert_grids[-1]}" "$rc" 0
+has "one GPU goes on from a checkpoint" "$out" "restarted from"
 
 # Reinforcement learning repeats its bits too, in bfloat16, generation and all.
 for again in rl rl.again; do
