@@ -72,7 +72,7 @@ cat >config.json <<X
 X
 # The shape is the file's, so the keys of the small model give way.
 {
-    grep -v '^model\.' "$decks/tiny.in"
+    grep -v '^model\.\|^rollout\.' "$decks/tiny.in"
     grep -v '^include' "$decks/pretrain.in"
     printf '%s\n' 'run.device = cuda' 'model.dtype = f32' "model.config = $ROOT/config.json"
 } >experts.in
