@@ -17,7 +17,7 @@ using Rational = boost::multiprecision::cpp_rational;
 constexpr std::size_t kLongestAnswer = 500;
 constexpr int kDeepest = 50;
 
-/// Whole numbers, + - * /, parentheses; reads all of the text or nothing.
+/// Whole numbers, + - * /, parentheses, a sign at the head of a sum (-5 + 7*(-2 + 3)); reads all of the text or nothing.
 class Arithmetic {
   public:
     explicit Arithmetic(std::string_view text) : text_(text) {}
@@ -41,7 +41,9 @@ class Arithmetic {
         return there;
     }
     std::optional<Rational> read_sum(int depth) {
+        const bool minus = take('-');
         auto sum = read_product(depth);
+        if (sum && minus) *sum = -*sum;
         while (sum) {
             const bool plus = take('+');
             if (!plus && !take('-')) return sum;

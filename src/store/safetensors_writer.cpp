@@ -2,6 +2,7 @@
 #include "gradus/store/safetensors_writer.hpp"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,8 +30,14 @@ void write_at(int descriptor, const std::string& path, const void* data, std::in
 }
 
 /// Room on the disk before the work, not in its middle. Where a file system cannot reserve, the
-/// writes will tell. (posix_fallocate would write every block there.)
+/// writes will tell. (posix_fallocate would write every block there.) What is not free is not asked for: a file system
+/// takes blocks until none is left before it says so, and one in memory takes the machine's.
 void reserve(int descriptor, const std::string& path, std::int64_t bytes) {
+    struct statvfs found = {};
+    const bool told = ::fstatvfs(descriptor, &found) == 0;
+    const double room = static_cast<double>(found.f_bavail) * static_cast<double>(found.f_frsize);
+    require<DataError>(!told || found.f_blocks == 0 || room >= static_cast<double>(bytes), "cannot write {} of {} bytes: {}, {:.0f} bytes are free",
+                       path, bytes, std::strerror(ENOSPC), room);
     if (::fallocate(descriptor, 0, 0, bytes) == 0) return;
     const bool unknown = errno == EOPNOTSUPP || errno == ENOSYS;
     require<DataError>(unknown && ::ftruncate(descriptor, bytes) == 0,

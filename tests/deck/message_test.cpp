@@ -109,8 +109,8 @@ BOOST_AUTO_TEST_CASE(bad_choices) {
     BOOST_TEST(rl_error("train.lr_schedule = |") ==
                "a.in:4: train.lr_schedule = |: one of constant | linear | cosine is expected");
     BOOST_TEST(rl_error("reward.a.kind = acuracy") ==
-               "a.in:4: reward.a.kind = acuracy: one of accuracy | cosine | format | tags | language | repetition | steps | model "
-               "is expected; did you mean accuracy?");
+               "a.in:4: reward.a.kind = acuracy: one of accuracy | cosine | code | format | tags | language | puzzle | "
+               "repetition | steps | model is expected; did you mean accuracy?");
     BOOST_TEST(rl_error("run.device = gpu").substr(0, 25) == "a.in:4: run.device = gpu:");
 }
 
@@ -120,7 +120,7 @@ BOOST_AUTO_TEST_CASE(lists) {
     BOOST_TEST(errors_of(required_keys("evaluate") + "eval.k = 1 0").at(0) ==
                "a.in:4: eval.k = 1 0: a list of whole numbers > 0 is expected");
     BOOST_TEST(errors_of(required_keys("bench") + "bench.what = train sleep").at(0) ==
-               "a.in:3: bench.what = train sleep: a list of train | generate | checkpoint | tokenizer | answers | attention | "
+               "a.in:3: bench.what = train sleep: a list of train | generate | checkpoint | tokenizer | answers | code | attention | "
                "operations | collectives is expected");
     BOOST_TEST(rl_error("rollout.stop = a\\b") ==
                "a.in:4: rollout.stop = a\\b: in a list a backslash stands before a blank, n or a "
@@ -136,10 +136,12 @@ BOOST_AUTO_TEST_CASE(missing_keys_all_at_once) {
     check_lines(errors_of("stage = sft"), {data, run_dir});
     check_lines(errors_of("stage = rl\nreward.a.weight = 2\ntrain.steps = x"),
                 {"a.in:3: train.steps = x: a whole number >= 0 (updates) is expected", data,
-                 "a.in: reward.a.kind is missing: one of accuracy | cosine | format | tags | language | repetition | steps | model "
-                 "is expected. What the reward NAME measures: whether the answer is right; the same by length; the exact form; how many "
-                 "of its tags are there once; the share of words in one language; repeated words; the equations of the "
-                 "reasoning; the score of a trained reward model (stage rl).",
+                 "a.in: reward.a.kind is missing: one of accuracy | cosine | code | format | tags | language | puzzle | "
+                 "repetition | steps | model is expected. What the reward NAME measures: whether the answer is right; the same by "
+                 "length; whether a program passes its tests; whether a puzzle is solved; the exact form; how many of its tags are "
+                 "there once; the share of words in one language; repeated words; the equations of the reasoning; the score of a "
+                 "trained reward model (stage rl). Stages sample and evaluate take `code` alone, which says how programs are run; "
+                 "they judge every row by what it asks for.",
                  run_dir});
     check_lines(errors_of("stage = score"),
                 {run_dir,
@@ -161,7 +163,7 @@ BOOST_AUTO_TEST_CASE(keys_of_another_stage) {
     BOOST_TEST(rl_error("", {"eval.k=4"}) ==
                "command line: eval.k is not used by stage = rl, only by: evaluate");
     check_lines(errors_of(required_keys("sft") + "reward.a.kind = format\nrl.group = 2"),
-                {"a.in:4: reward.a.kind is not used by stage = sft, only by: rl score",
+                {"a.in:4: reward.a.kind is not used by stage = sft, only by: rl score sample evaluate",
                  "a.in:5: rl.group is not used by stage = sft, only by: rl"});
 }
 

@@ -30,7 +30,7 @@ BOOST_AUTO_TEST_SUITE(filters)
 
 BOOST_AUTO_TEST_CASE(each_filter_refuses_its_own) {
     BOOST_TEST(asked({}, sample(kGood)) == "kept");
-    BOOST_TEST(asked({.correct = true, .format = true, .code_blocks = false, .min_language = 1, .max_repetition = 0, .max_length = 20, .max_paragraph = 10},
+    BOOST_TEST(asked({.correct = true, .format = true, .code_blocks = false, .min_language = 1, .max_repetition = 0, .max_length = 20, .max_paragraph = 11},
                      sample(kGood)) == "kept");
     Candidate cut = sample(kGood);
     cut.truncated = true;
@@ -50,7 +50,7 @@ BOOST_AUTO_TEST_CASE(each_filter_refuses_its_own) {
     BOOST_TEST(asked({.min_language = 0.9, .language = "zh"}, sample(kGood)) == "language");
     BOOST_TEST(asked({.min_language = 0.9, .language = "prompt"}, sample(kGood)) == "kept");
     BOOST_TEST(asked({.max_length = 19}, sample(kGood)) == "length");
-    BOOST_TEST(asked({.max_paragraph = 9}, sample(kGood)) == "paragraph");
+    BOOST_TEST(asked({.max_paragraph = 10}, sample(kGood)) == "paragraph");
     const std::string code = "<think>so\n```py\nprint(7+8)\n```\n</think><answer>15</answer>";
     BOOST_TEST(asked({.code_blocks = false}, sample(code)) == "code_block");
     BOOST_TEST(asked({}, sample(code)) == "kept");

@@ -198,7 +198,7 @@ BOOST_AUTO_TEST_CASE(a_full_disk_is_said_at_once) {
             "cannot write /dev/full"));
     const Folder folder;
     std::error_code none;
-    const auto room = std::filesystem::space(folder.path, none).available;
+    const auto room = std::filesystem::space(folder.path, none).capacity;  // never free, whatever others do
     BOOST_TEST(contains(message_of<DataError>([&] {
                             SafetensorsWriter(folder / "a", "{}      ",
                                               static_cast<std::int64_t>(room) + (1 << 20), true);
