@@ -134,15 +134,23 @@ std::vector<std::string> Deck::names(std::string_view section) const {
 
 std::string Deck::resolved() const {
     // Defaults that give way to something else are no part of the run: the shape of the model where
-    // a checkpoint or a file gives it, eval.k, of which eval.n samples only allow some, and what a preset or
-    // the table says of a critic that there is none of.
+    // a checkpoint or a file gives it, eval.k, of which eval.n samples only allow some, what a reward that is
+    // no model has no use for, and what a preset or the table says of a critic that there is none of.
     bool given_shape = false;
     for (const char* key : {"model.from", "model.config"}) {
         const auto given = values_.find(key);
         given_shape = given_shape || (given != values_.end() && !given->second.text.empty());
     }
+    auto of_reward_model = [&](const std::string& key) {
+        if (key.rfind("reward.", 0) != 0) return false;
+        const std::size_t end = key.rfind('.');
+        const auto kind = values_.find(key.substr(0, end) + ".kind");
+        const std::string part = key.substr(end + 1);
+        return kind != values_.end() && kind->second.text != "model" &&
+               (part == "from" || part == "part" || part == "normalise" || part == "offload");
+    };
     auto gives_way = [&](const std::string& key) {
-        return (given_shape && key.rfind("model.", 0) == 0) || key == "eval.k";
+        return (given_shape && key.rfind("model.", 0) == 0) || key == "eval.k" || of_reward_model(key);
     };
     const auto advantage = values_.find("loss.advantage");
     const bool no_critic = advantage != values_.end() && advantage->second.text != "gae";

@@ -114,6 +114,15 @@ BOOST_AUTO_TEST_CASE(leaves_k_to_the_number_of_samples) {
     BOOST_TEST(resolve_deck_text(set.resolved(), "deck.resolved", {}).is_set("eval.k"));
 }
 
+BOOST_AUTO_TEST_CASE(leaves_out_what_is_of_reward_models) {
+    // A reward of another kind may not have these keys; set by hand they stay, and the stage says so.
+    const Deck deck = rl_deck("reward.b.kind = model\nreward.b.from = /runs/helpful\nreward.a.kind = format\nreward.a.part = answer");
+    check_fixpoint(deck);
+    const Deck again = resolve_deck_text(deck.resolved(), "deck.resolved", {});
+    for (const char* key : {"reward.a.from", "reward.a.normalise", "reward.a.offload"}) BOOST_TEST(!again.is_set(key), key);
+    for (const char* key : {"reward.a.part", "reward.b.from", "reward.b.part", "reward.b.normalise"}) BOOST_TEST(again.is_set(key), key);
+}
+
 BOOST_AUTO_TEST_CASE(decks_of_the_demo) {
     const Variable root("ROOT", "/runs/demo");
     // Those that others include need not stand alone.

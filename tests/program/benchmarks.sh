@@ -37,7 +37,7 @@ done
 
 # measure NAME key=value...
 measure() {
-    run 1 "$decks/tiny.in" stage=evaluate "run.dir=$ROOT/$1" "model.from=$ROOT/pretrain" "eval.benchmark=$1" \
+    run 1 "$decks/tiny.in" stage=evaluate model.max_positions=4096 "run.dir=$ROOT/$1" "model.from=$ROOT/pretrain" "eval.benchmark=$1" \
         "data.path=$ROOT/rows/$1.jsonl" train.max_length=4096 train.micro_tokens=4096 eval.n=2 rollout.max_new_tokens=8 "${@:2}"
 }
 for name in gsm8k math500 aime humaneval humaneval_cpp mbpp countdown knights; do
@@ -54,7 +54,7 @@ is "MATH-500 by level and subject" "$(jq -c '[.by.level, .by.subject] | map(map(
     "[$(wc -l <rows/math500.jsonl),$(wc -l <rows/math500.jsonl)]"
 is "programs have a share of tests that pass" "$(jq -c 'has("tests_passed"), has("cons_at_2")' humaneval/result.json | xargs)" "true false"
 is "answers have votes" "$(jq -c 'has("tests_passed"), has("cons_at_2")' gsm8k/result.json | xargs)" "false true"
-run 1 "$decks/tiny.in" stage=evaluate "run.dir=$ROOT/x" "model.from=$ROOT/pretrain" "data.path=$ROOT/rows/humaneval.jsonl" \
+run 1 "$decks/tiny.in" stage=evaluate model.max_positions=4096 "run.dir=$ROOT/x" "model.from=$ROOT/pretrain" "data.path=$ROOT/rows/humaneval.jsonl" \
     train.max_length=4096 train.micro_tokens=4096 rollout.max_new_tokens=8 eval.n=1
 is "programs without a word of how they are run: exit code" "$rc" 2
 has "programs without a word of how they are run" "$out" "reward.code.kind = code"

@@ -8,7 +8,8 @@ run 1 "$decks/problems.in"
 is "problems" "$rc" 0
 run 2 "$decks/pretrain.in"
 is "pretrain" "$rc" 0
-run 2 "$decks/pretrain.in" "run.dir=$ROOT/other" train.steps=4 model.hidden=48 model.heads=6 run.seed=2
+# The template of bytes puts 400 of them around a question.
+run 2 "$decks/pretrain.in" "run.dir=$ROOT/other" train.steps=4 model.hidden=48 model.heads=6 model.max_positions=1024 run.seed=2
 is "a judge of another shape" "$rc" 0
 
 cat >sample.in <<X
@@ -22,7 +23,7 @@ sample.keep_format = false
 rollout.max_new_tokens = 100
 train.max_length = 192
 judge.from = \$ROOT/other
-judge.max_length = 192
+judge.max_length = 1024
 judge.max_new_tokens = 24
 judge.template = \$ROOT/judge.txt
 judge.yes = yes
@@ -68,13 +69,13 @@ run 2 sample.in "run.dir=$ROOT/bad" judge.from=/nowhere judge.template=
 is "no judge there: exit code" "$rc" 3
 
 # Rewriting: what passed is put in other words, and filtered again.
-run 2 sample.in "run.dir=$ROOT/rewritten" judge.from= sample.keep_correct=false "rewrite.from=$ROOT/pretrain" \
-    rewrite.max_length=192 rewrite.max_new_tokens=24 rewrite.template=
+run 2 sample.in "run.dir=$ROOT/rewritten" judge.from= sample.keep_correct=false "rewrite.from=$ROOT/other" \
+    rewrite.max_length=1024 rewrite.max_new_tokens=24 rewrite.template=
 is "rewriting" "$rc" 0
 has "rewriting: both tables" "$out" "rewritten:"
 is "rewriting: all rows are of the other model" \
     "$(jq -r .response rewritten/sft.jsonl | sort -u | comm -23 - <(jq -r '.reply // empty' rewritten/rewrite.jsonl | sort -u) | wc -l)" 0
-run 2 sample.in "run.dir=$ROOT/strict" judge.from= sample.keep_correct=false sample.keep_format=false "rewrite.from=$ROOT/pretrain" \
-    rewrite.max_length=192 rewrite.max_new_tokens=4 sample.max_length=1
+run 2 sample.in "run.dir=$ROOT/strict" judge.from= sample.keep_correct=false sample.keep_format=false "rewrite.from=$ROOT/other" \
+    rewrite.max_length=1024 rewrite.max_new_tokens=4 sample.max_length=1
 is "rewriting that breaks everything: exit code" "$rc" 3
 finish

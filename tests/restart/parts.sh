@@ -83,12 +83,13 @@ rl=("$here/rl.in" rollout.part=2 rollout.max_new_tokens=100 train.steps=9 rl.upd
 run 2 "${rl[@]}" "run.dir=$ROOT/rl"
 is "rl" "$rc" 0
 holds "rl: nothing is left of its parts" test ! -e rl/sampling
-# in_the_middle DIR COMMAND...: does that when the third rollout has some of its files
+# in_the_middle DIR COMMAND...: does that when the third rollout has a part of both ranks
 in_the_middle() {
     local dir="$1"
     mpirun -np 2 "$gradus" "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/$dir" >"$dir.out" 2>&1 &
     launcher=$!
-    until compgen -G "$dir/sampling/step0000002*/rollouts/*.h5" >/dev/null || ! kill -0 "$launcher" 2>/dev/null; do :; done
+    until { compgen -G "$dir/sampling/step0000002*/rollouts/*.rank00000.part000.h5" && compgen -G "$dir/sampling/step0000002*/rollouts/*.rank00001.part000.h5"; } >/dev/null ||
+        ! kill -0 "$launcher" 2>/dev/null; do :; done
     "${@:2}"
     wait "$launcher" 2>/dev/null
     ended=$?

@@ -51,7 +51,7 @@ class Deck {
 
     /// The whole deck, each key with its value and, as a comment, where it came from; itself a deck
     /// that repeats the run. Defaults that give way to something else (model. keys where model.from or model.config
-    /// is given, eval.k) are written as comments.
+    /// is given, eval.k, keys of kind = model of other rewards) are written as comments.
     std::string resolved() const;
     /// Only keys and values (no origins), sorted: what checkpoints keep and restarts compare.
     std::map<std::string, std::string> values() const;
