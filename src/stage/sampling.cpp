@@ -199,6 +199,16 @@ struct Policy {
     std::unique_ptr<Stack> stack;
 };
 
+/// The model's tokenizer and shape are looked at before the prompts, which another tokenizer may find too long. One that
+/// is not there is told where it is needed: parts from before need none.
+void check_policy(const Run& run) {
+    const auto silent = [](const std::string&) {};
+    const std::string& from = run.deck.text("model.from");
+    if (from.empty() || find_checkpoint(from, silent).empty()) return;
+    std::unique_ptr<CheckpointReader> reader;
+    resolve_model(run.deck, *run.tokenizer, reader, silent);
+}
+
 void sort_by_address(std::vector<RolloutRow>& rows) {
     std::sort(rows.begin(), rows.end(), [](const RolloutRow& a, const RolloutRow& b) {
         return a.group != b.group ? a.group < b.group : a.sample < b.sample;
@@ -253,6 +263,7 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
 
 Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream) {
     Samples result;
+    if (run.deck.list("rollout.merge").empty()) check_policy(run);
     DataReport report;
     {
         const Profile::Region region(run.profile, "data.read");

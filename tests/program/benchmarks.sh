@@ -44,8 +44,8 @@ for name in gsm8k math500 aime humaneval humaneval_cpp mbpp countdown knights; d
     measure "$name"
     is "$name" "$rc" 0
     is "$name: its name, and a measure of all problems" \
-        "$(jq -r '"\(.benchmark) \(.problems) \(.samples) \(.pass_at_1) \(.unscorable)"' "$name/result.json")" \
-        "$name $(wc -l <"rows/$name.jsonl") 2 0 0"
+        "$(jq -r '"\(.benchmark) \(.problems) \(.samples) \(.pass_at_1 * .problems * .samples | round) \(.unscorable)"' "$name/result.json")" \
+        "$name $(wc -l <"rows/$name.jsonl") 2 $("$gradus" show "$name" --pick all --count 10 | grep -ac ' accuracy 1 ') 0"
     is "$name: temperature" "$(grep -c '^rollout.temperature *= 0.6 .*# eval.benchmark' "$name/deck.resolved")" 1
 done
 has "a part of a benchmark is told" "$(cat gsm8k/run.log)" "this is not the whole benchmark"

@@ -79,11 +79,12 @@ is "sample goes on" "$rc" 0
 holds "sample: the same data" cmp sampling/sft.jsonl sampled/sft.jsonl
 
 # A rollout of rl goes in parts too.
-rl=("$here/rl.in" rollout.part=2 rollout.max_new_tokens=100 train.steps=9 rl.updates=1)
+rl=("$here/rl.in" ckpt.async=false rollout.part=2 rollout.max_new_tokens=100 train.steps=9 rl.updates=1)
 run 2 "${rl[@]}" "run.dir=$ROOT/rl"
 is "rl" "$rc" 0
 holds "rl: nothing is left of its parts" test ! -e rl/sampling
-# in_the_middle DIR COMMAND...: does that when the third rollout has a part of both ranks
+# in_the_middle DIR COMMAND...: does that when the third rollout has a part of both ranks. The checkpoint before it is
+# there by then: one that is written in the background may be lost, and the parts with it.
 in_the_middle() {
     local dir="$1"
     mpirun -np 2 "$gradus" "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/$dir" >"$dir.out" 2>&1 &
