@@ -189,10 +189,12 @@ void write_file_atomically(const std::string& path, const std::string& text) {
         require<DataError>(static_cast<bool>(file), "cannot write {}: {}", temporary,
                            std::strerror(errno));
         write_all(file.get(), text, temporary);
-        require<DataError>(::fsync(file.get()) == 0, "cannot sync {}: {}", temporary,
+        const bool synced = ::fsync(file.get()) == 0;  // before errno is read
+        require<DataError>(synced, "cannot sync {}: {}", temporary,
                            std::strerror(errno));
     }
-    require<DataError>(::rename(temporary.c_str(), path.c_str()) == 0, "cannot rename {} to {}: {}",
+    const bool renamed = ::rename(temporary.c_str(), path.c_str()) == 0;  // before errno is read
+    require<DataError>(renamed, "cannot rename {} to {}: {}",
                        temporary, path, std::strerror(errno));
 }
 

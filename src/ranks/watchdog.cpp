@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cstdlib>
+
 #include <algorithm>
 #include <chrono>
 #include <future>
@@ -75,6 +77,9 @@ Watchdog::Watchdog(double timeout) : timeout_(timeout), last_(now_seconds()) {
     char host[256] = "?";
     ::gethostname(host, sizeof host - 1);
     name_.host = host;
+    // Until MPI says it, what the launcher does: Open MPI, PMIx, Slurm.
+    for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"})
+        if (const char* rank = std::getenv(variable); rank != nullptr && name_.rank < 0) name_.rank = std::atoi(rank);
     thread_ = std::thread([this] { watch(); });
 }
 

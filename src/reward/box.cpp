@@ -90,7 +90,8 @@ void CloseBoxFile::operator()(int descriptor) const { ::close(descriptor); }
 
 Pipe::Pipe() {
     int ends[2] = {-1, -1};
-    require(::pipe2(ends, O_CLOEXEC) == 0, "pipe: {}", std::strerror(errno));
+    const bool made = ::pipe2(ends, O_CLOEXEC) == 0;  // before errno is read
+    require(made, "pipe: {}", std::strerror(errno));
     out = BoxFile(ends[0]);
     in = BoxFile(ends[1]);
 }
@@ -135,7 +136,8 @@ CodeBox::CodeBox(const CodeSettings& settings)
     store_ = std::string(where != nullptr ? where : "/tmp") + "/gradus-box-XXXXXX";
     if (::mkdtemp(store_.data()) == nullptr) {
         store_ = "/tmp/gradus-box-XXXXXX";
-        require(::mkdtemp(store_.data()) != nullptr, "a folder in /tmp: {}", std::strerror(errno));
+        const bool made = ::mkdtemp(store_.data()) != nullptr;  // before errno is read
+        require(made, "a folder in /tmp: {}", std::strerror(errno));
     }
     ::prctl(PR_SET_CHILD_SUBREAPER, 1);
     ::prctl(PR_SET_DUMPABLE, 0);  // expected output is in here; programs of the same user must not look
@@ -147,7 +149,8 @@ CodeBox::~CodeBox() {
 
 std::string CodeBox::make_folder(const std::string& name) const {
     const std::string path = store_ + "/" + name;
-    require(::mkdir(path.c_str(), 0755) == 0, "{}: {}", path, std::strerror(errno));
+    const bool made = ::mkdir(path.c_str(), 0755) == 0;  // before errno is read
+    require(made, "{}: {}", path, std::strerror(errno));
     return path;
 }
 

@@ -94,7 +94,8 @@ Sandbox::~Sandbox() {
 std::string Sandbox::ask(const std::string& request) const {
     require(problem_.empty(), "{}", problem_);
     int ends[2] = {-1, -1};
-    require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0, "no socket for a job: {}",
+    const bool made = ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0;  // before errno is read
+    require(made, "no socket for a job: {}",
             std::strerror(errno));
     const UniqueHandle<int, Close, -1> ours(ends[0]);
     UniqueHandle<int, Close, -1> theirs(ends[1]);

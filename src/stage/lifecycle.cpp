@@ -68,6 +68,8 @@ StartPoint find_start(Run& run) {
             elsewhere = true;
             require<CheckpointError>(!own.empty(), "restart = {}: there is no checkpoint", restart);
         }
+        // Scripts and later stages read it.
+        if (!own.empty() && !elsewhere) repair_latest(run.dir, own);
     }
     // Rank 0 looks: file systems show new files to different nodes at different times.
     own = run.grid.world().broadcast(own);

@@ -24,8 +24,18 @@ std::string aside_name(const std::string& final_path) {
     return final_path + ".old.tmp";
 }
 
+void write_latest(const std::string& run_dir, const std::string& name) {
+    try {
+        write_file_atomically(run_dir + "/latest", name + "\n");
+    } catch (const DataError& error) {
+        throw CheckpointError(error.what());
+    }
+    sync_directory(run_dir);
+}
+
 void rename_or_throw(const std::string& from, const std::string& to) {
-    require<CheckpointError>(::rename(from.c_str(), to.c_str()) == 0, "cannot rename {} to {}: {}",
+    const bool renamed = ::rename(from.c_str(), to.c_str()) == 0;  // before errno is read
+    require<CheckpointError>(renamed, "cannot rename {} to {}: {}",
                              from, to, std::strerror(errno));
 }
 
@@ -90,12 +100,7 @@ void publish(const std::string& temporary, const std::string& run_dir, std::int6
         remove_folder(aside_name(path));
     }
     sync_directory(run_dir);
-    try {
-        write_file_atomically(run_dir + "/latest", name + "\n");
-    } catch (const DataError& error) {
-        throw CheckpointError(error.what());
-    }
-    sync_directory(run_dir);
+    write_latest(run_dir, name);
 }
 
 void prune(const std::string& run_dir, std::int64_t step, int keep, std::int64_t keep_every) {
@@ -192,6 +197,11 @@ std::string find_checkpoint(const std::string& where,
         fmt::format("no checkpoint in {} is whole: {}; to begin anew, use another "
                     "run.dir or restart = none",
                     where, problems));
+}
+
+void repair_latest(const std::string& run_dir, const std::string& directory) {
+    const std::string name = fs::path(directory).filename().string();
+    if (latest_name(run_dir) != name) write_latest(run_dir, name);
 }
 
 std::string set_aside(const std::string& directory, const std::function<void(const std::string&)>& note) {

@@ -205,7 +205,8 @@ void write_rollouts(const std::string& path, const std::vector<std::string>& rew
         ::unlink(temporary.c_str());
         throw;
     }
-    require<DataError>(::rename(temporary.c_str(), path.c_str()) == 0, "cannot rename {} to {}: {}",
+    const bool renamed = ::rename(temporary.c_str(), path.c_str()) == 0;  // before errno is read
+    require<DataError>(renamed, "cannot rename {} to {}: {}",
                        temporary, path, std::strerror(errno));
 }
 

@@ -32,7 +32,8 @@ std::span<const std::byte> map_file(const std::string& path) {
     const UniqueHandle<int, CloseDescriptor, -1> file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     require<DataError>(static_cast<bool>(file), "cannot open {}: {}", path, std::strerror(errno));
     struct stat found = {};
-    require<DataError>(::fstat(file.get(), &found) == 0, "cannot read {}: {}", path,
+    const bool found_it = ::fstat(file.get(), &found) == 0;  // before errno is read
+    require<DataError>(found_it, "cannot read {}: {}", path,
                        std::strerror(errno));
     require<DataError>(S_ISREG(found.st_mode), "cannot read {}: it is not a file", path);
     require<DataError>(found.st_size > 0, "{}: the file is empty", path);

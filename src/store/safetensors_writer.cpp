@@ -91,9 +91,11 @@ void SafetensorsWriter::write(std::int64_t offset, const void* data, std::int64_
 }
 
 void SafetensorsWriter::close() {
-    require<DataError>(::fsync(descriptor_.get()) == 0, "cannot sync {}: {}", path_,
+    const bool synced = ::fsync(descriptor_.get()) == 0;  // before errno is read
+    require<DataError>(synced, "cannot sync {}: {}", path_,
                        std::strerror(errno));
-    require<DataError>(::close(descriptor_.release()) == 0, "cannot close {}: {}", path_,
+    const bool closed = ::close(descriptor_.release()) == 0;  // before errno is read
+    require<DataError>(closed, "cannot close {}: {}", path_,
                        std::strerror(errno));
 }
 

@@ -115,6 +115,8 @@ class CheckpointReader {
 /// "" where a run directory holds none.
 std::string find_checkpoint(const std::string& where,
                             const std::function<void(const std::string&)>& note);
+/// Points RUN/latest to `directory` where it does not already. Throws CheckpointError.
+void repair_latest(const std::string& run_dir, const std::string& directory);
 
 /// For a checkpoint of a run that proved damaged while it was read: it gets the name chkNNNNNNN.damaged, and the newest
 /// whole one before it is returned. "" where there is none; the name stays then.
