@@ -47,7 +47,7 @@ StopRequest StopPoll::decide() {
         reason_ = "stop file";
         return StopRequest::soon;
     }
-    const double margin = margin_ > 0 ? margin_ : 2 * (longest_checkpoint_ + longest_step_);
+    const double margin = margin_ > 0 ? margin_ : longest_step_ > 0 ? 2 * (longest_checkpoint_ + longest_step_) : 0;
     if (deadline_ > 0 && now_seconds() + margin >= deadline_) {
         reason_ = "wall-clock budget";
         return StopRequest::soon;

@@ -89,7 +89,7 @@ std::optional<std::vector<double>> judge_samples(Run& run, const Samples& sample
     }
     const bool by_chance = deck.text("judge.by") == "probability";
     const auto replies = inquire(
-        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = about(deck, "judge", text) + " " + deck.text("judge.by"), .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
+        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = fmt::format("{}\n{} {} {}", about(deck, "judge", text), deck.text("judge.by"), yes, no), .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
             std::vector<Json> all;
             if (by_chance)
                 for (const double p : model.chances(some, yes, no)) all.push_back(std::isnan(p) ? Json() : Json(p));
@@ -133,7 +133,7 @@ std::optional<std::vector<std::string>> rewrite_samples(Run& run, const Samples&
                                   .about = about(run.deck, "rewrite", text),
                                   .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
                                       std::vector<Json> all;
-                                      for (std::string& reply : model.replies(some, Stream::rewrite)) all.push_back(std::move(reply));
+                                      for (std::string& reply : model.replies(some, Stream::rewrite, true)) all.push_back(std::move(reply));
                                       return all;
                                   }});
     if (!replies) return std::nullopt;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/stage/phase_model.hpp"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -76,7 +78,7 @@ struct PhaseModel::Impl {
 PhaseModel::PhaseModel(Run& run, const std::string& prefix) : impl_(std::make_unique<Impl>(run, prefix)) {}
 PhaseModel::~PhaseModel() = default;
 
-std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream) {
+std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream, bool whole) {
     Impl& m = *impl_;
     const Grid& grid = m.run.grid;
     GenerationOptions options = resolve_generation(m.deck, m.chat, 0);
@@ -95,7 +97,8 @@ std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Strea
     Json texts = Json::array();
     const std::vector<Generated> generated = m.stack->engine->generate(*m.stack->policy, requests, options, {});
     for (std::size_t i = 0; i < generated.size(); ++i)
-        texts.push_back(Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
+        if (!whole || generated[i].finish != FinishReason::length)
+            texts.push_back(Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
     std::vector<std::string> all(asks.size());
     for (const std::string& part : grid.data().all_gather(texts.dump()))
         for (const Json& reply : Json::parse(part)) all[reply[0].get<std::size_t>()] = reply[1];
@@ -156,7 +159,10 @@ std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std:
 
 namespace {
 
-std::string address_of(const Ask& ask) { return fmt::format("{}.{}", ask.group, ask.sample); }
+/// Of the sample and of what is asked about it.
+std::string address_of(const Ask& ask) {
+    return fmt::format("{}.{}.{:016x}", ask.group, ask.sample, XXH3_64bits(ask.prompt.data(), ask.prompt.size()));
+}
 
 /// What the file holds, by address; makes it where it is missing.
 std::map<std::string, Json> read_replies(const std::string& path, const std::string& about) {

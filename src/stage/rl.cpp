@@ -330,7 +330,7 @@ ExitCode run_rl(Run& run) {
     load_start(run, stack, start);
     // Sampled by the same policy with the same keys, or not at all.
     run.on_root([&] {
-        const bool same = run.deck.text("restart") != "none" && std::filesystem::exists(run.path("deck.resolved")) &&
+        const bool same = run.deck.text("restart") == "latest" && std::filesystem::exists(run.path("deck.resolved")) &&
                           changed_keys(read_file(run.path("deck.resolved")), run.deck).empty();
         forget_sampling(run.dir, same ? std::optional(start.step) : std::nullopt);
         return true;

@@ -224,7 +224,11 @@ std::vector<RolloutRow> rewritten_rows(Run& run, const Samples& samples, const s
                                 .reference = row.reference,
                                 .tokens = static_cast<std::int32_t>(row.tokens.size())};
         if (run.is_root())
-            for (std::size_t r = 0; r < rewards.size(); ++r) row.rewards[r] = rewards[r].reward->score(input);
+            for (std::size_t r = 0; r < rewards.size(); ++r) {
+                const double score = rewards[r].reward->score(input);
+                // What the rule cannot judge keeps the judge's verdict.
+                if (r > 0 || !std::isnan(score)) row.rewards[r] = score;
+            }
         rows.push_back(std::move(row));
         run.watchdog.alive();
     }

@@ -99,8 +99,8 @@ class PartTable {
             const auto at = std::lower_bound(work_.groups.begin() + begin, work_.groups.begin() + begin + prompts, row.group);
             const auto i = at - work_.groups.begin();
             require<DataError>(i < begin + prompts && *at == row.group && row.sample >= 0 && row.sample < layout_.samples &&
-                                   row.prompt_tokens == prompt(i).tokens,
-                               "{}/rollouts holds responses to other prompts than {}'s; choose another run.dir, or "
+                                   row.prompt_tokens == prompt(i).tokens && row.reference == prompt(i).reference,
+                               "{}/rollouts holds responses to other prompts or references than {}'s; choose another run.dir, or "
                                "restart = none to sample anew",
                                place_.folder, run_.deck.text("data.path"));
             there[static_cast<std::size_t>((i - begin) * layout_.samples + row.sample)] = true;
@@ -142,7 +142,7 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
 
 /// The keys that decide how samples are judged and counted, not what is sampled.
 bool is_of_samples(const std::string& key) {
-    if (key == "sample.n" || key == "eval.n" || key == "eval.benchmark") return true;
+    if (key == "sample.n" || key == "sample.repetition_ngram" || key == "eval.n" || key == "eval.benchmark") return true;
     return !key.starts_with("sample.") && !key.starts_with("eval.") && !key.starts_with("judge.") &&
            !key.starts_with("rewrite.");
 }

@@ -53,7 +53,10 @@ class WaitingOps final : public Ops {
         ops_->start_block_sums(group, all);
         wait();
     }
-    void finish_sums() override { ops_->finish_sums(); }
+    void finish_sums() override {
+        ops_->finish_sums();
+        wait();
+    }
     void all_gather_blocks(Communicator& group, std::span<const BlockedTensor> all) override {
         ops_->all_gather_blocks(group, all);
         wait();

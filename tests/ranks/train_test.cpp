@@ -66,6 +66,7 @@ Outcome train(Tiny& tiny, std::int64_t sequences) {
 /// The part of `whole` (all parameters on one rank) that `part` holds, in the latter's layout.
 std::vector<float> cut(const Tiny& whole, const Tiny& part) {
     std::vector<float> values(part.values().size(), 0.0f);
+    whole.ops->synchronize();
     const float* base = part.parameters.flat_values().f32();
     for (const Parameter& p : part.parameters.all()) {
         const auto mine = test::cut(whole.parameters.at(p.name).value.f32(), p.global, p.box);
@@ -111,6 +112,9 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_grid_are_those_of_one_rank) {
         const auto b = split.trainer.next_token_step(tiny_batch(24), 0);
         BOOST_TEST(a.loss == b.loss, boost::test_tools::tolerance(1e-6));
         BOOST_TEST(a.grad_norm == b.grad_norm, boost::test_tools::tolerance(1e-5));
+        // The host reads what the device may still be writing.
+        whole.ops->synchronize();
+        split.ops->synchronize();
         std::map<std::string, Slab> all;
         for (const Slab& slab : whole.optimizer.slabs()) all.emplace(slab.tensor, slab);
         for (const Slab& mine : split.optimizer.slabs()) {

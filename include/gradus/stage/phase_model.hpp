@@ -27,8 +27,9 @@ class PhaseModel {
     PhaseModel(Run& run, const std::string& prefix);
     ~PhaseModel();
 
-    /// A reply to each prompt, on every rank; "" where the prompt is too long for it. All ranks together.
-    std::vector<std::string> replies(const std::vector<Ask>& asks, Stream stream);
+    /// A reply to each prompt, on every rank; "" where the prompt is too long for it and, if only `whole` ones count, where
+    /// the reply has no end. All ranks together.
+    std::vector<std::string> replies(const std::vector<Ask>& asks, Stream stream, bool whole = false);
     /// P(yes) / (P(yes) + P(no)) of the two as whole replies, on every rank; NaN where the prompt is too long.
     std::vector<double> chances(const std::vector<Ask>& asks, const std::string& yes, const std::string& no);
 
