@@ -174,7 +174,7 @@ std::vector<DeckKey> stage_parameters() {
         {"bench.steps", integer, "", "5", ">0", "bench", "Repetitions of each measurement."},
         {"bench.prompt", integer, "tokens", "64", ">0", "bench", "Length of the prompts to generate from."},
         {"bench.what", list, "", "train generate checkpoint",
-         "train | generate | checkpoint | tokenizer | answers | code | attention | operations | collectives", "bench",
+         "train | generate | checkpoint | tokenizer | answers | code | attention | operations | collectives | control", "bench",
          "What to measure."},
         {"bench.text", list, "", "", "", "bench",
          "Files to measure the tokenizer (JSONL or plain text, *.txt) or the answers (JSONL) on; none: generated problems."},

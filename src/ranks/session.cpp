@@ -7,6 +7,7 @@
 #include <exception>
 
 #include "gradus/base/error.hpp"
+#include "gradus/base/profile.hpp"
 
 namespace gradus {
 
@@ -19,7 +20,7 @@ void check(int status, std::source_location where) {
                                where.function_name()));
 }
 
-MpiSession::MpiSession(int* argc, char*** argv) {
+MpiSession::MpiSession(int* argc, char*** argv) : began_(now_seconds()) {
     int provided = 0;
     check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided));
     check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));

@@ -208,14 +208,35 @@ void bench_model(Run& run, Json& result) {
         run.log.info("products:\n{}", choices);
 }
 
+/// What a step's control messages cost where no work hides them: rank 0 looks for signals, files and the time left, and
+/// tells all ranks.
+void bench_control(Run& run, std::int64_t runs, Json& result) {
+    constexpr int kSteps = 200;
+    const double seconds = best_seconds(runs, [&] {
+        run.grid.world().barrier();
+        for (int i = 0; i < kSteps; ++i) {
+            run.stop.begin_step();
+            run.stop.end_step();
+        }
+        run.watchdog.alive();
+    });
+    const double a_step = run.grid.world().max(seconds) / kSteps;
+    result["control"] = {{"seconds_a_step", a_step}};
+    run.log.info("control     {:>10.1f} us a step on {} ranks", 1e6 * a_step, run.grid.size());
+}
+
 }  // namespace
 
 ExitCode run_bench(Run& run) {
     run.begin();
     Json result = {{"ranks", run.grid.size()}};
     const auto asked = run.deck.list("bench.what");
-    if (std::any_of(asked.begin(), asked.end(), [](const std::string& what) { return what != "tokenizer" && what != "answers" && what != "code"; }))
+    const std::vector<std::string> without_model = {"tokenizer", "answers", "code", "control"};
+    if (std::any_of(asked.begin(), asked.end(), [&](const std::string& what) {
+            return std::find(without_model.begin(), without_model.end(), what) == without_model.end();
+        }))
         bench_model(run, result);
+    if (bench_wants(run.deck, "control")) bench_control(run, run.deck.integer("bench.steps"), result);
     if (bench_wants(run.deck, "answers")) bench_answers(run, run.deck.integer("bench.steps"), result);
     if (bench_wants(run.deck, "code")) bench_code(run, run.deck.integer("bench.steps"), result);
     if (bench_wants(run.deck, "tokenizer")) bench_tokenizer(run, run.deck.integer("bench.steps"), result);

@@ -199,10 +199,12 @@ Lifecycle::Lifecycle(Run& run, Stack& stack, std::int64_t total_steps)
 void Lifecycle::begin_step() {
     step_began_ = now_seconds();
     run_.watchdog.alive();
+    const Profile::Region region(run_.profile, "control");
     run_.stop.begin_step();
 }
 
 bool Lifecycle::end_step(std::int64_t step) {
+    const Profile::Region region(run_.profile, "control");
     tolerate([&] { stack_.checkpoints->poll(); });
     run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
     run_.stop.observe_step(now_seconds() - step_began_);

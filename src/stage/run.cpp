@@ -97,7 +97,8 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
            dir + "/stop", dir + "/checkpoint_now"),
       watchdog(w),
-      started_(now_seconds()) {
+      started_(now_seconds()),
+      start_seconds_(started_ - session.began()) {
     watchdog.follow(&profile);
     lock_ = UniqueHandle<int, Close, -1>(lock_run_directory(dir, grid.world()));
     if (!is_root()) return;
@@ -106,7 +107,7 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), host, dir);
-    log.info("device {}", device().name());
+    log.info("device {}; started in {}", device().name(), format_duration(start_seconds_));
     for (const std::string& line : describe_policy_text(deck, tokenizer_files, *tokenizer, chat))
         log.info("{}", line);
 }
@@ -198,6 +199,7 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
     Json summary = {{"stage", deck.stage()},
                     {"steps", steps},
                     {"tokens", tokens},
+                    {"start_seconds", start_seconds_},
                     {"seconds", seconds},
                     {"tokens_per_s", tokens / seconds},
                     {"peak_bytes", peak},

@@ -23,11 +23,14 @@ class MpiSession {
     int rank() const { return rank_; }
     int size() const { return size_; }
     const std::string& host() const { return host_; }
+    /// now_seconds() before MPI was started.
+    double began() const { return began_; }
 
     /// Says "rank R host H phase P: message" on stderr and ends all ranks with `code`.
     [[noreturn]] void abort(int code, const std::string& phase, const std::string& message);
 
   private:
+    double began_;
     int rank_ = 0;
     int size_ = 1;
     std::string host_;

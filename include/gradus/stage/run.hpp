@@ -98,7 +98,7 @@ class Run {
     };
     UniqueHandle<int, Close, -1> lock_;
     std::unique_ptr<JsonLinesWriter> metrics_;
-    double started_;
+    double started_, start_seconds_;  ///< when the run directory was open, and from MPI's start to there
 };
 
 /// The notes of reading files, into the log.
