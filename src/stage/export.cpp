@@ -279,20 +279,6 @@ void publish(const std::string& temporary, const std::string& path) {
     sync_folder(fs::absolute(path).lexically_normal().parent_path().string());
 }
 
-/// Runs `work` on rank 0; every rank throws what it throws.
-template <class Work>
-void on_root(Run& run, Work&& work) {
-    std::string problem;
-    if (run.is_root()) try {
-            work();
-        } catch (const std::exception& e) {
-            problem = e.what();
-            if (problem.empty()) problem = "unknown error";
-        }
-    problem = run.grid.world().broadcast(problem);
-    require<DataError>(problem.empty(), "{}", problem);
-}
-
 /// Stands in a folder while it is being made.
 constexpr const char* kMark = ".gradus-export";
 
@@ -375,7 +361,7 @@ ExitCode run_export(Run& run) {
     if (newer && run.deck.text("restart") != "none")
         run.log.info("{} was made from {}; exporting {}", path, before, checkpoint);
     if (there == "yes" && !newer && run.finished_before(kDone)) return ExitCode::done;
-    on_root(run, [&] { check_place(run, path); });
+    run.on_root([&] { check_place(run, path); });
     run.begin();
     require<CheckpointError>(
         !checkpoint.empty(),
@@ -389,7 +375,7 @@ ExitCode run_export(Run& run) {
         run.log.info("F8_E4M3 weights are written as BF16, without quantization_config");
 
     const std::string temporary = path + ".tmp";
-    on_root(run, [&] {
+    run.on_root([&] {
         create_files(out, other_files(out, model, *run.tokenizer, carried), temporary);
     });
     {
@@ -397,7 +383,7 @@ ExitCode run_export(Run& run) {
         Pieces(run, reader, out, temporary).write();
         run.grid.world().barrier();
     }
-    on_root(run, [&] {
+    run.on_root([&] {
         write_unused(out, carried, temporary);
         write_file_atomically(
             run.path(kBegun),

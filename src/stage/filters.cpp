@@ -64,6 +64,12 @@ std::optional<Refusal> SampleFilters::refusal(const Candidate& candidate) {
     return std::nullopt;
 }
 
+void SampleFilters::leave_out() {
+    FilterCounts& counts = counts_[static_cast<std::size_t>(Source::reasoning)];
+    ++counts.prompts;
+    ++counts.contaminated_prompts;
+}
+
 void SampleFilters::begin_prompt(const Candidate& candidate) {
     FilterCounts& counts = counts_[static_cast<std::size_t>(candidate.source)];
     source_ = candidate.source;

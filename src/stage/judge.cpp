@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/phase_model.hpp"
+#include "gradus/reward/reward.hpp"
 
 namespace gradus {
 namespace {
@@ -34,16 +34,6 @@ std::string shared_template(Run& run, const char* key, const char* otherwise, co
         run.on_root<DeckError>([&] { return template_of(run.deck, key, otherwise, needed); }));
 }
 
-/// What a reply depends on beside its sample.
-std::string about(const Deck& deck, const std::string& prefix, const std::string& text) {
-    std::string all = text;
-    for (const char* part : {".from", ".max_length", ".max_new_tokens", ".temperature"})
-        all += fmt::format("\n{}{} = {}", prefix, part, deck.values().at(prefix + part));
-    return all;
-}
-
-const std::string& question_of(const RolloutRow& row) { return row.prompt_text; }
-
 bool is_word_character(char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; }
 
 /// The last place of `word` in `text` as a whole word, npos where there is none.
@@ -65,40 +55,43 @@ double verdict_in(const std::string& reply, const std::string& yes, const std::s
     return good > bad ? 1 : 0;
 }
 
-std::optional<std::vector<double>> judge_samples(Run& run, const Samples& samples) {
-    const Deck& deck = run.deck;
-    std::vector<double> verdicts;
-    if (deck.text("judge.from").empty()) return verdicts;
-    const std::string text = shared_template(run, "judge.template", kJudge, {"answer", "reference"});
+Judge::Judge(Run& run)
+    : run_(run), template_(shared_template(run, "judge.template", kJudge, {"answer", "reference"})), model_(run, "judge") {}
+
+std::optional<std::vector<double>> Judge::verdicts(const std::vector<RolloutRow>& rows) {
+    const Deck& deck = run_.deck;
     const std::string &yes = deck.text("judge.yes"), &no = deck.text("judge.no"), &of = deck.text("judge.of");
     std::vector<Ask> asks;
     std::vector<std::size_t> places;
-    for (std::size_t i = 0; i < samples.rows.size(); ++i) {
-        const RolloutRow& row = samples.rows[i];
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        const RolloutRow& row = rows[i];
         const double rule = row.rewards[0];
         if (row.reference.empty() || (of == "unscorable" && !std::isnan(rule)) || (of == "wrong" && rule == 1)) continue;
         const std::string part = final_part(row.response_text), extracted = extract_answer(row.response_text);
         places.push_back(i);
         asks.push_back({row.group, row.sample,
-                        fill_template(text, {{"question", question_of(row)},
-                                             {"reference", row.reference},
-                                             {"answer", extracted.empty() ? part : extracted},
-                                             {"response", part},
-                                             {"yes", yes},
-                                             {"no", no}})});
+                        fill_template(template_, {{"question", row.prompt_text},
+                                                  {"reference", row.reference},
+                                                  {"answer", extracted.empty() ? part : extracted},
+                                                  {"response", part},
+                                                  {"yes", yes},
+                                                  {"no", no}})});
     }
     const bool by_chance = deck.text("judge.by") == "probability";
-    const auto replies = inquire(
-        run, asks, {.prefix = "judge", .file = "judge.jsonl", .about = fmt::format("{}\n{} {} {}", about(deck, "judge", text), deck.text("judge.by"), yes, no), .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
-            std::vector<Json> all;
-            if (by_chance)
-                for (const double p : model.chances(some, yes, no)) all.push_back(std::isnan(p) ? Json() : Json(p));
-            else
-                for (std::string& reply : model.replies(some, Stream::judge)) all.push_back(std::move(reply));
-            return all;
-        }});
+    const auto answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
+        std::vector<Json> all;
+        if (by_chance)
+            for (const double p : model.chances(some, yes, no)) all.push_back(std::isnan(p) ? Json() : Json(p));
+        else
+            for (std::string& reply : model.replies(some, Stream::judge)) all.push_back(std::move(reply));
+        return all;
+    };
+    const auto replies = inquire(run_, model_, asks,
+                                 {.file = "judge.jsonl",
+                                  .about = fmt::format("{}\n{} {} {}", template_, deck.text("judge.by"), yes, no),
+                                  .answer = answer});
     if (!replies) return std::nullopt;
-    verdicts.assign(samples.rows.size(), kUnscorable);
+    std::vector<double> verdicts(rows.size(), kUnscorable);
     std::int64_t right = 0, none = 0;
     for (std::size_t i = 0; i < places.size(); ++i) {
         const Json& reply = (*replies)[i];
@@ -110,27 +103,28 @@ std::optional<std::vector<double>> judge_samples(Run& run, const Samples& sample
         right += verdict == 1;
         none += std::isnan(verdict);
     }
-    run.log.info("judge: asked about {} of {} samples: {} right, {} wrong, {} without a verdict", places.size(), samples.rows.size(),
-                 right, std::ssize(places) - right - none, none);
+    run_.log.info("judge: asked about {} of {} samples: {} right, {} wrong, {} without a verdict", places.size(), rows.size(), right,
+                  std::ssize(places) - right - none, none);
     return verdicts;
 }
 
-std::optional<std::vector<std::string>> rewrite_samples(Run& run, const Samples& samples, const std::vector<std::size_t>& chosen) {
-    const std::string text = shared_template(run, "rewrite.template", kRewrite, {"response"});
+Rewriter::Rewriter(Run& run)
+    : run_(run), template_(shared_template(run, "rewrite.template", kRewrite, {"response"})), model_(run, "rewrite") {}
+
+std::optional<std::vector<std::string>> Rewriter::texts(const std::vector<RolloutRow>& rows, const std::vector<std::size_t>& chosen) {
     std::vector<Ask> asks;
     for (const std::size_t i : chosen) {
-        const RolloutRow& row = samples.rows[i];
+        const RolloutRow& row = rows[i];
         asks.push_back({row.group, row.sample,
-                        fill_template(text, {{"question", question_of(row)},
-                                             {"response", row.response_text},
-                                             {"reasoning", reasoning_part(row.response_text)},
-                                             {"answer", final_part(row.response_text)},
-                                             {"reference", row.reference}})});
+                        fill_template(template_, {{"question", row.prompt_text},
+                                                  {"response", row.response_text},
+                                                  {"reasoning", reasoning_part(row.response_text)},
+                                                  {"answer", final_part(row.response_text)},
+                                                  {"reference", row.reference}})});
     }
-    const auto replies = inquire(run, asks,
-                                 {.prefix = "rewrite",
-                                  .file = "rewrite.jsonl",
-                                  .about = about(run.deck, "rewrite", text),
+    const auto replies = inquire(run_, model_, asks,
+                                 {.file = "rewrite.jsonl",
+                                  .about = template_,
                                   .answer = [&](PhaseModel& model, const std::vector<Ask>& some) {
                                       std::vector<Json> all;
                                       for (std::string& reply : model.replies(some, Stream::rewrite, true)) all.push_back(std::move(reply));

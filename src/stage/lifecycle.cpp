@@ -249,6 +249,7 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
     slabs.insert(slabs.end(), extra.begin(), extra.end());
     // What is in flight is older than this one: whether it succeeds does not decide about the run.
     tolerate([&] { finish(); });
+    last_saved_step_ = step;
     const auto write = [&] { stack_.checkpoints->write(step, slabs, state, run_.deck.resolved()); };
     if (finished || stopping_) {
         if (not_stored_ > 0) run_.log.warn("{} checkpoints of this run could not be stored", not_stored_);
@@ -258,7 +259,6 @@ void Lifecycle::save(std::int64_t step, Json state, const std::vector<Slab>& ext
         tolerate(write);
     }
     run_.stop.observe_checkpoint(stack_.checkpoints->total_seconds());
-    last_saved_step_ = step;
     last_saved_at_ = now_seconds();
     run_.watchdog.alive();
 }

@@ -11,7 +11,7 @@
 #include <sstream>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/lifecycle.hpp"
+#include "gradus/stage/loaded_model.hpp"
 #include "gradus/text/script.hpp"
 #include "gradus/train/packing.hpp"
 
@@ -40,43 +40,62 @@ Deck deck_of(const Deck& deck, const std::string& prefix) {
 }  // namespace
 
 struct PhaseModel::Impl {
-    Impl(Run& r, const std::string& prefix)
+    Impl(Run& r, const std::string& p)
         : run(r),
-          deck(deck_of(r.deck, prefix)),
+          prefix(p),
+          deck(deck_of(r.deck, p)),
           files(share_tokenizer(deck, r.grid.world())),
           tokenizer(make_tokenizer(files)),
           chat(make_chat_template(deck, files, *tokenizer)),
-          arena(&r.device()),
-          pinned(r.gpu ? &r.gpu->pinned() : r.cpu.get()),
-          memory{arena, r.gpu ? pinned : arena, r.gpu.get()} {
-        std::unique_ptr<CheckpointReader> from;
-        const ModelConfig config =
-            resolve_model(deck, *tokenizer, from, [&](const std::string& text) { run.log.warn("{}", text); });
-        require<CheckpointError>(from != nullptr, "{}.from = {}: there is no checkpoint", prefix, deck.text("model.from"));
-        const auto micro = deck.integer("train.micro_tokens");
-        stack = std::make_unique<Stack>(deck, config, run.grid, *tokenizer, memory, run.profile, StackNeeds{.generate = true});
-        load_parameters(*stack->policy, *from, "weights", *stack->ops);
-        batch = std::make_unique<MicroBatch>(micro, *stack->ops, arena);
-        for (Tensor* x : {&log_prob, &entropy}) *x = arena.take("batch.loss", DType::f32, {micro});
-        run.log.info("{}: weights from {}\n{}", prefix, from->directory(), memory_table(memory));
+          source(open_model(r, deck, *tokenizer)) {
+        const auto key = [&](const char* part) { return fmt::format("{}.{}", prefix, part); };
+        const std::int64_t length = deck.integer("train.max_length"), positions = source.config.max_positions;
+        require<DeckError>(length <= positions, "{}: {} = {}, but {} has {} positions", r.deck.origin(key("max_length")),
+                           key("max_length"), length, deck.text("model.from"), positions);
     }
 
     std::vector<TokenId> prompt_of(const Ask& ask) const { return chat.render_prompt({{"user", ask.prompt}}); }
+    Stack& stack() const { return *loaded->stack; }
 
     Run& run;
+    std::string prefix;
     Deck deck;
     TokenizerFiles files;
     std::unique_ptr<Tokenizer> tokenizer;
     ChatTemplate chat;
-    Arena arena, pinned;
-    RunMemory memory;
-    std::unique_ptr<Stack> stack;
+    ModelSource source;
+    // Only while it is loaded.
+    std::unique_ptr<LoadedModel> loaded;
     std::unique_ptr<MicroBatch> batch;
     Tensor log_prob, entropy;
 };
 
 PhaseModel::PhaseModel(Run& run, const std::string& prefix) : impl_(std::make_unique<Impl>(run, prefix)) {}
 PhaseModel::~PhaseModel() = default;
+PhaseModel::PhaseModel(PhaseModel&&) noexcept = default;
+
+const std::string& PhaseModel::prefix() const { return impl_->prefix; }
+
+std::string PhaseModel::description() const {
+    std::string text = impl_->source.identity.at("index").get<std::string>();
+    for (const char* key : {"train.max_length", "rollout.max_new_tokens", "rollout.temperature"})
+        text += fmt::format("\n{} = {}", key, impl_->deck.values().at(key));
+    return text;
+}
+
+void PhaseModel::load() {
+    Impl& m = *impl_;
+    if (m.loaded) return;
+    m.loaded = std::make_unique<LoadedModel>(m.run, m.prefix, m.deck, *m.tokenizer, m.source);
+    const auto micro = m.deck.integer("train.micro_tokens");
+    m.batch = std::make_unique<MicroBatch>(micro, *m.stack().ops, m.loaded->arena);
+    for (Tensor* x : {&m.log_prob, &m.entropy}) *x = m.loaded->arena.take("batch.loss", DType::f32, {micro});
+}
+
+void PhaseModel::unload() {
+    impl_->batch.reset();
+    impl_->loaded.reset();
+}
 
 std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream, bool whole) {
     Impl& m = *impl_;
@@ -95,7 +114,7 @@ std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Strea
         requests.push_back({.prompt = asks[i].group, .tokens = std::move(prompt), .first_sample = asks[i].sample});
     }
     Json texts = Json::array();
-    const std::vector<Generated> generated = m.stack->engine->generate(*m.stack->policy, requests, options, {});
+    const std::vector<Generated> generated = m.stack().engine->generate(*m.stack().policy, requests, options, {});
     for (std::size_t i = 0; i < generated.size(); ++i)
         if (!whole || generated[i].finish != FinishReason::length)
             texts.push_back(Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
@@ -134,15 +153,15 @@ std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std:
     std::vector<float> rows;
     const BatchPlan plan = plan_batch(lengths, m.deck.integer("train.micro_tokens"), grid.data_size());
     for (const auto& indices : plan.micro[static_cast<std::size_t>(grid.data_rank())]) {
-        if (indices.empty() && !m.stack->model->passes_are_collective()) continue;
+        if (indices.empty() && !m.stack().model->passes_are_collective()) continue;
         std::vector<const Sequence*> members;
         for (const std::int64_t i : indices) members.push_back(&batch[static_cast<std::size_t>(i)]);
         m.batch->fill(members, true);
-        const Tensor hidden = m.stack->model->forward(*m.stack->policy, m.batch->packed(), false);
+        const Tensor hidden = m.stack().model->forward(*m.stack().policy, m.batch->packed(), false);
         const std::int64_t n = m.batch->tokens();
-        m.stack->model->head_log_probs(*m.stack->policy, hidden, m.batch->targets(), 1.0f, m.log_prob.as({n}), m.entropy.as({n}));
+        m.stack().model->head_log_probs(*m.stack().policy, hidden, m.batch->targets(), 1.0f, m.log_prob.as({n}), m.entropy.as({n}));
         rows.resize(static_cast<std::size_t>(n));
-        m.stack->ops->download(rows.data(), m.log_prob.as({n}));
+        m.stack().ops->download(rows.data(), m.log_prob.as({n}));
         for (std::size_t i = 0; i < members.size(); ++i) {
             const auto index = static_cast<std::size_t>(indices[i]);
             for (std::int64_t t = static_cast<std::int64_t>(begins[index]); t < lengths[index]; ++t)
@@ -190,41 +209,41 @@ std::map<std::string, Json> read_replies(const std::string& path, const std::str
 
 }  // namespace
 
-std::optional<std::vector<Json>> inquire(Run& run, const std::vector<Ask>& asks, const Inquiry& inquiry) {
-    const std::string path = run.path(inquiry.file);
-    const std::map<std::string, Json> before = run.on_root([&] {
-        if (run.deck.text("restart") == "none") std::filesystem::remove(path);
-        return read_replies(path, inquiry.about);
+std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std::vector<Ask>& asks, const Inquiry& inquiry) {
+    const std::string path = run.path(inquiry.file), about = model.description() + "\n" + inquiry.about;
+    const std::string before = run.on_root([&] {
+        Json replies = Json::object();
+        for (const auto& [at, reply] : read_replies(path, about)) replies[at] = reply;
+        return replies.dump();
     });
-    Json told = Json::object();
-    for (const auto& [at, reply] : before) told[at] = reply;
-    told = Json::parse(run.grid.world().broadcast(told.dump()));
-    std::vector<Ask> missing;
-    for (const Ask& ask : asks)
-        if (!told.contains(address_of(ask))) missing.push_back(ask);
-    const auto part = static_cast<std::size_t>(4 * run.deck.integer("rollout.slots") * run.grid.data_size());
-    std::unique_ptr<PhaseModel> model;
+    Json told = Json::parse(run.grid.world().broadcast(before));
+    const auto known = [&](const Ask& ask) { return told.contains(address_of(ask)); };
     std::unique_ptr<JsonLinesWriter> writer;
-    for (std::size_t at = 0; at < missing.size(); at += part) {
+    // Of a part that is known in part all is asked again: replies to others are a prompt's company in a batch, and another
+    // one may give other bits.
+    const auto part = 4 * run.deck.integer("rollout.slots") * run.grid.data_size();
+    for (std::int64_t at = 0; at < std::ssize(asks); at += part) {
+        const std::vector<Ask> some(asks.begin() + at, asks.begin() + std::min(std::ssize(asks), at + part));
+        if (std::all_of(some.begin(), some.end(), known)) continue;
         if (run.asked_to_stop()) {
-            run.log.info("stopping with {} of {} replies of {}: {}", told.size(), asks.size(), inquiry.prefix, run.stop.reason());
+            run.log.info("stopping with {} of {} replies of {}: {}", told.size(), asks.size(), model.prefix(), run.stop.reason());
             return std::nullopt;
         }
         const double began = now_seconds();
-        if (!model) model = std::make_unique<PhaseModel>(run, inquiry.prefix);
-        const std::vector<Ask> some(missing.begin() + static_cast<std::ptrdiff_t>(at),
-                                    missing.begin() + static_cast<std::ptrdiff_t>(std::min(missing.size(), at + part)));
-        const std::vector<Json> replies = inquiry.answer(*model, some);
+        model.load();
+        const std::vector<Json> replies = inquiry.answer(model, some);
         for (std::size_t i = 0; i < some.size(); ++i) {
+            if (known(some[i])) continue;
             told[address_of(some[i])] = replies[i];
             if (!run.is_root()) continue;
             if (!writer) writer = std::make_unique<JsonLinesWriter>(path);
             writer->write({{"at", address_of(some[i])}, {"reply", replies[i]}});
         }
-        run.log.progress(fmt::format("{}: {} of {}", inquiry.prefix, told.size(), asks.size()));
+        run.log.progress(fmt::format("{}: {} of {}", model.prefix(), told.size(), asks.size()));
         run.stop.observe_step(now_seconds() - began);
         run.watchdog.alive();
     }
+    model.unload();
     std::vector<Json> all;
     for (const Ask& ask : asks) all.push_back(told[address_of(ask)]);
     return all;

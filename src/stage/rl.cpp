@@ -11,6 +11,7 @@
 #include "gradus/base/error.hpp"
 #include "gradus/stage/data.hpp"
 #include "gradus/stage/lifecycle.hpp"
+#include "gradus/stage/loaded_model.hpp"
 #include "gradus/stage/scoring.hpp"
 #include "rl_options.hpp"
 #include "rl_rollout.hpp"
@@ -81,7 +82,7 @@ Json critic_metrics(const Trainer::ValueResult& result, double lr) {
 class ReinforcementLearning {
   public:
     ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
-                          std::vector<PromptRow> held_out, std::vector<RewardModelSource> reward_models);
+                          std::vector<PromptRow> held_out, std::vector<RewardModelSource> reward_models, Json origin);
     ExitCode loop(StartPoint& start);
 
   private:
@@ -97,6 +98,7 @@ class ReinforcementLearning {
 
     Run& run_;
     Stack& stack_;
+    Json origin_;  ///< identity of the checkpoint that the first weights were of; null: none
     RolloutMaker maker_;
     std::uint64_t seed_;
     RolloutSplit split_;
@@ -114,10 +116,11 @@ class ReinforcementLearning {
 
 ReinforcementLearning::ReinforcementLearning(Run& run, Stack& stack, std::vector<PromptRow> prompts,
                                              std::vector<PromptRow> held_out,
-                                             std::vector<RewardModelSource> reward_models)
+                                             std::vector<RewardModelSource> reward_models, Json origin)
     : run_(run),
       stack_(stack),
-      maker_(run, stack, std::move(prompts), std::move(reward_models)),
+      origin_(std::move(origin)),
+      maker_(run, stack, std::move(prompts), std::move(reward_models), origin_),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
       split_(rollout_split(run.deck)),
       total_(run.deck.integer("train.steps")),
@@ -147,6 +150,7 @@ void ReinforcementLearning::save(std::int64_t step, Lifecycle& life, PendingRoll
               {{"rollouts", rollouts_},
                {"groups", groups_},
                {"tokens", tokens_},
+               {"origin", origin_},
                {"entropy", entropy_.state()},
                {"rollout", pending_.state()}},
               pending_.slabs(run_.grid, storage), finished);
@@ -303,6 +307,14 @@ ExitCode ReinforcementLearning::loop(StartPoint& start) {
     return ExitCode::done;
 }
 
+/// Whether a key has a say in what a given policy's samples are, or in how they are judged.
+bool decides_samples(const std::string& key) {
+    for (const char* prefix : {"ckpt.", "optim.", "loss.", "critic.", "eval."})
+        if (key.starts_with(prefix)) return false;
+    if (key.starts_with("train.")) return key == "train.max_length";
+    return !key.starts_with("run.") || key == "run.seed" || key == "run.device";
+}
+
 }  // namespace
 
 ExitCode run_rl(Run& run) {
@@ -328,15 +340,16 @@ ExitCode run_rl(Run& run) {
     needs.reward_models = needs_of(run.deck, reward_models);
     Stack stack(run.deck, start.config, run.grid, *run.tokenizer, run.memory(), run.profile, needs);
     load_start(run, stack, start);
+    const Json origin = start.own ? start.own->state().value("origin", Json()) : start.from ? identity_of(run, *start.from) : Json();
     // Sampled by the same policy with the same keys, or not at all.
     run.on_root([&] {
         const bool same = run.deck.text("restart") == "latest" && std::filesystem::exists(run.path("deck.resolved")) &&
-                          changed_keys(read_file(run.path("deck.resolved")), run.deck).empty();
+                          changed_keys(read_file(run.path("deck.resolved")), run.deck, decides_samples).empty();
         forget_sampling(run.dir, same ? std::optional(start.step) : std::nullopt);
-        return true;
     });
     run.cut_back(start.step);
-    return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out), std::move(reward_models))
+    return ReinforcementLearning(run, stack, std::move(prompts), std::move(held_out), std::move(reward_models),
+                                 origin)
         .loop(start);
 }
 

@@ -97,7 +97,7 @@ RolloutSplit rollout_split(const Deck& deck) {
 }
 
 RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts,
-                           std::vector<RewardModelSource> reward_models)
+                           std::vector<RewardModelSource> reward_models, Json origin)
     : run_(run),
       stack_(stack),
       prompts_(std::move(prompts)),
@@ -107,7 +107,8 @@ RolloutMaker::RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompt
                 static_cast<std::int64_t>(prompts_.size()), run.deck.flag("data.shuffle")),
       seed_(static_cast<std::uint64_t>(run.deck.integer("run.seed"))),
       split_(rollout_split(run.deck)),
-      group_(static_cast<std::size_t>(run.deck.integer("rl.group"))) {
+      group_(static_cast<std::size_t>(run.deck.integer("rl.group"))),
+      origin_(std::move(origin)) {
     for (const PromptRow& prompt : prompts_) kinds_.insert(prompt.kind);
     for (const NamedReward& reward : pool_.rewards())
         for (const std::string& kind : reward.applies_to)
@@ -148,7 +149,7 @@ std::optional<std::vector<RolloutRow>> RolloutMaker::sample(std::int64_t step, s
                                    .groups = addresses,
                                    .samples = static_cast<std::int32_t>(group_),
                                    .options = options},
-                                  {.folder = sampling_folder(run_.dir, step, addresses.front()), .step = step});
+                                  {.folder = sampling_folder(run_.dir, step, addresses.front()), .step = step, .policy = origin_});
     if (!rows) return rows;
     models_.score(*rows, step);
     add_up(*rows, step);
@@ -310,10 +311,7 @@ std::optional<PendingRollout> RolloutMaker::make(std::int64_t number, std::int64
     const Deck& deck = run_.deck;
     Rounds rounds;
     PendingRollout pending;
-    run_.on_root([&] {
-        forget_sampling(run_.dir, step);
-        return true;
-    });
+    run_.on_root([&] { forget_sampling(run_.dir, step); });
     std::vector<RolloutRow> rows;
     {
         Profile::Region region(run_.profile, "rollout.other");

@@ -21,7 +21,9 @@ namespace gradus {
 
 class RolloutMaker {
   public:
-    RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts, std::vector<RewardModelSource> reward_models);
+    /// `origin`: identity of the checkpoint that the run's first weights were of, null where they were not.
+    RolloutMaker(Run& run, Stack& stack, std::vector<PromptRow> prompts, std::vector<RewardModelSource> reward_models,
+                 Json origin);
 
     /// Rollout `number`, sampled after `step` updates; writes the rollout table. `groups`: prompts that the
     /// run has drawn so far, which is the cursor into the data and addresses the samples; moved on.
@@ -65,6 +67,7 @@ class RolloutMaker {
     std::uint64_t seed_;
     RolloutSplit split_;
     std::size_t group_;
+    Json origin_;
 };
 
 /// Forgets what was sampled for rollouts that are made again: all of it, or of other steps than `step`.

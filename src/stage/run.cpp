@@ -69,6 +69,12 @@ double time_budget(const Deck& deck) {
     return std::max(1.0, std::atof(end) - static_cast<double>(std::time(nullptr)));
 }
 
+/// Other stages keep what is finished anyway.
+bool has_checkpoints(const Deck& deck) {
+    const std::string& stage = deck.stage();
+    return stage == "pretrain" || stage == "sft" || stage == "reward_model" || stage == "rl";
+}
+
 /// The most memory that this process has held.
 double peak_bytes() {
     struct rusage usage = {};
@@ -95,7 +101,7 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
       arena(&device()),
       pinned(gpu ? &gpu->pinned() : cpu.get()),
       stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
-           dir + "/stop", dir + "/checkpoint_now"),
+           dir + "/stop", has_checkpoints(d) ? dir + "/checkpoint_now" : ""),
       watchdog(w),
       started_(now_seconds()),
       start_seconds_(started_ - session.began()) {
@@ -124,6 +130,43 @@ bool Run::finished_before(const std::string& name) {
     return true;
 }
 
+namespace {
+
+// What rank 0 tells of its work: that it goes on, that the deck is at fault, or, any other text, what is wrong.
+constexpr const char* kGoesOn = "\1";
+constexpr char kDeckIsAtFault = '\2';
+constexpr double kBeat = 5;  // seconds
+
+}  // namespace
+
+std::string Run::root_works(const std::function<void()>& work) {
+    std::string problem;
+    if (is_root()) {
+        others_wait_ = true;
+        last_beat_ = now_seconds();
+        try {
+            work();
+        } catch (const DeckError& e) {
+            problem = kDeckIsAtFault + std::string(e.what());
+        } catch (const std::exception& e) {
+            problem = e.what();
+            if (problem.empty()) problem = "unknown error";
+        }
+        others_wait_ = false;
+    }
+    std::string told;
+    while ((told = grid.world().broadcast(problem)) == kGoesOn) watchdog.alive();
+    if (!told.empty() && told.front() == kDeckIsAtFault) throw DeckError(told.substr(1));
+    return told;
+}
+
+void Run::beat() {
+    watchdog.alive();
+    if (!others_wait_ || now_seconds() - last_beat_ < kBeat) return;
+    grid.world().broadcast(kGoesOn);
+    last_beat_ = now_seconds();
+}
+
 void Run::require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts) {
     std::string changed;
     if (is_root() && std::filesystem::exists(path("deck.resolved")))
@@ -139,11 +182,9 @@ void Run::begin_parts(const std::function<bool(const std::string&)>& counts) {
     const bool keep = deck.text("restart") != "none" && grid.world().broadcast(std::filesystem::exists(path("parts.json")) ? "yes" : "no") == "yes";
     if (keep) require_same_deck(path("rollouts"), counts);
     on_root([&] {
-        if (!keep) {
-            std::filesystem::remove(path("parts.json"));
-            cut_rollouts(dir, 0);
-        }
-        return true;
+        if (keep) return;
+        std::filesystem::remove(path("parts.json"));
+        cut_rollouts(dir, 0);
     });
     begin();
 }

@@ -18,29 +18,6 @@
 namespace gradus {
 namespace {
 
-/// Rank 0 works while the others wait, without their watchdogs taking that for a hang.
-class RootWorks {
-  public:
-    explicit RootWorks(Run& run) : run_(run) {}
-    void others_wait() {
-        while (run_.grid.world().broadcast(std::string()) == kGoesOn) run_.watchdog.alive();
-    }
-    /// Rank 0 says that it goes on: cheap, to be called often.
-    void alive() {
-        if (now_seconds() - last_ < kBeat) return;
-        run_.watchdog.alive();
-        run_.grid.world().broadcast(kGoesOn);
-        last_ = now_seconds();
-    }
-    void done() { run_.grid.world().broadcast("done"); }
-
-  private:
-    static constexpr double kBeat = 5;  // seconds
-    static constexpr const char* kGoesOn = "goes on";
-    Run& run_;
-    double last_ = now_seconds();
-};
-
 /// What is written: lines of SFT data, examples of what was refused.
 class Harvest {
   public:
@@ -55,22 +32,32 @@ class Harvest {
             lines_.push_back(line().dump());
             return true;
         }
-        const auto f = static_cast<std::size_t>(refused->filter), s = static_cast<std::size_t>(candidate.source);
-        if (told_[s][f]++ < most_)
-            refused_ += Json{{"filter", kFilterNames[f]},
-                             {"source", kSourceNames[s]},
-                             {"why", refused->why},
-                             {"id", to_valid_utf8(candidate.id)},
-                             {"prompt", to_valid_utf8(candidate.prompt)},
-                             {"response", to_valid_utf8(candidate.response)}}
-                            .dump() +
-                        "\n";
+        tell(*refused, candidate);
         return false;
+    }
+    /// A prompt without samples.
+    void leave_out(const LeftOut& left) {
+        filters_.leave_out();
+        tell({.filter = Filter::contaminated, .why = left.why}, {.id = left.prompt.id, .prompt = left.prompt.text});
     }
     const std::vector<std::string>& lines() const { return lines_; }
     const std::string& refused() const { return refused_; }
 
   private:
+    /// As an example, where there are not enough of its kind.
+    void tell(const Refusal& refusal, const Candidate& candidate) {
+        const auto f = static_cast<std::size_t>(refusal.filter), s = static_cast<std::size_t>(candidate.source);
+        if (told_[s][f]++ >= most_) return;
+        refused_ += Json{{"filter", kFilterNames[f]},
+                         {"source", kSourceNames[s]},
+                         {"why", refusal.why},
+                         {"id", to_valid_utf8(candidate.id)},
+                         {"prompt", to_valid_utf8(candidate.prompt)},
+                         {"response", to_valid_utf8(candidate.response)}}
+                        .dump() +
+                    "\n";
+    }
+
     SampleFilters& filters_;
     std::int64_t most_;
     std::vector<std::string> lines_;
@@ -91,7 +78,7 @@ Candidate candidate_of(const RolloutRow& row) {
             .tokens = static_cast<std::int64_t>(row.tokens.size())};
 }
 
-void take_samples(const std::vector<RolloutRow>& rows, Harvest& harvest, RootWorks& work) {
+void take_samples(const std::vector<RolloutRow>& rows, Harvest& harvest, Run& run) {
     for (const RolloutRow& row : rows) {
         harvest.take(candidate_of(row), [&] {
             return Json{{"id", to_valid_utf8(row.prompt_id)},
@@ -100,12 +87,12 @@ void take_samples(const std::vector<RolloutRow>& rows, Harvest& harvest, RootWor
                         {"reference", to_valid_utf8(row.reference)},
                         {"source", kSourceNames[0]}};
         });
-        work.alive();
+        run.beat();
     }
 }
 
 /// `wanted` < 0: all. Returns how many were kept.
-std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t wanted, Harvest& harvest, RootWorks& work) {
+std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t wanted, Harvest& harvest, Run& run) {
     std::int64_t kept = 0;
     for (std::size_t i = 0; i < rows.size() && (wanted < 0 || kept < wanted); ++i) {
         const GeneralRow& row = rows[i];
@@ -120,7 +107,7 @@ std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t want
             json["source"] = kSourceNames[1];
             return json;
         });
-        work.alive();
+        run.beat();
     }
     return kept;
 }
@@ -146,26 +133,54 @@ struct Inputs {
     std::vector<GeneralRow> general;
 };
 
-/// Before the first sample, so that a bad line costs nothing.
+/// Before the first sample, so that a bad line costs nothing. On rank 0.
 Inputs read_inputs(Run& run) {
     const Profile::Region region(run.profile, "data.read");
+    const auto beat = [&] { run.beat(); };
     std::vector<std::string> notes;
-    Inputs inputs{read_test_sets(run.deck), read_general(run.deck, notes)};
+    Inputs inputs{read_test_sets(run.deck, beat), read_general(run.deck, notes, beat)};
     for (const std::string& note : notes) run.log.warn("{}", note);
     return inputs;
 }
 
-/// Rank 0's part: filters, mixes, writes everything but the output itself, which it returns.
-std::string harvest(Run& run, const Inputs& inputs, const std::vector<RolloutRow>& rows, Json& told) {
+/// Takes out the prompts that share a passage with a test set: what they would be answered is never kept.
+std::vector<LeftOut> take_contaminated(Run& run, const Inputs& inputs, std::vector<PromptRow>& prompts) {
+    std::vector<LeftOut> left_out;
+    if (run.deck.list("sample.decontaminate").empty()) return left_out;
     const Profile::Region region(run.profile, "filter");
-    RootWorks work(run);
+    const std::string found = run.on_root([&] {
+        Json where = Json::array();
+        for (const PromptRow& prompt : prompts) {
+            where.push_back(inputs.tests.find(prompt.text).value_or(""));
+            run.beat();
+        }
+        return where.dump();
+    });
+    const auto where = Json::parse(run.grid.world().broadcast(found)).get<std::vector<std::string>>();
+    std::vector<PromptRow> clean;
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+        if (where[i].empty())
+            clean.push_back(std::move(prompts[i]));
+        else
+            left_out.push_back({std::move(prompts[i]), "the prompt shares a passage with " + where[i]});
+    }
+    prompts = std::move(clean);
+    require<DataError>(!prompts.empty(), "every prompt of data.path shares a passage with sample.decontaminate: {}: {}",
+                       left_out.empty() ? "" : left_out.front().prompt.id, left_out.empty() ? "there are none" : left_out.front().why);
+    return left_out;
+}
+
+/// Rank 0's part: filters, mixes, writes everything but the output itself, which it returns.
+std::string harvest(Run& run, const Inputs& inputs, const Samples& samples, Json& told) {
+    const Profile::Region region(run.profile, "filter");
     const double began = now_seconds();
     SampleFilters filters(filter_options(run.deck), &inputs.tests);
     Harvest harvest(run.deck, filters);
-    take_samples(rows, harvest, work);
+    for (const LeftOut& left : samples.left_out) harvest.leave_out(left);
+    take_samples(samples.rows, harvest, run);
     const auto reasoning = static_cast<std::int64_t>(harvest.lines().size());
     const std::int64_t wanted = general_rows(run.deck, reasoning);
-    const std::int64_t general = take_general(inputs.general, wanted, harvest, work);
+    const std::int64_t general = take_general(inputs.general, wanted, harvest, run);
     const double filtered = now_seconds() - began;
     write_file_atomically(run.path("refused.jsonl"), harvest.refused());
     if (reasoning == 0) fail_empty(filters);
@@ -175,103 +190,75 @@ std::string harvest(Run& run, const Inputs& inputs, const std::vector<RolloutRow
     Json counts = SampleFilters::to_json(filters.counts(Source::reasoning));
     counts["general"] = SampleFilters::to_json(filters.counts(Source::general));
     counts["written"] = {{"rows", reasoning + general}, {"reasoning", reasoning}, {"general", general}};
-    counts["tokens"] = tokens_of(rows);
+    counts["tokens"] = tokens_of(samples.rows);
     write_file_atomically(run.path("acceptance.json"), counts.dump(2) + "\n");
-    const auto samples = static_cast<double>(rows.size());
+    const auto rows = static_cast<double>(samples.rows.size());
     const std::string table = fmt::format(
         "{}\n{} rows written, {} of them general; {} tokens sampled; {:.3g} rows/s filtered", filters.table(),
         reasoning + general, general, counts["tokens"].get<std::int64_t>(),
-        (samples + static_cast<double>(filters.counts(Source::general).seen)) / std::max(filtered, 1e-6));
+        (rows + static_cast<double>(filters.counts(Source::general).seen)) / std::max(filtered, 1e-6));
     told = {{"acceptance", counts}, {"table", table}};
-    const std::string text = shuffled_lines(harvest.lines(), static_cast<std::uint64_t>(run.deck.integer("run.seed")));
-    work.done();
-    return text;
+    return shuffled_lines(harvest.lines(), static_cast<std::uint64_t>(run.deck.integer("run.seed")));
+}
+
+/// Puts the judge's verdicts in place of the rule's; false where the run was asked to stop.
+bool judge(Run& run, std::optional<Judge>& judge, std::vector<RolloutRow>& rows) {
+    if (!judge) return true;
+    const auto verdicts = judge->verdicts(rows);
+    if (!verdicts) return false;
+    for (std::size_t i = 0; i < rows.size(); ++i)
+        if (!std::isnan((*verdicts)[i])) rows[i].rewards[0] = (*verdicts)[i];
+    run.watchdog.alive();
+    return true;
 }
 
 /// The rows that pass the filters, by rank 0 told to all; `table`: what the filters did.
-std::vector<std::size_t> kept_rows(Run& run, const std::optional<Inputs>& inputs, const std::vector<RolloutRow>& rows, Json& counts,
+std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const std::vector<RolloutRow>& rows, Json& counts,
                                    std::string& table) {
-    Json kept = Json::array();
-    if (run.is_root()) {
-        const Profile::Region region(run.profile, "filter");
-        RootWorks work(run);
-        SampleFilters filters(filter_options(run.deck), &inputs->tests);
+    const Profile::Region region(run.profile, "filter");
+    const std::string kept = run.on_root([&] {
+        Json places = Json::array();
+        SampleFilters filters(filter_options(run.deck), &inputs.tests);
         for (std::size_t i = 0; i < rows.size(); ++i) {
-            if (!filters.refusal(candidate_of(rows[i]))) kept.push_back(i);
-            work.alive();
+            if (!filters.refusal(candidate_of(rows[i]))) places.push_back(i);
+            run.beat();
         }
         counts = SampleFilters::to_json(filters.counts(Source::reasoning));
         table = filters.table();
-        work.done();
-    } else {
-        RootWorks(run).others_wait();
-    }
-    return Json::parse(run.grid.world().broadcast(kept.dump())).get<std::vector<std::size_t>>();
+        return places.dump();
+    });
+    return Json::parse(run.grid.world().broadcast(kept)).get<std::vector<std::size_t>>();
 }
 
-/// The rows with their new texts, judged anew on rank 0; those without one are left out.
-std::vector<RolloutRow> rewritten_rows(Run& run, const Samples& samples, const std::vector<std::size_t>& chosen,
-                                       const std::vector<std::string>& texts, const std::vector<NamedReward>& rewards) {
+/// The rows that pass the filters with their new texts, scored and judged anew; those without one are left out. False
+/// where the run was asked to stop.
+bool rewrite(Run& run, Rewriter& rewriter, std::optional<Judge>& judge_model, const Inputs& inputs, RewardPool& pool,
+             Samples& samples, Json& before, std::string& table) {
+    const std::vector<std::size_t> chosen = kept_rows(run, inputs, samples.rows, before, table);
+    const auto texts = rewriter.texts(samples.rows, chosen);
+    if (!texts) return false;
     std::vector<RolloutRow> rows;
     for (std::size_t i = 0; i < chosen.size(); ++i) {
-        if (texts[i].empty()) continue;
-        RolloutRow row = samples.rows[chosen[i]];
-        row.response_text = texts[i];
-        row.tokens = run.chat.render_response(texts[i]);
+        if ((*texts)[i].empty()) continue;
+        RolloutRow& row = rows.emplace_back(std::move(samples.rows[chosen[i]]));
+        row.response_text = (*texts)[i];
+        row.tokens = run.chat.render_response(row.response_text);
         row.finish = FinishReason::eos;
-        const RewardInput input{.prompt = row.prompt_text,
-                                .response = row.response_text,
-                                .reference = row.reference,
-                                .tokens = static_cast<std::int32_t>(row.tokens.size())};
-        if (run.is_root())
-            for (std::size_t r = 0; r < rewards.size(); ++r) {
-                const double score = rewards[r].reward->score(input);
-                // What the rule cannot judge keeps the judge's verdict.
-                if (r > 0 || !std::isnan(score)) row.rewards[r] = score;
-            }
-        rows.push_back(std::move(row));
-        run.watchdog.alive();
     }
-    return rows;
+    score_rows(run, pool, rows);
+    // What only the judge could call right, only it can again.
+    if (!judge(run, judge_model, rows)) return false;
+    before["rewritten"] = rows.size();
+    table += fmt::format("\n\nrewritten: {} of {}; of these\n", rows.size(), chosen.size());
+    samples.rows = std::move(rows);
+    return true;
 }
 
-}  // namespace
-
-ExitCode run_sample(Run& run) {
-    const std::string& asked = run.deck.text("sample.output");
-    const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
-    if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
-    std::optional<Inputs> inputs;
-    if (run.is_root()) inputs = read_inputs(run);
-    const auto rewards = [&](const std::vector<PromptRow>& prompts) {
-        std::vector<NamedReward> all = standard_rewards(run, prompts);
-        all.push_back({"repetition", make_repetition_reward(static_cast<int>(run.deck.integer("sample.repetition_ngram")))});
-        return all;
-    };
-    Samples samples =
-        sample_all(run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token);
-    if (samples.stopped) return ExitCode::again;
-    const auto verdicts = judge_samples(run, samples);
-    if (!verdicts) return ExitCode::again;
-    for (std::size_t i = 0; i < verdicts->size(); ++i)
-        if (!std::isnan((*verdicts)[i])) samples.rows[i].rewards[0] = (*verdicts)[i];
-
-    Json before;
-    std::string table;
-    if (!run.deck.text("rewrite.from").empty()) {
-        const std::vector<std::size_t> chosen = kept_rows(run, inputs, samples.rows, before, table);
-        const auto texts = rewrite_samples(run, samples, chosen);
-        if (!texts) return ExitCode::again;
-        samples.rows = rewritten_rows(run, samples, chosen, *texts, rewards(samples.prompts));
-        before["rewritten"] = samples.rows.size();
-        table += fmt::format("\n\nrewritten: {} of {}; of these\n", samples.rows.size(), chosen.size());
-    }
-    std::string text;
+/// What remains is told and written, by rank 0 alone.
+void write_results(Run& run, const Inputs& inputs, const Samples& samples, const std::string& output, const Json& before,
+                   std::string table) {
     Json told;
-    if (run.is_root())
-        text = harvest(run, *inputs, samples.rows, told);
-    else
-        RootWorks(run).others_wait();
+    const std::string text = run.on_root([&] { return harvest(run, inputs, samples, told); });
     if (run.is_root()) {
         table += told["table"].get<std::string>();
         told.erase("table");
@@ -282,12 +269,41 @@ ExitCode run_sample(Run& run) {
         }
     }
     run.finish(1, static_cast<double>(tokens_of(samples.rows)), told);
-    if (run.is_root()) {
+    run.on_root([&] {
         run.log.info("{}", table);
         write_file_atomically(run.path("report.txt"), read_file(run.path("report.txt")) + "\n" + table + "\n");
         write_file_atomically(output, text);
+    });
+}
+
+}  // namespace
+
+ExitCode run_sample(Run& run) {
+    const std::string& asked = run.deck.text("sample.output");
+    const std::string output = asked.empty() ? run.path("sft.jsonl") : asked;
+    if (run.finished_before(std::filesystem::absolute(output))) return ExitCode::done;
+    // What cannot work is told before the first sample.
+    const Inputs inputs = run.on_root([&] { return read_inputs(run); });
+    std::optional<Judge> judge_model;
+    std::optional<Rewriter> rewriter;
+    if (!run.deck.text("judge.from").empty()) judge_model.emplace(run);
+    if (!run.deck.text("rewrite.from").empty()) rewriter.emplace(run);
+    const auto rewards = [&](const std::vector<PromptRow>& prompts) {
+        std::vector<NamedReward> all = standard_rewards(run, prompts);
+        all.push_back({"repetition", make_repetition_reward(static_cast<int>(run.deck.integer("sample.repetition_ngram")))});
+        return all;
+    };
+    Samples samples =
+        sample_all(run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token,
+                   [&](std::vector<PromptRow>& prompts) { return take_contaminated(run, inputs, prompts); });
+    if (samples.stopped || !judge(run, judge_model, samples.rows)) return ExitCode::again;
+    Json before;
+    std::string table;
+    if (rewriter) {
+        RewardPool pool(rewards(samples.prompts), reward_threads(run));
+        if (!rewrite(run, *rewriter, judge_model, inputs, pool, samples, before, table)) return ExitCode::again;
     }
-    run.grid.world().barrier();
+    write_results(run, inputs, samples, output, before, table);
     return ExitCode::done;
 }
 

@@ -31,7 +31,7 @@ GeneralRow general_row(const RowReader& reader, const Json& json, std::string id
 
 }  // namespace
 
-Passages read_test_sets(const Deck& deck) {
+Passages read_test_sets(const Deck& deck, const std::function<void()>& beat) {
     const RowReader reader;
     Passages tests(deck.integer("sample.decontaminate_ngram"));
     for (const std::string& file : deck.list("sample.decontaminate"))
@@ -42,11 +42,12 @@ Passages read_test_sets(const Deck& deck) {
             } catch (const DataError& error) {
                 throw DataError(fmt::format("{}: {} (sample.decontaminate)", where, error.what()));
             }
+            beat();
         });
     return tests;
 }
 
-std::vector<GeneralRow> read_general(const Deck& deck, std::vector<std::string>& notes) {
+std::vector<GeneralRow> read_general(const Deck& deck, std::vector<std::string>& notes, const std::function<void()>& beat) {
     constexpr std::int64_t kBadLinesTold = 3;
     const RowReader reader;
     const bool skip = deck.text("data.bad_lines") == "skip";
@@ -55,6 +56,7 @@ std::vector<GeneralRow> read_general(const Deck& deck, std::vector<std::string>&
         std::int64_t bad = 0;
         const std::string name = std::filesystem::path(file).filename().string();
         for (JsonLinesReader lines(file); lines.next();) {
+            beat();
             std::string problem = lines.problem();
             try {
                 if (problem.empty()) rows.push_back(general_row(reader, lines.row(), fmt::format("{}:{}", name, lines.line())));

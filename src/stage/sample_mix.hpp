@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -12,8 +13,8 @@
 
 namespace gradus {
 
-/// The prompts of sample.decontaminate. Throws DataError with file and line.
-Passages read_test_sets(const Deck& deck);
+/// The prompts of sample.decontaminate. Throws DataError with file and line. `beat` is called after each.
+Passages read_test_sets(const Deck& deck, const std::function<void()>& beat);
 
 /// A row of general SFT data.
 struct GeneralRow {
@@ -24,7 +25,7 @@ struct GeneralRow {
 
 /// The rows of sample.mix in a random order, a function of run.seed and their number alone. A bad line ends the run with file
 /// and line, or is skipped and told in `notes` (data.bad_lines).
-std::vector<GeneralRow> read_general(const Deck& deck, std::vector<std::string>& notes);
+std::vector<GeneralRow> read_general(const Deck& deck, std::vector<std::string>& notes, const std::function<void()>& beat);
 
 /// How many general rows go with `reasoning` kept samples; -1: all there are.
 std::int64_t general_rows(const Deck& deck, std::int64_t reasoning);

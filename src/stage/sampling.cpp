@@ -4,9 +4,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <set>
 
 #include "gradus/base/error.hpp"
-#include "gradus/stage/lifecycle.hpp"
+#include "gradus/stage/loaded_model.hpp"
 
 namespace gradus {
 namespace {
@@ -15,6 +16,10 @@ namespace fs = std::filesystem;
 
 /// Prompts of a part so that the last responses of one, which leave places empty, cost little.
 constexpr std::int64_t kFillsOfSlots = 8;
+
+/// Whether two of PartFolder::policy may be the same: one that is not known may be any.
+bool is_same_policy(const Json& a, const Json& b) { return a.is_null() || b.is_null() || a.at("index") == b.at("index"); }
+std::string name_of(const Json& policy) { return policy.is_null() ? "an unknown one" : policy.at("directory").get<std::string>(); }
 
 struct Layout {
     std::int64_t prompts = 0, samples = 0, prompts_a_part = 1;
@@ -34,20 +39,27 @@ class PartTable {
             fs::create_directories(place.folder);
             write_file_atomically(file_, Json{{"prompts", layout_.prompts},
                                               {"samples", layout_.samples},
-                                              {"prompts_a_part", layout_.prompts_a_part}}
+                                              {"prompts_a_part", layout_.prompts_a_part},
+                                              {"policy", place.policy}}
                                              .dump() + "\n");
             return;
         }
+        Json policy;
         try {
             const Json json = Json::parse(read_file(file_));
             layout_.prompts_a_part = std::max<std::int64_t>(1, json.at("prompts_a_part").get<std::int64_t>());
             require(json.at("prompts") == layout_.prompts && json.at("samples") == layout_.samples,
                     "{} prompts x {} samples", json.at("prompts").dump(), json.at("samples").dump());
+            policy = json.at("policy");
         } catch (const std::exception& e) {
             throw DataError(fmt::format("{} does not fit this run of {} prompts x {} samples ({}); choose another run.dir, "
                                         "or restart = none to sample anew",
                                         file_, layout_.prompts, layout_.samples, e.what()));
         }
+        require<DataError>(is_same_policy(policy, place.policy),
+                           "{}: the parts that are there were sampled by {}, this run's policy is {}: name that one, or "
+                           "sample anew with restart = none or another run.dir",
+                           file_, name_of(policy), name_of(place.policy));
     }
 
     const Layout& layout() const { return layout_; }
@@ -69,6 +81,7 @@ class PartTable {
             } catch (const DataError& e) {
                 run_.log.warn("{}; its part is sampled again", e.what());
             }
+            run_.beat();
         }
         std::vector<std::int64_t> missing;
         for (std::int64_t part = 0; part < layout_.parts(); ++part) {
@@ -105,7 +118,7 @@ class PartTable {
                                place_.folder, run_.deck.text("data.path"));
             there[static_cast<std::size_t>((i - begin) * layout_.samples + row.sample)] = true;
         }
-        return std::all_of(there.begin(), there.end(), [](bool t) { return t; });
+        return rows.size() == there.size() && std::all_of(there.begin(), there.end(), [](bool t) { return t; });
     }
 
     const PromptRow& prompt(std::ptrdiff_t i) const {
@@ -142,37 +155,59 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
 
 /// The keys that decide how samples are judged and counted, not what is sampled.
 bool is_of_samples(const std::string& key) {
+    if (key.starts_with("sample.decontaminate")) return true;  // such prompts are not sampled
     if (key == "sample.n" || key == "sample.repetition_ngram" || key == "eval.n" || key == "eval.benchmark") return true;
     return !key.starts_with("sample.") && !key.starts_with("eval.") && !key.starts_with("judge.") &&
            !key.starts_with("rewrite.");
 }
 
+/// The policy that sampled what lies in a run directory; null: not known.
+Json policy_of(const std::string& dir) {
+    const std::string file = dir + "/parts.json";
+    try {
+        return Json::parse(read_file(file)).at("policy");
+    } catch (const Json::exception& e) {
+        throw DataError(fmt::format("{}: {}; that run must sample again", file, e.what()));
+    }
+}
+
 /// And those that shards of one run may differ in.
 bool is_of_merged_samples(const std::string& key) {
-    return is_of_samples(key) && !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
+    return is_of_samples(key) && !key.starts_with("sample.decontaminate") && !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
            !key.starts_with("rollout.merge") && !key.starts_with("run.") && !key.starts_with("grid.");
 }
 
-std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, std::int32_t samples) {
+/// `left_out` may have been sampled: then with other test sets.
+std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, const std::vector<LeftOut>& left_out,
+                               std::int32_t samples) {
+    std::set<std::int64_t> unwanted;
+    for (const LeftOut& left : left_out) unwanted.insert(left.prompt.index);
     std::map<std::int64_t, std::size_t> place;
     for (std::size_t i = 0; i < prompts.size(); ++i) place[prompts[i].index] = i;
     std::vector<std::size_t> seen(prompts.size());
     std::vector<RolloutRow> rows;
+    Json policy;
     for (const std::string& dir : run.deck.list("rollout.merge")) {
         require<DataError>(fs::exists(dir + "/deck.resolved"), "rollout.merge: {} is no run directory", dir);
         const std::string changed = changed_keys(read_file(dir + "/deck.resolved"), run.deck, is_of_merged_samples);
         require<DataError>(changed.empty(), "rollout.merge: {} was sampled with other keys:{}", dir, changed);
+        const Json of_dir = policy_of(dir);
+        require<DataError>(is_same_policy(policy, of_dir), "rollout.merge: {} was sampled by {}, those before it by {}: sample it again "
+                                                           "with model.from = {}",
+                           dir, name_of(of_dir), name_of(policy), name_of(policy));
+        if (policy.is_null()) policy = of_dir;
         for (const RolloutName& file : rollout_files(dir)) {
             if (file.unfinished) continue;
             for (RolloutRow& row : read_rollouts(file.path).rows) {
+                if (unwanted.contains(row.group)) continue;
                 const auto at = place.find(row.group);
                 require<DataError>(at != place.end() && row.prompt_tokens == prompts[at->second].tokens,
                                    "{}: a response to a prompt that is not in data.path", file.path);
                 ++seen[at->second];
                 rows.push_back(std::move(row));
             }
+            run.beat();
         }
-        run.watchdog.alive();
     }
     const auto wrong = std::find_if(seen.begin(), seen.end(), [&](std::size_t n) { return n != static_cast<std::size_t>(samples); });
     require<DataError>(wrong == seen.end(),
@@ -182,31 +217,14 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
     return rows;
 }
 
-/// The policy of `model.from`, with memory that goes with it. Throws DeckError where the key names none.
-struct Policy {
-    explicit Policy(Run& run)
-        : arena(&run.device()), pinned(run.gpu ? &run.gpu->pinned() : run.cpu.get()), memory{arena, run.gpu ? pinned : arena, run.gpu.get()} {
-        std::unique_ptr<CheckpointReader> from;
-        const ModelConfig config = resolve_model(run.deck, *run.tokenizer, from,
-                                                 [&](const std::string& text) { run.log.warn("{}", text); });
-        require<DeckError>(from != nullptr, "stage = {} needs model.from: a run directory or a checkpoint", run.deck.stage());
-        stack = std::make_unique<Stack>(run.deck, config, run.grid, *run.tokenizer, memory, run.profile, stack_needs(run.deck));
-        load_parameters(*stack->policy, *from, "weights", *stack->ops);
-        run.log.info("weights from {}\n{}", from->directory(), memory_table(memory));
-    }
-    Arena arena, pinned;
-    RunMemory memory;
-    std::unique_ptr<Stack> stack;
-};
-
-/// The model's tokenizer and shape are looked at before the prompts, which another tokenizer may find too long. One that
-/// is not there is told where it is needed: parts from before need none.
-void check_policy(const Run& run) {
-    const auto silent = [](const std::string&) {};
+/// Where model.from names a checkpoint that is not there, nothing: parts from before need none.
+std::optional<ModelSource> find_policy(Run& run) {
     const std::string& from = run.deck.text("model.from");
-    if (from.empty() || find_checkpoint(from, silent).empty()) return;
-    std::unique_ptr<CheckpointReader> reader;
-    resolve_model(run.deck, *run.tokenizer, reader, silent);
+    const bool there = run.grid.world().broadcast(run.on_root<CheckpointError>([&] {
+        return std::string(find_checkpoint(from, [](const std::string&) {}).empty() ? "" : "there");
+    })) == "there";
+    if (!there) return std::nullopt;
+    return open_model(run, run.deck, *run.tokenizer);
 }
 
 void sort_by_address(std::vector<RolloutRow>& rows) {
@@ -261,19 +279,23 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
     return all;
 }
 
-Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream) {
+Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream, const ChoosePrompts& choose) {
     Samples result;
-    if (run.deck.list("rollout.merge").empty()) check_policy(run);
+    const bool merging = !run.deck.list("rollout.merge").empty();
+    // Before the prompts, which the tokenizer of another model may find too long.
+    std::optional<ModelSource> policy;
+    if (!merging) policy = find_policy(run);
     DataReport report;
     {
         const Profile::Region region(run.profile, "data.read");
         result.prompts = read_prompts(run.deck, run.chat, report);
     }
     log_data(run, report);
+    if (choose) result.left_out = choose(result.prompts);
     run.log.info("{} prompts, {} lines skipped; {} samples each", result.prompts.size(), report.skipped, samples);
-    if (!run.deck.list("rollout.merge").empty()) {
+    if (merging) {
         run.begin();
-        result.rows = run.on_root([&] { return merged(run, result.prompts, samples); });
+        result.rows = run.on_root([&] { return merged(run, result.prompts, result.left_out, samples); });
         result.rows = broadcast_rows(run.grid, result.rows);
         sort_by_address(result.rows);
         return result;
@@ -287,7 +309,7 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     RewardPool pool(rewards(result.prompts), reward_threads(run));
     GenerationOptions options = resolve_generation(run.deck, run.chat, 0);
     options.stream = stream;
-    std::unique_ptr<Policy> policy;
+    std::unique_ptr<LoadedModel> loaded;
     const auto complete = [&](std::vector<RolloutRow>& rows) {
         for (RolloutRow& row : rows) {
             row.reward = row.rewards[0];
@@ -300,12 +322,14 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     auto rows = generate_in_parts(
         run,
         [&]() -> Stack& {
-            policy = std::make_unique<Policy>(run);
+            require<CheckpointError>(policy.has_value(), "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+                                     run.deck.text("model.from"), run.deck.origin("model.from"));
+            loaded = std::make_unique<LoadedModel>(run, "policy", run.deck, *run.tokenizer, *policy);
             began = now_seconds();
-            return *policy->stack;
+            return *loaded->stack;
         },
         pool, {.rows = result.prompts, .prompts = all, .groups = addresses, .samples = samples, .options = options},
-        {.folder = run.dir, .complete = complete});
+        {.folder = run.dir, .policy = policy ? policy->identity : Json(), .complete = complete});
     result.stopped = !rows.has_value();
     if (rows) result.rows = std::move(*rows);
     if (began > 0) result.seconds = now_seconds() - began;

@@ -200,6 +200,24 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     return rows;
 }
 
+void score_rows(Run& run, RewardPool& pool, std::vector<RolloutRow>& rows) {
+    const Profile::Region region(run.profile, "reward.collect");
+    const auto ranks = static_cast<std::size_t>(run.grid.data_size());
+    for (auto i = static_cast<std::size_t>(run.grid.data_rank()); i < rows.size(); i += ranks)
+        pool.submit({{.prompt = rows[i].prompt_text,
+                      .response = rows[i].response_text,
+                      .reference = rows[i].reference,
+                      .tokens = static_cast<std::int32_t>(rows[i].tokens.size()),
+                      .truncated = rows[i].finish == FinishReason::length}});
+    ByteWriter mine;
+    for (const std::vector<double>& scores : pool.collect([&] { run.watchdog.alive(); })) mine.array(scores);
+    const std::vector<std::string> all = run.grid.data().all_gather(mine.take());
+    for (std::size_t rank = 0; rank < ranks; ++rank) {
+        ByteReader of_rank(all[rank]);
+        for (std::size_t i = rank; i < rows.size(); i += ranks) of_rank.array(rows[i].rewards);
+    }
+}
+
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {
     std::vector<RolloutRow> all;
     for (const std::string& bytes : grid.data().all_gather(packed(mine))) unpack(bytes, all);

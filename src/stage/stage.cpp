@@ -74,6 +74,13 @@ void check_keys(const Deck& deck) {
         want(!(rows || share) || !deck.list("sample.mix").empty(),
              fmt::format("{}: {} needs sample.mix, the files to mix in", deck.origin(rows ? "sample.mix_rows" : "sample.mix_share"),
                          rows ? "sample.mix_rows" : "sample.mix_share"));
+        for (const std::string prefix : {"judge", "rewrite"}) {
+            const std::int64_t reply = deck.integer(prefix + ".max_new_tokens"), length = deck.integer(prefix + ".max_length");
+            const bool generates = !deck.text(prefix + ".from").empty() && (prefix != "judge" || deck.text("judge.by") == "verdict");
+            want(!generates || reply < length,
+                 fmt::format("{0}: {1}.max_new_tokens = {2} leaves no room for a prompt in {1}.max_length = {3}",
+                             deck.origin(prefix + ".max_new_tokens"), prefix, reply, length));
+        }
     }
     if (stage == "evaluate" && deck.is_set("eval.k"))
         for (const std::string& k : deck.list("eval.k"))

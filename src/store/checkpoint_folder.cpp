@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <sys/statvfs.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -197,6 +198,15 @@ std::string find_checkpoint(const std::string& where,
         fmt::format("no checkpoint in {} is whole: {}; to begin anew, use another "
                     "run.dir or restart = none",
                     where, problems));
+}
+
+std::string checkpoint_identity(const std::string& directory) {
+    try {
+        const std::string index = read_file(directory + "/index.h5");
+        return fmt::format("{:016x}", XXH3_64bits(index.data(), index.size()));
+    } catch (const DataError& error) {
+        throw CheckpointError(error.what());
+    }
 }
 
 void repair_latest(const std::string& run_dir, const std::string& directory) {

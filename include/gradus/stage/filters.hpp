@@ -83,6 +83,8 @@ class SampleFilters {
     SampleFilters(FilterOptions options, const Passages* tests);
     /// Nothing: the candidate is kept.
     std::optional<Refusal> refusal(const Candidate& candidate);
+    /// Counts a prompt that was contaminated and for that reason not sampled.
+    void leave_out();
     const FilterCounts& counts(Source source) const { return counts_[static_cast<std::size_t>(source)]; }
     /// Both sources filter by filter: how many were refused there and how many went on.
     std::string table() const;

@@ -6,7 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "gradus/stage/sampling.hpp"
+#include "gradus/stage/phase_model.hpp"
+#include "gradus/store/rollout_table.hpp"
 
 namespace gradus {
 
@@ -14,12 +15,32 @@ namespace gradus {
 /// words as they are written; one within the other's (CORRECT in INCORRECT) is none.
 double verdict_in(const std::string& reply, const std::string& yes, const std::string& no);
 
-/// The judge's verdict on each row of `samples` that `judge.of` names, NaN for others and where it has none; empty
-/// where the deck has no judge. Nothing where the run was asked to stop. On every rank.
-std::optional<std::vector<double>> judge_samples(Run& run, const Samples& samples);
+/// The model of judge.from. Made before the sampling, so that what cannot work costs nothing; loaded for the verdicts only.
+class Judge {
+  public:
+    explicit Judge(Run& run);
+    /// Its verdict on each row that `judge.of` names, NaN for others and where it has none. Nothing where the run was
+    /// asked to stop. On every rank.
+    std::optional<std::vector<double>> verdicts(const std::vector<RolloutRow>& rows);
 
-/// The text of every chosen row as the model of `rewrite.from` puts it; "" where it could not. Nothing where the run was
-/// asked to stop. On every rank.
-std::optional<std::vector<std::string>> rewrite_samples(Run& run, const Samples& samples, const std::vector<std::size_t>& chosen);
+  private:
+    Run& run_;
+    std::string template_;
+    PhaseModel model_;
+};
+
+/// The model of rewrite.from, likewise.
+class Rewriter {
+  public:
+    explicit Rewriter(Run& run);
+    /// The text of every chosen row as the model puts it; "" where it could not. Nothing where the run was asked to stop.
+    /// On every rank.
+    std::optional<std::vector<std::string>> texts(const std::vector<RolloutRow>& rows, const std::vector<std::size_t>& chosen);
+
+  private:
+    Run& run_;
+    std::string template_;
+    PhaseModel model_;
+};
 
 }  // namespace gradus

@@ -70,6 +70,7 @@ class Lifecycle {
             work();
         } catch (const NotStored& e) {
             ++not_stored_;
+            last_saved_step_ = -1;
             run_.log.warn("{}; the run goes on with the checkpoints before it, and tries again when the next one is "
                           "due",
                           e.what());
@@ -81,7 +82,7 @@ class Lifecycle {
     std::int64_t not_stored_ = 0;
     std::int64_t total_, every_, log_every_, first_step_ = -1;
     double every_time_, last_saved_at_, step_began_ = 0, started_;
-    std::int64_t last_saved_step_ = -1;
+    std::int64_t last_saved_step_ = -1;  ///< as far as is known yet: it may be in the background
     bool stopping_ = false;
     bool asked_ = false;  ///< the file checkpoint_now was there
 };

@@ -21,11 +21,21 @@ struct Ask {
 };
 
 /// The model of key PREFIX.from with its own tokenizer and its family's chat template. Other keys of the prefix:
-/// max_length, max_new_tokens, temperature. Throws as the loading of a policy does.
+/// max_length, max_new_tokens, temperature.
 class PhaseModel {
   public:
+    /// Opens the checkpoint and looks whether it can do what is asked; weights come later. All ranks together. Throws
+    /// DeckError or CheckpointError where it cannot.
     PhaseModel(Run& run, const std::string& prefix);
     ~PhaseModel();
+    PhaseModel(PhaseModel&&) noexcept;
+
+    const std::string& prefix() const;
+    /// What decides its replies beside the prompts: checkpoint, lengths, temperature.
+    std::string description() const;
+    /// Takes its memory, reads its weights; nothing where that is done.
+    void load();
+    void unload();
 
     /// A reply to each prompt, on every rank; "" where the prompt is too long for it and, if only `whole` ones count, where
     /// the reply has no end. All ranks together.
@@ -40,15 +50,15 @@ class PhaseModel {
 
 /// Verdicts or texts about samples, asked for in parts and kept in a file, so that a run that is cut goes on.
 struct Inquiry {
-    std::string prefix;  ///< of the model's keys
-    std::string file;    ///< in the run directory, JSON lines; its first line is `about`
-    std::string about;   ///< what decides the replies beside the deck: the template
+    std::string file;   ///< in the run directory, JSON lines; its first line is `about` and the model's description
+    std::string about;  ///< what decides the replies beside the model and the prompts
     /// JSON values of a part of the asks, in their order.
     std::function<std::vector<Json>(PhaseModel& model, const std::vector<Ask>& asks)> answer;
 };
 /// A JSON value for each ask, on every rank, in their order; nothing where the run was asked to stop before all were
-/// there. Throws DataError where the file is of another inquiry.
-std::optional<std::vector<Json>> inquire(Run& run, const std::vector<Ask>& asks, const Inquiry& inquiry);
+/// there. The model is loaded where a reply is missing, and unloaded at the end. Throws DataError where the file is of
+/// another inquiry.
+std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std::vector<Ask>& asks, const Inquiry& inquiry);
 
 /// `text` with {name} replaced by its value, for each of `values`; what is put in is not looked at again.
 std::string fill_template(const std::string& text, const std::vector<std::pair<std::string, std::string>>& values);

@@ -3,7 +3,9 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "gradus/base/error.hpp"
@@ -56,22 +58,21 @@ class Run {
     RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
-    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`.
+    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`, a DeckError as
+    /// itself. Work that may take long calls beat() again and again.
     template <class E = DataError, class Work>
     auto on_root(const Work& work) {
-        decltype(work()) result{};
-        std::string problem;
-        if (is_root()) {
-            try {
-                result = work();
-            } catch (const std::exception& e) {
-                problem = e.what();
-            }
+        using Result = std::invoke_result_t<Work>;
+        if constexpr (std::is_void_v<Result>) {
+            if (const std::string problem = root_works(work); !problem.empty()) throw E(problem);
+        } else {
+            std::optional<Result> result;
+            if (const std::string problem = root_works([&] { result = work(); }); !problem.empty()) throw E(problem);
+            return result ? std::move(*result) : Result();
         }
-        problem = grid.world().broadcast(problem);
-        require<E>(problem.empty(), "{}", problem);
-        return result;
     }
+    /// A sign of life for the watchdog; of rank 0 within on_root() for those of the ranks that wait for it, too. Cheap.
+    void beat();
     /// Between two pieces of work, all ranks together: whether the run is to stop now.
     bool asked_to_stop() { return stop.ask() != StopRequest::none; }
     /// Work begins: writes deck.resolved.
@@ -91,6 +92,8 @@ class Run {
     void finish(std::int64_t steps, double tokens, Json extra);
 
   private:
+    /// Returns what `work` threw on rank 0, on every rank; "": nothing.
+    std::string root_works(const std::function<void()>& work);
     void require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts);
 
     struct Close {
@@ -98,6 +101,8 @@ class Run {
     };
     UniqueHandle<int, Close, -1> lock_;
     std::unique_ptr<JsonLinesWriter> metrics_;
+    bool others_wait_ = false;  ///< in on_root()
+    double last_beat_ = 0;
     double started_, start_seconds_;  ///< when the run directory was open, and from MPI's start to there
 };
 

@@ -17,6 +17,8 @@ namespace gradus {
 struct PartFolder {
     std::string folder;
     std::int64_t step = 0;  ///< updates that the policy has made
+    /// ModelSource::identity of the weights that it began with; null: not known. Parts of another one are refused.
+    Json policy = nullptr;
     /// Completes the rows of a part before they are written; may be null.
     std::function<void(std::vector<RolloutRow>&)> complete;
 };
@@ -29,9 +31,16 @@ struct PartFolder {
 std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::function<Stack&()>& stack, RewardPool& pool,
                                                          const GenerateAndScore& work, const PartFolder& parts);
 
+/// A prompt that is not sampled, and why.
+struct LeftOut {
+    PromptRow prompt;
+    std::string why;
+};
+
 /// What came of sample_all().
 struct Samples {
     std::vector<PromptRow> prompts;
+    std::vector<LeftOut> left_out;
     std::vector<RolloutRow> rows;  ///< all ranks' in the order of (prompt, sample), on every rank
     bool stopped = false;          ///< asked to stop: there are no rows, the finished parts are kept
     double generated = 0, generated_tokens = 0;  ///< by this run, not by one before it
@@ -40,9 +49,11 @@ struct Samples {
 
 /// `samples` responses of the policy of `model.from` to every prompt of `data.path`, scored, the first reward
 /// counting as the sum; in the rollout table. A prompt's random address is its place in the data, so that shards
-/// (data.shard) sample what a whole run does. With `rollout.merge` nothing is sampled: the rows are those
-/// of the runs that it names. Throws DataError where these lack a prompt, or were made with another deck.
+/// (data.shard) sample what a whole run does. `choose` takes out prompts that are not wanted, the same on every rank; may be
+/// null. With `rollout.merge` nothing is sampled: the rows are those of the runs that it names. Throws DataError where
+/// these lack a prompt, were made with another deck or by different policies.
 using MakeRewards = std::function<std::vector<NamedReward>(const std::vector<PromptRow>& prompts)>;
-Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream);
+using ChoosePrompts = std::function<std::vector<LeftOut>(std::vector<PromptRow>& prompts)>;
+Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream, const ChoosePrompts& choose = {});
 
 }  // namespace gradus

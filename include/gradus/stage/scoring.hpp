@@ -55,6 +55,9 @@ struct GenerateAndScore {
 std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
                                            const GenerateAndScore& work);
 
+/// Scores rows that are the same on every rank, each data rank its share: RolloutRow::rewards of all, on every rank.
+void score_rows(Run& run, RewardPool& pool, std::vector<RolloutRow>& rows);
+
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
 /// Rank 0's rows, on every rank.

@@ -115,6 +115,9 @@ class CheckpointReader {
 /// "" where a run directory holds none.
 std::string find_checkpoint(const std::string& where,
                             const std::function<void(const std::string&)>& note);
+/// What tells a checkpoint from all others, wherever it lies: a hash of its index, which holds those of all its blocks.
+/// Throws CheckpointError where it cannot be read.
+std::string checkpoint_identity(const std::string& directory);
 /// Points RUN/latest to `directory` where it does not already. Throws CheckpointError.
 void repair_latest(const std::string& run_dir, const std::string& directory);
 

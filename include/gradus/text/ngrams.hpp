@@ -72,6 +72,8 @@ class NearDuplicates {
 /// Passages of texts that are to be kept out of others (test sets out of training data).
 class Passages {
   public:
+    /// None, to which nothing is added.
+    Passages() = default;
     explicit Passages(std::int64_t n) : n_(n) {}
     /// `name` says where the text is from.
     void add(std::string_view text, std::string name);
@@ -80,7 +82,7 @@ class Passages {
     std::optional<std::string> find(std::string_view text) const;
 
   private:
-    std::int64_t n_;
+    std::int64_t n_ = 0;
     std::vector<std::string> names_;
     std::unordered_map<std::uint64_t, std::uint32_t> from_;
 };
