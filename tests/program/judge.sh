@@ -67,6 +67,13 @@ is "a template without the answer: exit code" "$rc" 2
 has "a template without the answer" "$out" "has no {answer}"
 run 2 sample.in "run.dir=$ROOT/bad" judge.from=/nowhere judge.template=
 is "no judge there: exit code" "$rc" 3
+run 2 sample.in "run.dir=$ROOT/bad" judge.template= judge.max_length=4096
+is "a judge of too few positions: exit code" "$rc" 2
+has "a judge of too few positions" "$out" "judge.max_length = 4096, but $ROOT/other has 1024 positions"
+run 2 sample.in "run.dir=$ROOT/bad" judge.template= judge.max_new_tokens=1024
+is "no room for a question: exit code" "$rc" 2
+has "no room for a question" "$out" "judge.max_new_tokens = 1024 leaves no room"
+holds "all that before the first sample" test ! -e bad/rollouts
 
 # Rewriting: what passed is put in other words, and filtered again.
 run 2 sample.in "run.dir=$ROOT/rewritten" judge.from= sample.keep_correct=false "rewrite.from=$ROOT/other" \
@@ -78,4 +85,12 @@ is "rewriting: all rows are of the other model" \
 run 2 sample.in "run.dir=$ROOT/strict" judge.from= sample.keep_correct=false sample.keep_format=false "rewrite.from=$ROOT/other" \
     rewrite.max_length=1024 rewrite.max_new_tokens=4 sample.max_length=1
 is "rewriting that breaks everything: exit code" "$rc" 3
+
+# What only the judge can call right is right after rewriting if the judge says so.
+echo 'Is {answer} the same as {reference}? {yes} or {no}' >judge.txt
+run 2 sample.in "run.dir=$ROOT/both" judge.by=probability judge.threshold=0 "rewrite.from=$ROOT/other" \
+    rewrite.max_length=1024 rewrite.max_new_tokens=24
+is "judge and rewriting" "$rc" 0
+is "judge and rewriting: it is asked twice" "$(grep -c 'judge: asked about' <<<"$out")" 2
+is "judge and rewriting: nothing is incorrect" "$(jq .refused.incorrect both/acceptance.json)" 0
 finish

@@ -97,7 +97,7 @@ in_the_middle() {
 }
 # shellcheck disable=SC2046
 in_the_middle rl.killed eval 'kill -KILL $(pgrep -P "$launcher")'
-run 2 "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/rl.killed"
+run 2 "${rl[@]}" ckpt.every=1 ckpt.keep=3 "run.dir=$ROOT/rl.killed"
 is "rl, killed in the middle of sampling: goes on" "$rc" 0
 has "rl, killed in the middle of sampling: keeps parts" "$out" "parts are there from before"
 holds "rl, killed in the middle of sampling: the same bits" same_run rl rl.killed
@@ -123,6 +123,15 @@ is "anew" "$rc" 0
 run 1 "$here/problems.in" restart=none
 is "the prompts as they were" "$rc" 0
 
+# Parts are of one policy: that of a run which is still training may be another one in the next job.
+cp -r pretrain moving
+stopped moved evaluate.in "model.from=$ROOT/moving"
+run 2 "$here/pretrain.in" "run.dir=$ROOT/moving" train.steps="$(($(tr -dc 0-9 <moving/latest | sed 's/^0*//') + 1))"
+is "the policy moves on" "$rc" 0
+run 2 evaluate.in "run.dir=$ROOT/moved" "model.from=$ROOT/moving"
+is "another policy: exit code" "$rc" 3
+has "another policy: whose parts they are" "$out" "were sampled by $ROOT/moving/$(cat pretrain/latest), this run's policy is $ROOT/moving/$(cat moving/latest)"
+
 # Shards sample what the whole run does.
 for shard in 0 1 2; do
     run 1 evaluate.in "run.dir=$ROOT/shard.$shard" data.num_shards=3 "data.shard=$shard"
@@ -136,6 +145,11 @@ run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.1 $RO
 has "a shard twice" "$out" "has 32 of 16 samples"
 run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.2" rollout.temperature=0.7
 has "shards of another deck" "$out" "rollout.temperature: 1 -> 0.7"
+run 1 evaluate.in "run.dir=$ROOT/other" data.num_shards=3 data.shard=1 "model.from=$ROOT/moving/$(cat moving/latest)"
+cp shard.1/deck.resolved other/deck.resolved
+run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/other $ROOT/shard.2"
+is "a shard of another policy: exit code" "$rc" 3
+has "a shard of another policy: what to do" "$out" "sample it again with model.from = $ROOT/pretrain"
 run 2 "${merge[@]}" "rollout.merge=$ROOT/shard.0 $ROOT/shard.1 $ROOT/shard.2"
 is "merged" "$rc" 0
 is "merged: what one run measures" "$(result merged)" "$(result whole)"
