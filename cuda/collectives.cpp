@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <thread>
 
 #include "check.hpp"
@@ -52,10 +53,31 @@ Collectives::Collectives(const Context& context, bool deterministic, bool overla
 }
 
 Collectives::~Collectives() {
+    // While an exception unwinds this rank, others may never come to what is in flight.
+    if (std::uncaught_exceptions() == 0) end();
     abort();
     cudaEventDestroy(ready_);
     cudaEventDestroy(done_);
     cudaStreamDestroy(side_);
+}
+
+void Collectives::end() noexcept {
+    constexpr double kSeconds = 30;
+    cudaStreamSynchronize(context_.stream);
+    cudaStreamSynchronize(side_);
+    for (const auto& [group, comm] : groups_) ncclCommFinalize(comm);
+    const double began = now_seconds();
+    for (auto at = groups_.begin(); at != groups_.end();) {
+        ncclResult_t state = ncclInProgress;
+        while (ncclCommGetAsyncError(at->second, &state) == ncclSuccess && state == ncclInProgress && now_seconds() - began < kSeconds)
+            std::this_thread::sleep_for(std::chrono::microseconds(50));
+        if (state != ncclSuccess) {
+            ++at;  // left to abort()
+            continue;
+        }
+        ncclCommDestroy(at->second);
+        at = groups_.erase(at);
+    }
 }
 
 void Collectives::abort() noexcept {

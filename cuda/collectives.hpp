@@ -44,6 +44,8 @@ class Collectives {
     void abort() noexcept;
 
   private:
+    /// Ends all communicators once no rank uses them any more: another one may still read what this one has sent.
+    void end() noexcept;
     ncclComm_t comm_of(Communicator& group);
     void wait_for(ncclComm_t comm, const std::string& what);
     void say(const char* what, std::int64_t bytes, const Communicator& group);

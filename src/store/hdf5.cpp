@@ -36,6 +36,8 @@ Lock::Lock() : lock_(library_mutex()) {
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
+Lock::~Lock() { H5Eclear2(H5E_DEFAULT); }
+
 hid_t check(hid_t id, std::source_location where) {
     if (id < 0)
         throw Hdf5Error(fmt::format("HDF5: {} (in {}, line {})", stack_text(),

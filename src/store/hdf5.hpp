@@ -28,6 +28,10 @@ struct Hdf5Error : Error {
 class Lock {
   public:
     Lock();
+    /// A thread that ends with errors on its stack would keep the library from closing at exit.
+    ~Lock();
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
 
   private:
     std::unique_lock<std::recursive_mutex> lock_;

@@ -189,6 +189,14 @@ BOOST_AUTO_TEST_CASE(a_first_step_that_leaves_no_time_for_another_is_the_last) {
     BOOST_TEST((poll.end_step() == StopRequest::soon));
 }
 
+BOOST_AUTO_TEST_CASE(before_a_step_was_measured_there_is_no_margin) {
+    StopPoll poll(MPI_COMM_WORLD, 100, 0, "");
+    poll.observe_checkpoint(60);  // a guess: nothing has been written yet
+    BOOST_TEST((poll.ask() == StopRequest::none));
+    poll.observe_step(1);
+    BOOST_TEST((poll.ask() == StopRequest::soon));
+}
+
 BOOST_AUTO_TEST_CASE(a_file_asks_for_one_checkpoint_on_all_ranks) {
     int rank = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);

@@ -41,6 +41,7 @@ broken 0:fsync:*/index.h5:3:EIO 2 "$here/pretrain.in" "run.dir=$ROOT/once"
 is "one checkpoint is not stored: exit code" "$rc" 0
 has "it is told" "$out" "the checkpoint of step 8 could not be stored"
 has "with the cause" "$out" "Input/output error; the run goes on"
+is "HDF5 closes in order" "$(grep -c "infinite loop" <<<"$out")" 0
 holds "and the run ends as the undisturbed one" same_run whole once
 broken 1:pwrite:*/shard_*:1+:ENOSPC 2 "$here/pretrain.in" "run.dir=$ROOT/never"
 is "the last checkpoint is not stored: exit code" "$rc" 3
