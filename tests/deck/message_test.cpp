@@ -121,7 +121,7 @@ BOOST_AUTO_TEST_CASE(lists) {
                "a.in:4: eval.k = 1 0: a list of whole numbers > 0 is expected");
     BOOST_TEST(errors_of(required_keys("bench") + "bench.what = train sleep").at(0) ==
                "a.in:3: bench.what = train sleep: a list of train | generate | checkpoint | tokenizer | answers | code | attention | "
-               "operations | collectives is expected");
+               "operations | collectives | control is expected");
     BOOST_TEST(rl_error("rollout.stop = a\\b") ==
                "a.in:4: rollout.stop = a\\b: in a list a backslash stands before a blank, n or a "
                "backslash only");
