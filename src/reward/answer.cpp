@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <span>
 #include <string_view>
 #include <tuple>
 
 #include "expression.hpp"
 #include "gradus/reward/math_answer.hpp"
 #include "gradus/reward/reward.hpp"
+#include "latex.hpp"
 #include "number.hpp"
 
 namespace gradus {
@@ -78,10 +80,15 @@ bool last_boxes(std::string_view text, std::string& content) {
     return true;
 }
 
-/// What follows the last "answer is" or "Answer:" on its line, up to the end of the sentence.
-bool after_phrase(std::string_view text, std::string_view& content) {
+constexpr std::string_view kAnswerPhrases[] = {"answer is", "Answer is", "answer:", "Answer:", "ANSWER:"};
+constexpr std::string_view kFinalPhrases[] = {"final answer is", "Final answer is", "Final Answer:", "Final answer:",
+                                              "final answer:"};
+
+/// What follows the last of these phrases on its line, up to the end of the sentence.
+bool after_phrase(std::string_view text, std::string_view& content,
+                  std::span<const std::string_view> phrases = kAnswerPhrases) {
     std::size_t best = text.npos, length = 0;
-    for (const std::string_view phrase : {"answer is", "Answer is", "answer:", "Answer:", "ANSWER:"}) {
+    for (const std::string_view phrase : phrases) {
         const std::size_t at = text.rfind(phrase);
         if (at != text.npos && (best == text.npos || at > best)) best = at, length = phrase.size();
     }
@@ -195,10 +202,8 @@ bool after_hashes(std::string_view text, std::string_view& content) {
 
 /// Whether a text is a number among words, none of which makes another number of it, and no formula.
 bool in_plain_words(std::string_view text) {
-    static constexpr std::array<std::string_view, 33> kNumberWords = {
-        "minus", "negative", "plus", "times", "over", "or", "and", "not", "half", "third", "quarter", "dozen", "hundred",
-        "thousand", "million", "billion", "trillion", "squared", "cubed", "square", "root", "sqrt", "log", "ln", "sin",
-        "cos", "tan", "pi", "power", "to", "between", "am", "pm"};
+    static constexpr std::array<std::string_view, 14> kFormulaWords = {"square", "root", "sqrt",  "log", "ln",      "sin", "cos",
+                                                                       "tan",    "pi",   "power", "to",  "between", "am",  "pm"};
     text = trimmed(text);
     if (text.size() > 1000) return false;
     std::string word;
@@ -219,7 +224,8 @@ bool in_plain_words(std::string_view text) {
             std::isdigit(static_cast<unsigned char>(text[text.find_first_not_of("$% ", at)])) != 0)
             return false;
         if (word.size() == 1 && word != "a" && word != "e") return false;
-        if (std::find(kNumberWords.begin(), kNumberWords.end(), word) != kNumberWords.end()) return false;
+        const bool of_formula = std::find(kFormulaWords.begin(), kFormulaWords.end(), word) != kFormulaWords.end();
+        if (!word.empty() && (of_formula || changes_number(word))) return false;
         word.clear();
         if (std::isdigit(static_cast<unsigned char>(c)) == 0 && std::string_view(" .,$%+-/'\n\t").find(c) == std::string_view::npos)
             return false;
@@ -237,7 +243,10 @@ class AccuracyReward final : public Reward {
             const auto wanted = stated_number(reference), stated = stated_number(answer);
             if (wanted && stated) return equal(*wanted, *stated) ? 1.0 : 0.0;
         }
-        return same_answer(reference, answer) ? 1.0 : 0.0;
+        if (same_answer(reference, answer)) return 1.0;
+        // The other way round a list would be taken for a number: references write 8,12 for 8 and 12.
+        const std::string decimal = with_decimal_point(answer);
+        return !decimal.empty() && decimal == plain_notation(reference) ? 1.0 : 0.0;
     }
 };
 
@@ -269,7 +278,11 @@ std::string extract_answer(const std::string& response) {
         std::string_view said;
         return after_phrase(found, said) ? marked_by_nothing(std::string(said)) : std::string(trimmed(found));
     }
-    if (last_boxes(part, boxes)) return boxes;
+    if (last_boxes(part, boxes)) {
+        // Boxes of the working, and a final answer behind them.
+        const std::string_view behind = std::string_view(part).substr(part.rfind(kBoxed));
+        return after_phrase(behind, found, kFinalPhrases) && is_formula(found) ? std::string(found) : boxes;
+    }
     if (after_hashes(part, found)) return std::string(found);
     return marked_by_nothing(after_phrase(part, found) ? std::string(found) : part);
 }

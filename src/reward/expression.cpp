@@ -5,8 +5,8 @@
 #include <array>
 #include <utility>
 
-#include "characters.hpp"
 #include "latex.hpp"
+#include "scanner.hpp"
 
 namespace gradus {
 namespace {
@@ -15,12 +15,11 @@ using Kind = Expression::Kind;
 
 constexpr int kDeepest = 40;
 constexpr int kMostFactors = 60;
-constexpr std::size_t kMostDigits = 400;
 
-/// Reads tokens and builds the tree; `wrong` once the text is no formula.
-class Parser {
+/// Builds the tree.
+class Parser : Scanner {
   public:
-    explicit Parser(std::string_view text) : text_(text) {}
+    using Scanner::Scanner;
 
     std::optional<Expression> whole() {
         Expression e = list("");
@@ -38,37 +37,6 @@ class Parser {
         Parser& parser;
     };
 
-    void skip() {
-        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' ||
-                                      text_[at_] == '~'))
-            ++at_;
-    }
-    bool ends() {
-        skip();
-        return wrong_ || at_ >= text_.size();
-    }
-    char peek() {
-        skip();
-        return at_ < text_.size() ? text_[at_] : '\0';
-    }
-    bool take(char c) {
-        if (peek() != c || wrong_) return false;
-        ++at_;
-        return true;
-    }
-    /// The command at hand without its backslash, "" if there is none.
-    std::string_view command() {
-        if (peek() != '\\') return {};
-        std::size_t end = at_ + 1;
-        while (end < text_.size() && is_letter(text_[end])) ++end;
-        if (end == at_ + 1 && end < text_.size()) ++end;  // \{, \\, \%
-        return text_.substr(at_ + 1, end - at_ - 1);
-    }
-    bool take_command(std::string_view name) {
-        if (command() != name) return false;
-        at_ += name.size() + 1;
-        return true;
-    }
     Expression fail() {
         wrong_ = true;
         return {};
@@ -87,16 +55,6 @@ class Parser {
     }
     static Expression minus(Expression e) { return node(Kind::product, {integer(-1), std::move(e)}); }
 
-    /// "word" in the text as such, not part of a longer one.
-    bool take_word(std::string_view word) {
-        skip();
-        if (text_.substr(at_, word.size()) != word) return false;
-        const std::size_t end = at_ + word.size();
-        if (end < text_.size() && is_letter(text_[end])) return false;
-        at_ = end;
-        return true;
-    }
-
     /// Items between commas, until one of `stop` or the end; one item alone is itself.
     Expression list(std::string_view stop) {
         const Deeper deeper(*this);
@@ -112,34 +70,6 @@ class Parser {
         if (items.empty()) return fail();
         if (items.size() == 1) return std::move(items[0]);
         return node(Kind::list, std::move(items));
-    }
-
-    char relation_sign() {
-        const char c = peek();
-        if (c == '=') {
-            ++at_;
-            if (at_ < text_.size() && text_[at_] == '=') ++at_;
-            return '=';
-        }
-        if (c == '<' || c == '>') {
-            ++at_;
-            const bool equal = take('=');
-            return c == '<' ? (equal ? 'l' : '<') : (equal ? 'g' : '>');
-        }
-        if (c == '!' && at_ + 1 < text_.size() && text_[at_ + 1] == '=') {
-            at_ += 2;
-            return 'n';
-        }
-        static constexpr std::array<std::pair<std::string_view, char>, 14> kSigns = {
-            {{"le", 'l'}, {"leq", 'l'}, {"leqslant", 'l'}, {"ge", 'g'}, {"geq", 'g'}, {"geqslant", 'g'}, {"lt", '<'},
-             {"gt", '>'}, {"ne", 'n'}, {"neq", 'n'}, {"in", 'i'}, {"approx", '~'}, {"equiv", '='}, {"colon", ':'}}};
-        for (const auto& [name, sign] : kSigns)
-            if (take_command(name)) return sign;
-        if (c == ':') {
-            ++at_;
-            return ':';
-        }
-        return '\0';
     }
 
     Expression relation() {
@@ -311,52 +241,11 @@ class Parser {
     }
 
     Expression number() {
-        std::string whole, part;
-        bool repeats_from_point = false;
-        while (at_ < text_.size() && is_digit(text_[at_])) whole += text_[at_++];
-        // Thousands separators: groups of three digits.
         // In tuples and sets a comma separates.
-        if (!whole.empty() && whole.size() <= 3 && brackets_ == 0) {
-            while (at_ + 3 < text_.size() && text_[at_] == ',' && is_digit(text_[at_ + 1]) && is_digit(text_[at_ + 2]) &&
-                   is_digit(text_[at_ + 3]) && (at_ + 4 >= text_.size() || !is_digit(text_[at_ + 4]))) {
-                whole += text_.substr(at_ + 1, 3);
-                at_ += 4;
-            }
-            while (at_ + 3 < text_.size() && text_[at_] == ' ' && is_digit(text_[at_ + 1]) && is_digit(text_[at_ + 2]) &&
-                   is_digit(text_[at_ + 3]) && (at_ + 4 >= text_.size() || !is_digit(text_[at_ + 4]))) {
-                whole += text_.substr(at_ + 1, 3);
-                at_ += 4;
-            }
-        }
-        if (at_ + 1 < text_.size() && text_[at_] == '.' && is_digit(text_[at_ + 1])) {
-            ++at_;
-            while (at_ < text_.size() && is_digit(text_[at_])) part += text_[at_++];
-        } else if (text_.substr(at_).starts_with(".\\overline{")) {
-            ++at_;
-            repeats_from_point = true;
-        } else if (at_ < text_.size() && text_[at_] == '.' && (at_ + 1 == text_.size() || text_[at_ + 1] == ' ')) {
-            ++at_;  // a full stop
-        }
-        if (whole.size() + part.size() > kMostDigits || whole.size() + part.size() == 0) return fail();
-        using boost::multiprecision::cpp_int;
+        std::optional<Rational> value = numeral(brackets_ == 0);
+        if (!value) return fail();
         Expression e;
-        cpp_int digits = 0, scale = 1;
-        for (const char c : whole + part) digits = digits * 10 + (c - '0');
-        for (std::size_t i = 0; i < part.size(); ++i) scale *= 10;
-        e.number = Rational(digits, scale);
-        // 0.1\overline{6}
-        if (!part.empty() || repeats_from_point) {
-            if (take_command("overline")) {
-                cpp_int again = 0, nines = 1;
-                if (!take('{')) return fail();
-                while (at_ < text_.size() && is_digit(text_[at_]) && nines < cpp_int(1) << 400) {
-                    again = again * 10 + (text_[at_++] - '0');
-                    nines *= 10;
-                }
-                if (!take('}') || nines == 1) return fail();
-                e.number += Rational(again, (nines - 1) * scale);
-            }
-        }
+        e.number = std::move(*value);
         // A numeral of another base is not this number.
         if (peek() == '_') {
             ++at_;
@@ -365,9 +254,10 @@ class Parser {
         }
         return e;
     }
+    /// A name with its subscript; where that is computed, or has the index of a sum, a function of it: F_{n-k}.
     Expression symbol(std::string name) {
-        if (peek() == '_') {
-            ++at_;
+        if (take('_')) {
+            const std::size_t begin = at_;
             std::string below;
             if (take('{')) {
                 while (at_ < text_.size() && text_[at_] != '}') below += text_[at_++];
@@ -376,8 +266,15 @@ class Parser {
                 below += text_[at_++];
             }
             std::erase(below, ' ');
-            for (const char c : below)
-                if (!is_letter(c) && !is_digit(c)) return fail();
+            const bool plain = std::all_of(below.begin(), below.end(), [](char c) { return is_letter(c) || is_digit(c); });
+            if (!plain || below.find_first_of(indices_) != below.npos) {
+                const Deeper deeper(*this);
+                at_ = begin;
+                const bool braces = take('{');
+                Expression inside = braces ? sum() : one_digit_argument();
+                if (wrong_ || (braces && !take('}'))) return fail();
+                return node(Kind::function, {std::move(inside)}, name + "_");
+            }
             name += "_" + below;
         }
         while (at_ < text_.size() && text_[at_] == '\'') {
@@ -385,6 +282,20 @@ class Parser {
             ++at_;
         }
         return node(Kind::symbol, {}, name);
+    }
+
+    /// _{k=a}^{b} and what is added.
+    Expression sum_sign() {
+        if (!take('_') || !take('{') || !is_letter(peek())) return fail();
+        const char index = text_[at_++];
+        if (!take('=')) return fail();
+        Expression from = sum();
+        if (!take('}') || !take('^')) return fail();
+        Expression to = argument();
+        indices_ += index;
+        Expression body = product();
+        indices_.pop_back();
+        return node(Kind::function, {node(Kind::symbol, {}, std::string(1, index)), std::move(from), std::move(to), std::move(body)}, "sum");
     }
 
     Expression bracketed(char open) {
@@ -538,6 +449,7 @@ class Parser {
             return node(Kind::function, {std::move(above), std::move(below)}, "binom");
         }
         if (take_command("sqrt")) return root();
+        if (take_command("sum")) return sum_sign();
         if (take_command("begin")) return matrix();
         if (take_command("infty")) return node(Kind::symbol, {}, "infinity");
         if (take_command("emptyset") || take_command("varnothing")) return node(Kind::bracket, {}, "{}");
@@ -572,10 +484,9 @@ class Parser {
         return node(Kind::function, std::move(arguments), "sqrt");
     }
 
-    std::string_view text_;
-    std::size_t at_ = 0;
+    std::string indices_;  ///< of the sums around
     int depth_ = 0, brackets_ = 0, bars_ = 0;
-    bool wrong_ = false, single_ = false;
+    bool single_ = false;
 };
 
 }  // namespace

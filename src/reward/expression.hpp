@@ -21,7 +21,7 @@ struct Expression {
         product,    ///< of all children
         power,      ///< base, exponent
         quotient,   ///< numerator, denominator
-        function,   ///< name and arguments: sin, sqrt, log (with base), abs, factorial, f ...
+        function,   ///< name and arguments: sin, sqrt, log (with base), abs, f ..., a_ (subscript), sum (index, from, to, term)
         plus_minus, ///< child with both signs; `text` is "pm" or "mp"
         list,       ///< without brackets: 1, 2 and 3
         bracket,    ///< `text` holds the two brackets: "()" a tuple or an open interval, "[)", "{}" a set

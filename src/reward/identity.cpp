@@ -28,11 +28,16 @@ double draw(const std::string& name, int point) {
     return random.uniform();
 }
 
-/// Evaluates at one point; `failed` where there is no finite value.
+/// What powers with odd denominators and odd roots of a negative value of a formula with variables are: the real ones
+/// (x^{1/3} where x is any real number), or the principal ones (where x^{1/2} x^{1/3} is x^{5/6}). Those of a negative
+/// constant: roots are real, powers principal.
+enum class Roots { real, principal };
+
+/// Evaluates at one point; `failed` where there is no finite value; `branched` where it depended on the roots.
 class Evaluation {
   public:
-    explicit Evaluation(int point) : point_(point) {}
-    bool failed = false;
+    Evaluation(int point, Roots roots) : point_(point), roots_(roots) {}
+    bool failed = false, branched = false;
 
     Complex value(const Expression& e) {
         if (failed) return {};
@@ -44,8 +49,7 @@ class Evaluation {
                 Complex sum(0);
                 for (const Expression& child : e.children) {
                     const Complex term = value(child);
-                    // Beside so large a term the digits of the others would be lost.
-                    if (mp::abs(term.real()) > Real("1e18") || mp::abs(term.imag()) > Real("1e18")) return fail();
+                    if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) return fail();
                     sum += term;
                 }
                 return finite(sum);
@@ -60,7 +64,19 @@ class Evaluation {
                 if (is_zero(below)) return fail();
                 return finite(above / below);
             }
-            case Kind::power: return power(value(e.children[0]), value(e.children[1]));
+            case Kind::power: {
+                const Complex base = value(e.children[0]);
+                const bool negative = base.imag() == 0 && base.real() < 0 && has_variables(e.children[0]);
+                const auto exponent = negative && !failed ? exact_value(e.children[1]) : std::nullopt;
+                if (exponent && mp::denominator(*exponent) > 1 && mp::denominator(*exponent) % 2 == 1) {
+                    branched = true;
+                    if (roots_ == Roots::real) {
+                        const Complex size = power(-base, value(e.children[1]));
+                        return mp::numerator(*exponent) % 2 == 0 ? size : -size;
+                    }
+                }
+                return power(base, value(e.children[1]));
+            }
             case Kind::function: return function(e);
             default: return fail();
         }
@@ -81,10 +97,15 @@ class Evaluation {
         return z;
     }
     Complex symbol(const std::string& name) {
+        for (auto index = indices_.rbegin(); index != indices_.rend(); ++index)
+            if (index->first == name) return index->second;
         if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<50>>());
         if (name == "e") return real(mp::exp(Real(1)));
         if (name == "i") return Complex(Real(0), Real(1));
         if (name == "infinity") return fail();
+        return variable(name);
+    }
+    Complex variable(const std::string& name) const {
         const double u = draw(name, point_);
         // Away from 0; all positive at the first point, all negative at the second, then of either sign, so that a
         // root or an absolute value shows which branch it is.
@@ -113,6 +134,7 @@ class Evaluation {
     Complex function(const Expression& e) {
         const std::string& f = e.text;
         if (f == "numeral") return fail();
+        if (f == "sum") return sum_sign(e);
         const Complex x = value(e.children[0]);
         if (failed) return {};
         const bool is_real = x.imag() == 0;
@@ -120,9 +142,11 @@ class Evaluation {
             if (e.children.size() == 1) return finite(mp::sqrt(x));
             const Complex n = value(e.children[1]);
             if (failed || is_zero(n)) return fail();
-            // The real root of an odd degree.
-            if (is_real && x.real() < 0 && n.imag() == 0 && mp::fmod(n.real(), Real(2)) == 1)
-                return -power(-x, Complex(1) / n);
+            if (is_real && x.real() < 0 && n.imag() == 0 && mp::fmod(n.real(), Real(2)) == 1) {
+                const bool variable = has_variables(e.children[0]);
+                branched = branched || variable;
+                if (!variable || roots_ == Roots::real) return -power(-x, Complex(1) / n);
+            }
             return power(x, Complex(1) / n);
         }
         if (f == "abs") return real(mp::abs(x).real());
@@ -149,9 +173,42 @@ class Evaluation {
         if (f == "arctan" && is_real) return real(mp::atan(x.real()));
         if (f == "arcsin" && is_real && mp::abs(x.real()) <= 1) return real(mp::asin(x.real()));
         if (f == "arccos" && is_real && mp::abs(x.real()) <= 1) return real(mp::acos(x.real()));
-        if (f.size() > 1 && f[1] != '_' && f[1] != '\'') return fail();
-        // A function that is not known: some function of its name.
-        return finite(mp::sin(x * Complex(1 + draw(f + "(a", point_)) + Complex(draw(f + "(b", point_))));
+        if (f.ends_with('_') && is_real && x.real() == mp::floor(x.real()) && x.real() >= 0)
+            return symbol(f + x.real().str());  // a_k where k is 3 is a_3
+        if (f.size() > 1 && f[1] != '_' && f[1] != '\'' && !f.ends_with('_')) return fail();
+        return some_function(f, x);
+    }
+    /// What is not known: some function of its name.
+    Complex some_function(const std::string& name, const Complex& x) {
+        return finite(mp::sin(x * Complex(1 + draw(name + "(a", point_)) + Complex(draw(name + "(b", point_))));
+    }
+    /// Between constants a sum is its terms; else some function of its bounds and of its term at an index drawn as a variable
+    /// is, so that equal sums are those of equal terms.
+    Complex sum_sign(const Expression& e) {
+        const Complex from = value(e.children[1]), to = value(e.children[2]);
+        if (failed) return {};
+        Complex total(0);
+        indices_.emplace_back(e.children[0].text, Complex());
+        if (has_variables(e.children[1]) || has_variables(e.children[2])) {
+            const std::string name = "sum " + std::to_string(indices_.size());
+            indices_.back().second = variable(name);
+            const Complex all = from * Complex(1 + draw(name + " from", point_)) + to * Complex(1 + draw(name + " to", point_)) +
+                                value(e.children[3]);
+            const bool large = mp::abs(all.real()) > Real(1e4) || mp::abs(all.imag()) > 100;
+            total = failed || large ? fail() : some_function(name, all);
+        } else if (from.imag() != 0 || to.imag() != 0 || from.real() != mp::floor(from.real()) ||
+                   to.real() != mp::floor(to.real()) || mp::abs(to.real() - from.real()) > kMostTerms) {
+            fail();
+        } else {
+            for (Real k = from.real(); k <= to.real() && !failed; ++k) {
+                indices_.back().second = real(k);
+                const Complex term = value(e.children[3]);
+                if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) fail();
+                total += term;
+            }
+        }
+        indices_.pop_back();
+        return failed ? Complex() : finite(total);
     }
     Complex whole(const Expression& e, const Complex& x) {
         if (x.imag() != 0) return fail();
@@ -170,8 +227,23 @@ class Evaluation {
         return real(product);
     }
 
+    static constexpr double kLargestTerm = 1e18;  ///< beside a larger one the digits of the others would be lost
+    static constexpr int kMostTerms = 1000;
     int point_;
+    Roots roots_;
+    std::vector<std::pair<std::string, Complex>> indices_;  ///< of the sums around, with their values
 };
+
+/// Whether `agree` is true of the real or of the principal roots; its second argument is set where that made a difference.
+template <class Agree>
+bool of_either_roots(Agree agree) {
+    for (const Roots roots : {Roots::real, Roots::principal}) {
+        bool branched = false;
+        if (agree(roots, branched)) return true;
+        if (!branched) return false;
+    }
+    return false;
+}
 
 bool close(const Complex& a, const Complex& b) {
     const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
@@ -251,37 +323,43 @@ bool identical(const Expression& a, const Expression& b) {
     if (x && y) return *x == *y;
     if (tree_text(a) == tree_text(b)) return true;
     const int points = has_variables(a) || has_variables(b) ? kPoints : 1;
-    int agreed = 0;
-    for (int point = 0; point < kAttempts && agreed < points; ++point) {
-        Evaluation left(point), right(point);
-        const Complex u = left.value(a), v = right.value(b);
-        if (left.failed || right.failed) {
-            if (points == 1) return false;
-            continue;
+    return of_either_roots([&](Roots roots, bool& branched) {
+        int agreed = 0;
+        for (int point = 0; point < kAttempts && agreed < points; ++point) {
+            Evaluation left(point, roots), right(point, roots);
+            const Complex u = left.value(a), v = right.value(b);
+            branched = branched || left.branched || right.branched;
+            if (left.failed || right.failed) {
+                if (points == 1) return false;
+                continue;
+            }
+            if (!close(u, v)) return false;
+            ++agreed;
         }
-        if (!close(u, v)) return false;
-        ++agreed;
-    }
-    return agreed == points;
+        return agreed == points;
+    });
 }
 
 bool proportional(const Expression& a, const Expression& b, bool positive) {
     if (!has_variables(a) || !has_variables(b)) return false;
-    std::optional<Complex> ratio;
-    int agreed = 0;
-    for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {
-        Evaluation left(point), right(point);
-        const Complex u = left.value(a), v = right.value(b);
-        if (left.failed || right.failed) continue;
-        const bool u_zero = u.real() == 0 && u.imag() == 0, v_zero = v.real() == 0 && v.imag() == 0;
-        if (u_zero || v_zero) return false;  // at a point drawn at random: always, or nearly never
-        const Complex here = u / v;
-        if (ratio && !close(*ratio, here)) return false;
-        ratio = here;
-        ++agreed;
-    }
-    if (agreed <= kPoints || !ratio) return false;
-    return !positive || (ratio->real() > 0 && mp::abs(ratio->imag()) < mp::abs(ratio->real()) * Real("1e-35"));
+    return of_either_roots([&](Roots roots, bool& branched) {
+        std::optional<Complex> ratio;
+        int agreed = 0;
+        for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {
+            Evaluation left(point, roots), right(point, roots);
+            const Complex u = left.value(a), v = right.value(b);
+            branched = branched || left.branched || right.branched;
+            if (left.failed || right.failed) continue;
+            const bool u_zero = u.real() == 0 && u.imag() == 0, v_zero = v.real() == 0 && v.imag() == 0;
+            if (u_zero || v_zero) return false;  // at a point drawn at random: always, or nearly never
+            const Complex here = u / v;
+            if (ratio && !close(*ratio, here)) return false;
+            ratio = here;
+            ++agreed;
+        }
+        if (agreed <= kPoints || !ratio) return false;
+        return !positive || (ratio->real() > 0 && mp::abs(ratio->imag()) < mp::abs(ratio->real()) * Real("1e-35"));
+    });
 }
 
 Expression difference(Expression a, Expression b) {

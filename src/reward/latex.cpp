@@ -58,13 +58,13 @@ bool is_unit(std::string_view word) {
     return std::find(kUnits.begin(), kUnits.end(), word) != kUnits.end();
 }
 
-/// Words that turn what stands beside them around.
-bool is_denial(std::string word) {
-    for (char& c : word)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    for (const char* denial : {"not", "minus", "negative", "except", "without", "half", "twice", "million", "thousand",
-                               "hundred", "billion", "dozen", "squared", "cubed"})
-        if (word.find(denial) != word.npos) return true;
+/// Whether one of the words of a text changes the number beside it.
+bool changes_a_number(std::string_view text) {
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        const std::size_t begin = at;
+        while (at < text.size() && is_letter(text[at])) ++at;
+        if (changes_number(text.substr(begin, at - begin))) return true;
+    }
     return false;
 }
 
@@ -91,7 +91,7 @@ void drop_words(std::string& text) {
                 to = "\\" + bare + " ";
             else if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos)
                 to = inside;  // \text{24 hours}
-            else if (is_denial(bare))
+            else if (changes_a_number(inside))
                 to = "\x01";  // which nothing reads
             else if (command == "\\mathrm" && bare.size() > 1 &&
                      (!follows_number(text, at) || (bare.size() < 3 && !is_unit(bare))))
@@ -131,12 +131,6 @@ void drop_spaces(std::string& text) {
 /// "125 miles", "28 percent", "12 cm^2", "6 \pi square units": words behind a number say what is counted. Words that
 /// make another number of it, and letters that may be variables, stay.
 void drop_unit(std::string& text) {
-    static constexpr std::array<std::string_view, 12> kNot = {"hundred", "thousand", "million", "billion", "trillion",
-                                                              "squared", "cubed",    "dozen",   "and",     "or",
-                                                              "times",   "over"};
-    const auto has = [](const auto& list, std::string_view word) {
-        return std::find(list.begin(), list.end(), word) != list.end();
-    };
     for (int words = 0; words < 3; ++words) {
         std::size_t end = text.find_last_not_of(" .\n");
         if (end == std::string::npos) return;
@@ -152,7 +146,7 @@ void drop_unit(std::string& text) {
         while (begin > 0 && is_letter(core[begin - 1])) --begin;
         const std::string_view word = core.substr(begin);
         if (word.empty() || begin == 0 || core[begin - 1] != ' ') return;
-        if (!is_unit(word) && (powered || word.size() < 3 || has(kNot, word))) return;
+        if (!is_unit(word) && (powered || word.size() < 3 || changes_number(word))) return;
         const std::size_t before = core.find_last_not_of(' ', begin - 1);
         if (before == std::string::npos) return;
         const char c = core[before];
@@ -177,6 +171,17 @@ const std::vector<std::pair<std::string_view, std::string_view>>& signs() {
 }
 
 }  // namespace
+
+bool changes_number(std::string_view word) {
+    static constexpr std::array<std::string_view, 25> kWords = {
+        "and",     "or",       "not",     "except",  "without",  "minus",   "negative", "plus",   "times",
+        "over",    "half",     "third",   "quarter", "twice",    "dozen",   "hundred",  "thousand", "million",
+        "billion", "trillion", "squared", "cubed",   "thirds",   "halves",  "quarters"};
+    std::string lower(word);
+    for (char& c : lower)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return std::find(kWords.begin(), kWords.end(), lower) != kWords.end();
+}
 
 std::string plain_latex(std::string_view given) {
     if (given.size() > kLongestAnswer) return "";  // a part of an answer is another answer

@@ -7,6 +7,7 @@
 #include "characters.hpp"
 #include "identity.hpp"
 #include "latex.hpp"
+#include "matrices.hpp"
 
 namespace gradus {
 namespace {
@@ -21,7 +22,7 @@ bool is_label(const Expression& e) {
         case Kind::function:
             if (e.text == "abs")  // |AB|, not |x|
                 return e.children[0].kind == Kind::product && is_label(e.children[0]);
-            return e.text.size() == 1 || (e.text.size() > 1 && (e.text[1] == '_' || e.text[1] == '\''));
+            return e.text.size() == 1 || e.text.ends_with('_') || e.text[1] == '_' || e.text[1] == '\'';
         case Kind::product:  // AB
             return std::all_of(e.children.begin(), e.children.end(), is_label);
         case Kind::quotient: return is_label(e.children[0]) && is_label(e.children[1]);
@@ -34,8 +35,9 @@ bool only(const std::string& signs, std::string_view allowed) {
     return signs.find_first_not_of(allowed) == std::string::npos;
 }
 
-/// "x = 3 = 4" and "x in S" as what stands last, "3 = x" as 3, "2 sqrt 2 ~ 2.83" as what stands before; a chain of
-/// equalities without a label is its last side where it is true, else it stays.
+/// "x in S" as S, "3 = x" as 3, "2 sqrt 2 ~ 2.83" as what stands before. A chain of equalities is its last side, one place
+/// that the text alone names, so that no chain answers twice: the sides before are its working, numbers (x = 2 + 3 = 5) or
+/// the same formula. With other formulas it is a system (x = 2y = 4) and stays.
 Expression value_of(const Expression& e) {
     // A : B = 7 : 32 is 7 : 32.
     const std::size_t sign = e.kind == Kind::relation ? e.text.rfind('=') : std::string::npos;
@@ -46,23 +48,19 @@ Expression value_of(const Expression& e) {
         ratio.children.assign(e.children.begin() + static_cast<std::ptrdiff_t>(sign) + 1, e.children.end());
         return ratio;
     }
-    if (e.kind == Kind::relation && only(e.text, "=") && !is_label(e.children[0])) {
-        if (e.text.size() == 1 && is_label(e.children[1]) && !has_variables(e.children[0])) return e.children[0];
-        // 7 + 8 = 15 is 15, where it is true.
-        const bool holds = std::all_of(e.children.begin(), e.children.end(), [&](const Expression& side) {
-            return !has_variables(side) && identical(side, e.children.back());
-        });
-        return holds ? e.children.back() : e;
-    }
-    if (e.kind == Kind::relation && e.text[0] == '~' && !is_label(e.children[0])) return e.children[0];
-    if (e.kind != Kind::relation || !only(e.text, "=~i") || !is_label(e.children[0])) return e;
+    if (e.kind != Kind::relation || !only(e.text, "=~i")) return e;
+    const bool labelled = is_label(e.children[0]);
+    if (e.text == "=" && !labelled && is_label(e.children[1]) && !has_variables(e.children[0])) return e.children[0];
+    if (e.text.find('i') != std::string::npos && !(labelled && e.text == "i")) return e;  // x = 3 in S
     const std::size_t rounded = e.text.find('~');
-    // x = 6 = 5 is nothing.
-    const std::size_t exact = rounded == std::string::npos ? e.children.size() : rounded + 1;
-    for (std::size_t i = 2; i < exact; ++i)
-        if (!identical(e.children[i - 1], e.children[i])) return e;
-    // x = 1/3 ~ 0.33 is 1/3; x ~ 11 is 11.
-    return rounded != std::string::npos && rounded > 0 ? e.children[rounded] : e.children.back();
+    const std::size_t exact = rounded == std::string::npos ? e.children.size() : rounded + 1, first = labelled ? 1 : 0;
+    if (exact <= first) return e.children.back();  // x ~ 11
+    const Expression& last = e.children[exact - 1];
+    for (std::size_t i = first; i + 1 < exact; ++i) {
+        const bool numbers = !has_variables(e.children[i]) && !has_variables(last);
+        if (!numbers && !(labelled && identical(e.children[i], last))) return e;
+    }
+    return last;
 }
 
 Expression with_sign(const Expression& e, bool plus) {
@@ -106,9 +104,21 @@ bool same_in_order(const std::vector<Expression>& a, const std::vector<Expressio
     return true;
 }
 
-/// Equal as sets with repetitions; sameness is transitive, so that the first match will do.
+bool is_tuple(const Expression& e) { return e.kind == Kind::bracket && e.text == "()"; }
+bool are_tuples(const std::vector<Expression>& items) { return std::all_of(items.begin(), items.end(), is_tuple); }
+
+bool each_is_in(const std::vector<Expression>& a, const std::vector<Expression>& b) {
+    return std::all_of(a.begin(), a.end(), [&](const Expression& x) {
+        return std::any_of(b.begin(), b.end(), [&](const Expression& y) { return same(x, y); });
+    });
+}
+
+/// Equal as sets with repetitions, of tuples as sets: a solution counts once. Sameness is transitive, so that the first
+/// match will do.
 bool same_in_any_order(const std::vector<Expression>& a, const std::vector<Expression>& b) {
-    if (a.size() != b.size() || a.size() > kMostItems) return false;
+    if (std::max(a.size(), b.size()) > kMostItems) return false;
+    if (!a.empty() && !b.empty() && are_tuples(a) && are_tuples(b)) return each_is_in(a, b) && each_is_in(b, a);
+    if (a.size() != b.size()) return false;
     std::vector<bool> used(b.size(), false);
     for (const Expression& x : a) {
         std::size_t i = 0;
@@ -117,6 +127,50 @@ bool same_in_any_order(const std::vector<Expression>& a, const std::vector<Expre
         used[i] = true;
     }
     return true;
+}
+
+/// The names of the first round of items that name the same components round by round: p, q of p=5, q=2; p=7, q=2. None
+/// for others.
+std::vector<std::string> names_of_rounds(const std::vector<Expression>& items) {
+    std::vector<std::string> names;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        const Expression& item = items[i];
+        if (item.kind != Kind::relation || item.text != "=" || !is_label(item.children[0])) return {};
+        const std::string name = tree_text(item.children[0]);
+        if (i == names.size() && std::find(names.begin(), names.end(), name) == names.end())
+            names.push_back(name);
+        else if (name != names[i % names.size()])
+            return {};
+    }
+    return items.size() % std::max<std::size_t>(names.size(), 1) == 0 ? names : std::vector<std::string>{};
+}
+
+/// Each round as a tuple.
+std::vector<Expression> tuples_of_rounds(const std::vector<Expression>& items, std::size_t round) {
+    std::vector<Expression> tuples;
+    for (std::size_t i = 0; i < items.size(); ++i) {
+        if (i % round == 0) tuples.push_back({.kind = Kind::bracket, .text = "()"});
+        tuples.back().children.push_back(items[i]);
+    }
+    return tuples;
+}
+
+/// Solutions one after the other, p=5, q=2; p=7, q=2, become tuples where the others are the same names or tuples.
+/// A tuple has no names: its places are taken for those of the alphabet, (p, q), and others are not compared.
+bool join_components(std::vector<Expression>& a, std::vector<Expression>& b) {
+    const std::vector<std::string> names = names_of_rounds(a), others = names_of_rounds(b);
+    const bool several = names.size() > 1 && a.size() > names.size(), more = others.size() > 1 && b.size() > others.size();
+    if (!several && !more) return true;
+    if (several && more && names == others) {
+        a = tuples_of_rounds(a, names.size());
+        b = tuples_of_rounds(b, names.size());
+        return true;
+    }
+    const std::vector<std::string>& of = several ? names : others;
+    std::vector<Expression>&rounds = several ? a : b, &tuples = several ? b : a;
+    if (several == more || !are_tuples(tuples)) return false;
+    rounds = tuples_of_rounds(rounds, of.size());
+    return std::is_sorted(of.begin(), of.end());
 }
 
 Expression infinity(bool positive) {
@@ -163,6 +217,43 @@ bool is_interval(const Expression& e) {
     return e.kind == Kind::unite || (e.kind == Kind::bracket && e.text != "{}" && e.children.size() == 2);
 }
 
+bool is_size(const Expression& e) {
+    return e.kind == Kind::function && e.text == "abs" && e.children[0].kind == Kind::symbol && has_variables(e.children[0]);
+}
+
+/// The values of a real variable whose absolute value an inequality bounds: -b < x < b of |x| < b, two intervals of
+/// a <= |x| <= b.
+struct SetOfSizes {
+    std::string variable;
+    Expression set;
+};
+std::optional<SetOfSizes> set_of_sizes(const Expression& e) {
+    if (e.kind != Kind::relation || !only(e.text, "<>lg")) return {};
+    const auto size = std::find_if(e.children.begin(), e.children.end(), is_size);
+    if (size == e.children.end()) return {};
+    // The interval of the size as if it had a name.
+    Expression named = e;
+    named.children[static_cast<std::size_t>(size - e.children.begin())] = size->children[0];
+    const auto positive = interval_of(named);
+    if (!positive || e.text.size() + 1 != e.children.size()) return {};
+    const Expression &low = positive->children[0], &high = positive->children[1];
+    const auto bracket = [](Expression from, Expression to, std::string text) {
+        Expression out{.kind = Kind::bracket, .text = std::move(text)};
+        out.children = {std::move(from), std::move(to)};
+        return out;
+    };
+    const char open = positive->text[0], close = positive->text[1];
+    const auto mirrored = [](const Expression& bound) {
+        return bound.text == "infinity" ? infinity(false) : difference(Expression(), bound);
+    };
+    if (tree_text(low) == tree_text(infinity(false)))
+        return SetOfSizes{size->children[0].text, bracket(mirrored(high), high, {close == ']' ? '[' : '(', close})};
+    Expression both{.kind = Kind::unite};
+    both.children = {bracket(mirrored(high), mirrored(low), {close == ']' ? '[' : '(', open == '[' ? ']' : ')'}), *positive};
+    return SetOfSizes{size->children[0].text, both};
+}
+
+
 bool same_relation(const Expression& a, const Expression& b) {
     if (a.text == b.text && same_in_order(a.children, b.children)) return true;
     Expression x, y;
@@ -179,6 +270,22 @@ bool same_relation(const Expression& a, const Expression& b) {
                                      false);
 }
 
+/// Whether intervals are given of this variable; those without a name are of a real one, which z and w may not be.
+bool is_of(const Expression& e, const std::string& variable) {
+    const auto names = [&](const Expression& side) { return side.kind == Kind::symbol && side.text == variable; };
+    if (e.kind == Kind::relation) return std::any_of(e.children.begin(), e.children.end(), names);
+    if (e.kind == Kind::list)
+        return std::all_of(e.children.begin(), e.children.end(), [&](const Expression& item) { return is_of(item, variable); });
+    return variable[0] != 'z' && variable[0] != 'w';
+}
+
+/// |x| < 2 beside another inequality, or beside intervals as they were given and as they are.
+bool same_sizes(const Expression& inequality, const SetOfSizes& sizes, const Expression& given, const Expression& other) {
+    if (other.kind == Kind::relation && same_relation(inequality, other)) return true;
+    if (const auto more = set_of_sizes(other)) return more->variable == sizes.variable && same(sizes.set, more->set);
+    return is_of(given, sizes.variable) && same(sizes.set, other);
+}
+
 bool same(const Expression& given_a, const Expression& given_b) {
     // Assignments to different names are different, unless they say the same as equations.
     if (given_a.kind == Kind::relation && given_b.kind == Kind::relation && only(given_a.text, "=~") &&
@@ -186,7 +293,12 @@ bool same(const Expression& given_a, const Expression& given_b) {
         (!is_label(given_a.children[0]) || !is_label(given_b.children[0]) ||
          tree_text(given_a.children[0]) != tree_text(given_b.children[0])))
         return same_relation(given_a, given_b);
-    const Expression a = value_of(given_a), b = value_of(given_b);
+    Expression a = value_of(given_a), b = value_of(given_b);
+    for (Expression* e : {&a, &b})
+        if (e->kind != Kind::matrix)
+            if (auto matrix = worked_out_matrix(*e)) *e = std::move(*matrix);
+    if (const auto sizes = set_of_sizes(a)) return same_sizes(a, *sizes, given_b, b);
+    if (const auto sizes = set_of_sizes(b)) return same_sizes(b, *sizes, given_a, a);
     if (a.kind == Kind::relation && is_interval(b)) {
         const auto interval = interval_of(a);
         return interval && same(*interval, b);
@@ -210,15 +322,17 @@ bool same(const Expression& given_a, const Expression& given_b) {
         return list.kind == Kind::list && intervals.size() == list.children.size() &&
                same_in_any_order(intervals, unite.children);
     }
-    // A tuple whose brackets were left out.
-    if ((a.kind == Kind::list && b.kind == Kind::bracket && b.text == "()") ||
-        (b.kind == Kind::list && a.kind == Kind::bracket && a.text == "()"))
-        return same_in_order(a.children, b.children);
+    // A tuple whose brackets were left out; named components stand in the order of the alphabet.
+    if ((a.kind == Kind::list && is_tuple(b)) || (b.kind == Kind::list && is_tuple(a))) {
+        const std::vector<std::string> names = names_of_rounds(a.kind == Kind::list ? a.children : b.children);
+        return std::is_sorted(names.begin(), names.end()) && same_in_order(a.children, b.children);
+    }
     const bool list_a = stands_for_several(a), list_b = stands_for_several(b);
     if (list_a || list_b) {
         std::vector<Expression> x, y;
         flatten(a, x);
         flatten(b, y);
+        if (!join_components(x, y)) return false;
         return (list_a || x.size() == 1) && (list_b || y.size() == 1) && same_in_any_order(x, y);
     }
     if (a.kind == Kind::bracket || b.kind == Kind::bracket)

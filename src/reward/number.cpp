@@ -75,7 +75,7 @@ std::size_t skip_digits(std::string_view text, std::size_t at) {
 std::size_t unsigned_end(std::string_view text, std::size_t at) {
     std::size_t end = skip_digits(text, at);
     const std::size_t whole = end - at;
-    if (whole >= 1 && whole <= 3) {
+    if (whole >= 1 && whole <= 3 && text[at] != '0') {
         // Thousands commas count only in whole groups of three: "1,2" is a list.
         while (end + 3 < text.size() && text[end] == ',' && skip_digits(text, end + 1) == end + 4) {
             end += 4;
@@ -237,11 +237,32 @@ std::string plain_notation(std::string_view text) {
     return out;
 }
 
+std::string with_decimal_point(std::string_view text) {
+    if (text.size() > kLongestStatement || text.find(',') == text.npos) return "";
+    std::string plain = plain_notation(text);
+    const std::size_t first = plain.find_first_not_of(" \t\n"), comma = plain.find(',');
+    if (first == plain.npos || comma == plain.npos) return "";
+    plain = plain.substr(first, plain.find_last_not_of(" \t\n.") + 1 - first);
+    const std::size_t point = comma - first, begin = plain.starts_with('-') ? 1 : 0;
+    const std::size_t whole = skip_digits(plain, begin) - begin, part = skip_digits(plain, point + 1) - point - 1;
+    if (whole == 0 || begin + whole != point || part == 0 || point + 1 + part != plain.size()) return "";
+    if (part == 3 && whole <= 3 && plain[begin] != '0') return "";
+    plain[point] = '.';
+    return plain;
+}
+
 std::string_view last_number(std::string_view plain) {
-    Span last;
+    Span last, before;
     for (Span next = next_number(plain, 0); next.found(); next = next_number(plain, next.end)) {
+        before = last;
         last = next;
     }
+    // Not in brackets, nor the last two of a list.
+    const bool apart = (before.begin == 0 || is_space(plain[before.begin - 1])) &&
+                       (last.end == plain.size() || is_space(plain[last.end]) || plain[last.end] == '.');
+    if (before.found() && apart && before.end + 1 == last.begin && plain[before.end] == ',' &&
+        !with_decimal_point(plain.substr(before.begin, last.end - before.begin)).empty())
+        last.begin = before.begin;
     return plain.substr(last.begin, last.end - last.begin);
 }
 

@@ -23,8 +23,12 @@ bool equal(const ExactNumber& a, const ExactNumber& b);
 /// signs dropped, `\frac{a}{b}` of digits as "a/b".
 std::string plain_notation(std::string_view text);
 
+/// Plain text that is one number with a decimal comma, "1000,99", with a point; "" for others, and where the comma
+/// may stand between thousands.
+std::string with_decimal_point(std::string_view text);
+
 /// The last number in plain text: [-+]digits with thousands commas, decimals, e-notation, or a
-/// fraction (mixed, too: "3 1/2"). "" if there is none. Linear in the text.
+/// fraction (mixed, too: "3 1/2"); with what stands before a comma that may be a decimal one ("2,74"). "" if there is none. Linear in the text.
 std::string_view last_number(std::string_view plain);
 
 /// The number that an answer states: a number alone, after "=", or among words ("18 apples", "The

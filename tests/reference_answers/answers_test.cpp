@@ -16,36 +16,26 @@ namespace {
 /// Why a row (of its file, counted from 1) is judged otherwise here.
 using Exceptions = std::map<std::int64_t, const char*>;
 
-const Exceptions kMathVerify = {
-    {6, "a decimal comma"},
-    {7, "a decimal comma"},
-    {8, "a decimal comma, in words"},
-    {16, "a decimal comma"},
-    {29, "the same number; a line break in a formula of a line is not looked at"},
-    {30, "the same number; as the row before"},
-    {33, "two equations run into one"},
-    {95, "a chain that is not true"},
-    {97, "a chain that is not true"},
-    {105, "not mathematics"},
-    {110, "a chain that is not true"},
-    {118, "sums of matrices are not worked out"},
-    {119, "products of matrices are not worked out"},
+/// Rows that ask to accept what is not equal.
+const Exceptions kUnequal = {
     {121, "0.3333 is not 1/3"},
     {122, "0.0833333333333333 is not 1/12"},
-    {127, "a real cube root and a complex power differ where x < 0"},
     {129, "0.33 is not 1/3"},
     {135, "2.6667 is not 8/3"},
-    {168, "the answer stands in a sentence before the last number"},
-    {183, "the same interval"},
     {184, "4.123105625617661 is not the square root of 17"},
-    {215, "six tuples are not five"},
-    {218, "an absolute value as two intervals"},
-    {224, "pairs by name and by place"},
-    {238, "the reference's box does not close"},
-    {249, "a sum with an index"},
     {253, "1 + 1/e is not 1 - 1/e"},
     {258, "35 cm and 4 are not 4"},
     {262, "f(y) is not f(x)"},
+};
+/// Rows that are judged otherwise here.
+const Exceptions kMathVerify = {
+    {7, "a reference of 1,22 is a list; decimal commas are read in responses"},
+    {16, "as the row before"},
+    {29, "the same number; a line break in a formula of a line is not looked at"},
+    {30, "the same number; as the row before"},
+    {105, "not mathematics"},
+    {183, "the same interval"},
+    {238, "the reference's box does not close, and n is not x"},
 };
 const Exceptions kHendrycks = {
     {1, "lists have no order"},
@@ -68,15 +58,17 @@ const Exceptions kOpenR1 = {
     {11, "a fraction in words is an answer; the form is the format reward's"},
 };
 
-/// The share of rows that agree.
-double check_file(const std::string& name, const Exceptions& exceptions) {
+struct Count {
+    int rows = 0, agreed = 0;
+};
+Count check_file(const std::string& name, const Exceptions& exceptions) {
     const char* root = std::getenv("GRADUS_REFERENCE");
     if (root == nullptr) {
         fmt::print("skipped: GRADUS_REFERENCE is not set\n");
-        return 1;
+        return {};
     }
     const auto reward = make_accuracy_reward();
-    int rows = 0, agreed = 0;
+    Count count;
     for_each_json_line(fmt::format("{}/answers/{}.jsonl", root, name), [&](const Json& row, std::int64_t line) {
         const auto gold = row["gold"].get<std::string>(), pred = row["pred"].get<std::string>();
         const auto expected = row["expected"].get<bool>();
@@ -85,23 +77,33 @@ double check_file(const std::string& name, const Exceptions& exceptions) {
         const bool got = row["mode"] == "answer"
                              ? same_answer(gold, pred)
                              : reward->score({.response = pred, .reference = worked ? extract_answer(gold) : gold}) == 1;
-        ++rows;
-        agreed += got == expected;
+        ++count.rows;
+        count.agreed += got == expected;
         const auto exception = exceptions.find(line);
         if (exception == exceptions.end())
             BOOST_TEST(got == expected, name << ":" << line << ": gold " << gold << ", pred " << pred << ", accepted " << got);
         else
             BOOST_TEST(got != expected, name << ":" << line << " agrees now: take it from the list of exceptions");
     });
-    fmt::print("{}: {} of {} rows agree\n", name, agreed, rows);
-    return static_cast<double>(agreed) / rows;
+    fmt::print("{}: {} of {} rows agree\n", name, count.agreed, count.rows);
+    return count;
 }
 
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(answers_of_other_projects)
 
-BOOST_AUTO_TEST_CASE(math_verify) { BOOST_TEST(check_file("math_verify", kMathVerify) >= 0.88); }
+BOOST_AUTO_TEST_CASE(math_verify) {
+    Exceptions exceptions = kMathVerify;
+    exceptions.insert(kUnequal.begin(), kUnequal.end());
+    const Count count = check_file("math_verify", exceptions);
+    const int fair = count.rows - static_cast<int>(kUnequal.size());
+    if (count.rows == 0) return;
+    fmt::print("math_verify: {:.1f} % of all rows, {:.1f} % of the {} that do not ask to accept what is unequal\n",
+               100.0 * count.agreed / count.rows, 100.0 * count.agreed / fair, fair);
+    BOOST_TEST(count.agreed >= 0.94 * count.rows);
+    BOOST_TEST(count.agreed >= 0.97 * fair);
+}
 BOOST_AUTO_TEST_CASE(hendrycks) { check_file("hendrycks_math_is_equiv", kHendrycks); }
 BOOST_AUTO_TEST_CASE(skythought) { check_file("skythought_math_equal", kSkyThought); }
 BOOST_AUTO_TEST_CASE(slime) { check_file("slime", kSlime); }

@@ -45,6 +45,53 @@ BOOST_AUTO_TEST_CASE(where_the_answer_stands) {
     BOOST_TEST(extract_answer("\\boxed{3 and no end 4") == "4");
 }
 
+BOOST_AUTO_TEST_CASE(a_final_answer_behind_the_boxes) {
+    BOOST_TEST(extract_answer("It is \\boxed{200} in the first, \\boxed{255} in the second. Final Answer: The final answer is "
+                              "$10,455$. I hope it is correct.") == "$10,455$");
+    BOOST_TEST(extract_answer("\\boxed{5}. Final answer: 6") == "6");
+    BOOST_TEST(extract_answer("Final answer: 6, or \\boxed{5}") == "5");
+    BOOST_TEST(extract_answer("The final answer is \\boxed{5}.") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is correct.") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is below 7.") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The answer is 6") == "5");
+    BOOST_TEST(extract_answer("<answer>\\boxed{5}</answer> The final answer is 6") == "5");
+}
+
+BOOST_AUTO_TEST_CASE(a_decimal_comma_of_a_response) {
+    const auto right = [](const char* response, const char* reference) { return accuracy(response, reference) == 1.0; };
+    BOOST_TEST(right("1000,99", "1000.99"));
+    BOOST_TEST(right("Soucis : 2,74 $ a..", "2.74"));
+    BOOST_TEST(right("<answer>$-0{,}5$</answer>", "-0.5"));
+    BOOST_TEST(right("\\boxed{0,111}", "0.111"));
+    BOOST_TEST(right("\\boxed{8, 12}", "8,12"));
+    for (const char* list : {"(8,12)", "[8,12]", "\\{8,12\\}", "8, 12", "8,12,3", "3,8,12", "8;12", "8,12x", "x,8,12"}) {
+        BOOST_TEST(!right((std::string("\\boxed{") + list + "}").c_str(), "8.12"), list);
+        BOOST_TEST(!right((std::string("It is ") + list).c_str(), "8.12"), list);
+        BOOST_TEST(!right("\\boxed{8.12}", list), list);
+    }
+    // MATH writes lists so.
+    BOOST_TEST(!right("\\boxed{8.12}", "8,12"));
+    BOOST_TEST(!right("\\boxed{1,234}", "1.234"));
+    BOOST_TEST(right("\\boxed{1,234}", "1234"));
+    BOOST_TEST(!right("\\boxed{0,111}", "111"));
+    BOOST_TEST(!right("0,111 apples", "111"));
+    BOOST_TEST(!right("\\boxed{8,12}", "8.120"));
+    BOOST_TEST(!right("\\boxed{8,12}", "-8.12"));
+    BOOST_TEST(!right("\\boxed{8,12}", "812"));
+    BOOST_TEST(!right("\\boxed{8,12}", "12"));
+}
+
+BOOST_AUTO_TEST_CASE(words_that_change_a_number) {
+    for (const char* word : {"million", "Half", "dozen", "squared", "thirds", "trillion", "plus"}) {
+        BOOST_TEST(accuracy(std::string("<answer>5 ") + word + "</answer>", "5") == 0.0, word);
+        BOOST_TEST(accuracy(std::string("<answer>5\\text{ ") + word + "}</answer>", "5") == 0.0, word);
+    }
+    for (const char* unit : {"notebooks", "tons", "square feet", "miles"}) {
+        BOOST_TEST(accuracy(std::string("<answer>5 ") + unit + "</answer>", "5") == 1.0, unit);
+        BOOST_TEST(accuracy(std::string("<answer>5\\text{ ") + unit + "}</answer>", "5") == 1.0, unit);
+    }
+}
+
 BOOST_AUTO_TEST_CASE(references) {
     // From GSM8K's training rows.
     BOOST_TEST(extract_reference("She earned 0.2 x 50 = $<<0.2*50=10>>10.\n#### 10") == "10");

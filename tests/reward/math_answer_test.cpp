@@ -66,6 +66,91 @@ BOOST_AUTO_TEST_CASE(equations_and_inequalities) {
         false);
 }
 
+BOOST_AUTO_TEST_CASE(a_chain_is_its_last_side) {
+    all({{"x=11", "x=5+5+1=7=11"}, {"1/3", "x=5+5+1=1/3 \\approx 11"}, {"z=1+1=2", "z=3+3=2"}, {"15", "7+8=15"},
+         {"10/9", "\\frac12=\\frac{10}{9}"}, {"x^2+2x+1", "f(x)=(x+1)^2=x^2+2x+1"}, {"15", "7+8=15 \\approx 15.01"}},
+        true);
+    // Of several values one alone is judged, and which one the text says.
+    const std::vector<std::string> sides = {"3", "4", "5", "6"};
+    for (const std::string begin : {"x=", ""})
+        for (const std::string end : {"", " \\approx 7"})
+            for (const std::string& value : {"3", "4", "5", "6", "7", "3,4,5,6", "5,6", "\\{3,6\\}"})
+                BOOST_TEST(same_answer(value, begin + "3=4=5=6" + end) == (value == "6"), value << " of " << begin << end);
+    all({{"4", "x=2y=4"}, {"y", "x=3=y"}, {"3", "x=3=y"}, {"[0,5]", "x=3 \\in [0,5]"}, {"5", "x^2=5"}, {"5", "f(x)=x^2+1=5"},
+         {"c", "a+b=c"}, {"11", "x=7, 11"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(sums_and_products_of_matrices) {
+    const auto matrix = [](const std::string& cells) { return "\\begin{pmatrix}" + cells + "\\end{pmatrix}"; };
+    const std::string a = matrix("1&2\\\\3&4"), b = matrix("5&6\\\\7&8"), column = matrix("1\\\\x"), row = matrix("1&2");
+    BOOST_TEST(same_answer(matrix("6&8\\\\10&12"), a + "+" + b));
+    BOOST_TEST(same_answer(matrix("-4&-4\\\\-4&-4"), a + "-" + b));
+    BOOST_TEST(same_answer(matrix("19&22\\\\43&50"), a + b));
+    BOOST_TEST(same_answer(matrix("19&22\\\\43&50"), "X=" + a + "\\cdot" + b));
+    BOOST_TEST(same_answer(matrix("2x+1\\\\3+4x"), a + column));
+    BOOST_TEST(same_answer(matrix("\\frac12&1\\\\1.5&2"), "\\frac{1}{2}" + a));
+    BOOST_TEST(same_answer(a + b, matrix("19&22\\\\43&50")));
+    BOOST_TEST(!same_answer(matrix("19&22\\\\43&50"), b + a));
+    BOOST_TEST(!same_answer(matrix("6&8\\\\10&13"), a + "+" + b));
+    BOOST_TEST(!same_answer(a, a + "+1"));
+    for (const std::string& unfit : {a + "+" + row, row + "+" + a, column + a, row + row, a + "/" + b})
+        for (const std::string& other : {a, b, row, column, matrix("6&8"), std::string("5")})
+            BOOST_TEST(!same_answer(other, unfit), other << " and " << unfit);
+    BOOST_TEST(!same_answer(matrix("2&4\\\\6&8"), "2\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}"));
+    std::string product;
+    for (int i = 0; i < 30; ++i) product += matrix("x&y\\\\1&x");
+    BOOST_TEST(!same_answer(a, product));
+}
+
+BOOST_AUTO_TEST_CASE(odd_roots_are_real) {
+    all({{"x^{2/3}", "\\sqrt[3]{x}^2"}, {"x^{2/3}", "\\sqrt[3]{x^2}"}, {"x^{1/3}", "\\sqrt[3]{x}"}, {"x^{-1/3}", "\\frac{1}{\\sqrt[3]{x}}"},
+         {"\\sqrt[3]{x^3}", "x"}, {"-\\sqrt[5]{x}", "\\sqrt[5]{-x}"}, {"x^{2/6}", "\\sqrt[3]{x}"}, {"x^{2/4}", "\\sqrt{x}"},
+         {"x^{1/2}x^{1/3}", "x^{5/6}"}, {"\\sqrt{x}\\sqrt[3]{x}", "x^{5/6}"}, {"\\sqrt[3]{-8}", "-2"},
+         {"y=x^{2/3}", "y-\\sqrt[3]{x}^2=0"}},
+        true);
+    all({{"\\sqrt{x^2}", "x"}, {"(x^2)^{1/2}", "x"}, {"(x^2)^{1/4}", "x^{2/4}"}, {"(x^2)^{1/6}", "x^{2/6}"}, {"\\sqrt[4]{x^4}", "x"},
+         {"\\sqrt[6]{x^2}", "\\sqrt[3]{x}"}, {"x^{1/3}", "|x|^{1/3}"}, {"x^{2/3}", "x^{3/2}"}, {"x^{1/3}", "-|x|^{1/3}"},
+         {"x^{2/3}", "x^{0.667}"}, {"x^{5/3}", "|x|^{5/3}"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(solutions_as_tuples) {
+    all({{"(1,2),(3,4)", "(3,4),(1,2),(1,2)"}, {"(1,2),(3,4),(3,4)", "(1,2),(1,2),(3,4)"}, {"p=5,q=2;p=7,q=2", "(5,2),(7,2)"},
+         {"p=5,q=2;p=7,q=2", "p=7,q=2;p=5,q=2"}, {"x=1, y=2", "(1,2)"}, {"x_1=1,x_2=2,x_1=3,x_2=4", "\\{(3,4),(1,2)\\}"}},
+        true);
+    all({{"(1,2),(3,4)", "(1,2)"}, {"(1,2),(3,4)", "(1,2),(3,4),(5,6)"}, {"1,2", "1,2,2"}, {"(1,2),(3,4)", "(1,2),(1,2)"},
+         {"p=5,q=2;p=7,q=2", "(2,5),(2,7)"}, {"p=5,q=2;p=7,q=2", "(5,2),(7,3)"}, {"p=5,q=2;p=7,q=3", "p=5,q=3;p=7,q=2"},
+         {"p=5,q=2;p=7,q=2", "a=5,b=2;a=7,b=2"}, {"q=2,p=5;q=3,p=7", "(2,5),(3,7)"}, {"y=1, x=2", "(1,2)"},
+         {"p=5,q=2;p=7", "(5,2),(7,2)"}, {"p=5,q=2;p=7,q=2", "5,2,7,2"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(bounds_of_an_absolute_value) {
+    all({{"1\\leq|z|\\leq\\frac32", "z \\in [-\\frac32,-1]\\cup[1,1.5]"}, {"|x|<2", "(-2,2)"}, {"|x|<2", "-2<x<2"}, {"|x| \\le a", "[-a,a]"},
+         {"|x| \\ge 3", "(-\\infty,-3]\\cup[3,\\infty)"}, {"|x|>3", "x<-3 \\text{ or } x>3"}, {"2>|x|", "x \\in (-2,2)"},
+         {"|z|<2", "|z|-2<0"}, {"1<|x|\\le 2", "[-2,-1) \\cup (1,2]"}, {"2\\ge|x|>1", "1<|x|\\le 2"}},
+        true);
+    all({{"|x|<2", "[-2,2]"}, {"|x|<2", "(-2,3)"}, {"|x|<2", "x<2"}, {"|x|>3", "(3,\\infty)"}, {"|x|>3", "x>3"}, {"|x|<2", "-2<y<2"},
+         {"|x|<2", "y \\in (-2,2)"}, {"|x|<2", "|y|<2"}, {"|z|<2", "(-2,2)"}, {"1\\le|z|\\le 2", "[-2,-1]\\cup[1,2]"},
+         {"1\\le|x|\\le 2", "[1,2]"}, {"1<|x|\\le 2", "[-2,-1] \\cup [1,2]"}, {"|x|=2", "(-2,2)"}, {"|x|<2", "2"}},
+        false);
+}
+
+BOOST_AUTO_TEST_CASE(sums_with_an_index) {
+    all({{"F_n=\\sum_{k=0}^{n-1}F_kF_{n-k-1}", "F_n=\\sum_{k=0}^{n-1}F_{n-k-1}F_k"}, {"\\sum_{k=1}^n k^2", "\\sum\\limits_{j=1}^{n} j \\cdot j"},
+         {"\\sum_{k=1}^{10} k", "55"}, {"\\sum_{i=1}^{3} x^i", "x+x^2+x^3"}, {"\\sum_{k=0}^{2} a_k", "a_0+a_1+a_2"},
+         {"2\\sum_{k=1}^n a_k b_k", "\\sum_{k=1}^n b_k a_k \\cdot 1 + \\sum_{k=1}^n a_k b_k"}, {"a_{n+1}=2a_n", "a_{1+n}=a_n+a_n"},
+         {"\\sum_{i=1}^{2}\\sum_{j=1}^{2} ij", "9"}},
+        true);
+    all({{"\\sum_{k=0}^{n-1}F_kF_{n-k-1}", "\\sum_{k=0}^{n-1}F_kF_{n-k}"}, {"\\sum_{k=0}^{n}F_k", "\\sum_{k=1}^{n}F_k"},
+         {"\\sum_{k=0}^{n}F_k", "\\sum_{k=0}^{m}F_k"}, {"\\sum_{k=0}^{n}F_k", "F_k"}, {"\\sum_{k=1}^{n}|k-3|", "\\sum_{k=1}^{n}(k-3)"},
+         {"\\sum_{k=1}^{n}a_k \\cdot b_k", "(\\sum_{k=1}^{n}a_k)(\\sum_{k=1}^{n}b_k)"}, {"\\sum_{k=1}^{10} k", "54"},
+         {"\\sum_{k=1}^{10} k+1", "\\sum_{k=1}^{10} (k+1)"}, {"a_{n+1}", "a_n+1"}, {"\\sum_{k=1}^{n} F_j", "\\sum_{k=1}^{n} F_k"},
+         {"\\sum_{k=1}^{99999999} k", "4999999950000000"}},
+        false);
+}
+
 BOOST_AUTO_TEST_CASE(branches_of_every_letter) {
     for (char c = 'a'; c <= 'z'; ++c) {
         for (const char letter : {c, static_cast<char>(c - 'a' + 'A')}) {
@@ -85,7 +170,7 @@ BOOST_AUTO_TEST_CASE(what_a_policy_would_try) {
          {"12", "1 2"}, {"10 AM", "10 PM"}, {"5:00\\text{ p.m.}", "5:00\\text{ a.m.}"}, {"10\\text{ cm}", "10\\text{ km}"},
          {"3", "|x|=3"}, {"x", "\\operatorname{sin} x"}, {"5", "\\text{-}5"}, {"5", "5\\text{ or 6}"}, {"5", "\\text{not }5"},
          {"x", "x\\text{}^{2}"}, {"100!", "100!+1"}, {"\\sqrt2", "\\sqrt2+10^{-40}"}, {"10^{60}+\\pi", "10^{60}+e"},
-         {"64", "2^3^2"}, {"2x", "x2"}, {"2.5", "(5 .5)"}, {"x_1+y+z", "x_{1,1:y}+z"}, {"5", "x=6=5"}, {"56", "$5$$6$"},
+         {"64", "2^3^2"}, {"2x", "x2"}, {"2.5", "(5 .5)"}, {"x_1+y+z", "x_{1,1:y}+z"}, {"6", "x=6=5"}, {"5, 6", "x=6=5"}, {"56", "$5$$6$"},
          {"56", "5%6"}, {"1=2", "3=5"}, {"\\sin(x^2)", "\\sin(x)^2"}, {"7/3", "(2)\\frac13"},
          {"\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", "\\begin{vmatrix}1&2\\\\3&4\\end{vmatrix}"}},
         false);
@@ -145,7 +230,7 @@ BOOST_AUTO_TEST_CASE(hostile_texts_take_bounded_time) {
     std::string powers = "x";
     for (int i = 0; i < 150; ++i) powers += "+\\sin(x^" + std::to_string(i % 10) + ")";
     BOOST_TEST(!same_answer(powers, powers + "+1"));
-    for (const char* text : {"\\", "\\frac", "\\frac{", "{", "}", "$", "^", "_", "\\begin{pmatrix}", "\\end", "\\left(", "|", "||",
+    for (const char* text : {"\\", "\\frac", "\\frac{", "{", "}", "$", "^", "_", "\\begin{pmatrix}", "\\end", "\\sum", "\\sum_", "\\sum_{k=", "\\sum_{k=1}^", "\\sum_{k=1}^{2}", "x_{1+", "\\left(", "|", "||",
                              "1e400", "\\sqrt[", "x_{", "\xff\xfe", "\\pm", "=", "<", ":", ",", "1/0", "0/0", "0^0", "\\text{"})
         BOOST_TEST(!same_answer("7", text), text);
     BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 20);

@@ -48,7 +48,8 @@ std::string final_part(const std::string& response);
 /// Text between `<think>` and `</think>` ("" if there is none; up to the end if never closed).
 std::string reasoning_part(const std::string& response);
 /// The final answer as text, of the final part: the last complete `<answer>..</answer>`; else the last `\boxed{..}`, with
-/// those that are joined to it ("\boxed{1} and \boxed{2}" is "1, 2"); else what follows the last `####`; else, of what
+/// those that are joined to it ("\boxed{1} and \boxed{2}" is "1, 2"), or the formula behind them that is called the final
+/// answer ("The final answer is $7$."); else what follows the last `####`; else, of what
 /// follows the last "answer is" or "Answer:" or of all: a text that is a formula from end to end, or the last formula
 /// between $ or \( \[, or the last number, whichever comes later. "" if there is none.
 std::string extract_answer(const std::string& response);
@@ -60,7 +61,7 @@ std::string boxed_answer(const std::string& text);
 
 /// 1 if the answer (extract_answer) says what the reference says (extract_reference), else 0; unscorable where there is
 /// no reference. Numbers are compared exactly, also among words ("18 apples"; thousands separators, leading +, trailing
-/// zeros, "$" and "%" signs disregarded); formulas, lists, intervals, equations ... by same_answer (math_answer.hpp).
+/// zeros, "$" and "%" signs disregarded; a decimal comma of the answer is the point of the reference); formulas, lists, intervals, equations ... by same_answer (math_answer.hpp).
 std::unique_ptr<Reward> make_accuracy_reward();
 /// 1 if the response is exactly `<think>..</think><answer>..</answer>` (white space between and
 /// around allowed, each tag once, not truncated, both parts non-empty), else 0.
