@@ -12,12 +12,12 @@ using Keys = std::vector<std::pair<std::string_view, std::string_view>>;
 
 /// Both, with the value of `b` where they have the same key.
 Keys operator+(Keys a, const Keys& b) {
-    for (const auto& [key, value] : b) {
-        const auto same = std::find_if(a.begin(), a.end(), [&](const auto& pair) { return pair.first == key; });
+    for (const auto& entry : b) {
+        const auto same = std::find_if(a.begin(), a.end(), [&](const auto& pair) { return pair.first == entry.first; });
         if (same == a.end())
-            a.emplace_back(key, value);
+            a.push_back(entry);
         else
-            same->second = value;
+            same->second = entry.second;
     }
     return a;
 }

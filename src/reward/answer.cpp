@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cmath>
 #include <span>
 #include <string_view>
 #include <tuple>
@@ -235,6 +236,10 @@ bool in_plain_words(std::string_view text) {
 
 class AccuracyReward final : public Reward {
   public:
+    Judgement judge(const RewardInput& input) const override {
+        const double right = score(input);
+        return {right, std::isnan(right) ? "there is no reference answer" : ""};
+    }
     double score(const RewardInput& input) const override {
         const std::string reference = extract_reference(input.reference);
         if (reference.empty()) return kUnscorable;

@@ -2,7 +2,6 @@
 #include "gradus/reward/code.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <sstream>
 
 #include "gradus/base/error.hpp"
@@ -62,19 +61,29 @@ bool names_language(const std::string& info, Language language) {
     return std::find(all.begin(), all.end(), word) != all.end();
 }
 
+/// Where the bracket that opens at each place of a text closes, npos where none does; found in one pass, since a model may
+/// open any number.
+std::vector<std::size_t> closing_brackets(const std::string& text) {
+    std::vector<std::size_t> closing(text.size(), std::string::npos), open;
+    for (std::size_t at = 0; at < text.size(); ++at) {
+        if (text[at] == '(') open.push_back(at);
+        if (text[at] != ')' || open.empty()) continue;
+        closing[open.back()] = at;
+        open.pop_back();
+    }
+    return closing;
+}
+
 /// Whether C++ text defines a function: its name, brackets that close, then a brace.
 bool defines(const std::string& text, const std::string& name) {
+    const std::vector<std::size_t> closing = closing_brackets(text);
     for (std::size_t at = text.find(name); at != std::string::npos; at = text.find(name, at + 1)) {
         if (at > 0 && is_word(text[at - 1])) continue;
         std::size_t end = text.find_first_not_of(" \t\r\n", at + name.size());
         if (end == std::string::npos || text[end] != '(') continue;
-        int depth = 0;
-        for (; end < text.size(); ++end) {
-            depth += text[end] == '(' ? 1 : text[end] == ')' ? -1 : 0;
-            if (depth == 0) break;
-        }
-        end = text.find_first_not_of(" \t\r\n", end + 1);
-        if (end == std::string::npos || end < at) continue;
+        if (closing[end] == std::string::npos) continue;
+        end = text.find_first_not_of(" \t\r\n", closing[end] + 1);
+        if (end == std::string::npos) continue;
         if (text[end] == '{' || text.compare(end, 2, "->") == 0 || text.compare(end, 8, "noexcept") == 0) return true;
     }
     return false;
@@ -134,24 +143,24 @@ class CodeReward : public Reward {
   public:
     CodeReward(const Sandbox& sandbox, CodeRewardOptions options) : sandbox_(sandbox), options_(std::move(options)) {}
 
-    double score(const RewardInput& input) const override {
+    double score(const RewardInput& input) const override { return judge(input).score; }
+    Judgement judge(const RewardInput& input) const override {
         const std::optional<CodeTask> task = code_task(input.reference);
-        if (!task) return kUnscorable;
+        if (!task) return {kUnscorable, "the reference is no task of a program"};
         const CodeResult result = sandbox_.run(code_job(*task, input.response, options_.settings));
-        if (!result.judged) {
-            if (options_.tell && !told_.exchange(true)) options_.tell(result.reason);
-            return kUnscorable;
-        }
+        return result.judged ? Judgement{share(result), ""} : Judgement{kUnscorable, result.reason};
+    }
+
+  private:
+    double share(const CodeResult& result) const {
         const auto all = static_cast<double>(result.passed.size());
         const auto passed = static_cast<double>(std::count(result.passed.begin(), result.passed.end(), 1));
         if (options_.partial) return all > 0 ? passed / all : 0;
         return passed == all && all > 0 ? 1 : 0;
     }
 
-  private:
     const Sandbox& sandbox_;
     CodeRewardOptions options_;
-    mutable std::atomic<bool> told_ = false;
 };
 
 }  // namespace

@@ -2,6 +2,7 @@
 #include "gradus/reward/puzzles.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <boost/multiprecision/cpp_int.hpp>
 
 #include "characters.hpp"
@@ -141,6 +142,10 @@ double knights(const Puzzle& puzzle, const std::string& response) {
 
 class PuzzleReward final : public Reward {
   public:
+    Judgement judge(const RewardInput& input) const override {
+        const double solved = score(input);
+        return {solved, std::isnan(solved) ? "the reference is no puzzle" : ""};
+    }
     double score(const RewardInput& input) const override {
         const std::optional<Puzzle> puzzle = puzzle_of(input.reference);
         if (!puzzle) return kUnscorable;

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "gradus/base/error.hpp"
 #include "gradus/reward/reward.hpp"
@@ -13,23 +15,29 @@
 namespace gradus {
 
 struct RewardPool::Impl {
-    explicit Impl(const std::vector<NamedReward>& all) : rewards(all) {}
+    explicit Impl(const std::vector<NamedReward>& all) : rewards(all), first_unscorable(all.size()) {}
 
     const std::vector<NamedReward>& rewards;
-    std::mutex mutex;
+    std::mutex mutex, noting;
     std::condition_variable work_to_do;
     std::condition_variable all_done;
     // A deque keeps references to its elements valid while others are appended. A worker writes
     // only the row that it took, so rows need no lock.
     std::deque<RewardInput> inputs;
     std::deque<std::vector<double>> rows;
+    struct First {
+        std::size_t input = std::numeric_limits<std::size_t>::max();
+        std::string reason;
+    };
+    std::vector<First> first_unscorable;  ///< of each reward
     std::size_t taken = 0;
     std::size_t finished = 0;
     std::int64_t submitted = 0;
     bool stopping = false;
     std::vector<std::thread> threads;
 
-    std::vector<double> score(const RewardInput& input) const {
+    /// Scores input number `at`, and notes the first reason of each reward; takes the lock for that.
+    std::vector<double> score(const RewardInput& input, std::size_t at) {
         std::vector<double> row;
         row.reserve(rewards.size());
         for (const NamedReward& named : rewards) {
@@ -39,13 +47,21 @@ struct RewardPool::Impl {
             }
             // Rewards do not throw on what a model wrote; should memory run out in one, the sample
             // is unscorable rather than the job lost.
+            Judgement judgement;
             try {
-                row.push_back(named.reward->score(input));
-            } catch (const std::exception&) {
-                row.push_back(kUnscorable);
+                judgement = named.reward->judge(input);
+            } catch (const std::exception& e) {
+                judgement = {kUnscorable, e.what()};
             }
+            if (std::isnan(judgement.score)) note(row.size(), at, std::move(judgement.reason));
+            row.push_back(judgement.score);
         }
         return row;
+    }
+    void note(std::size_t reward, std::size_t at, std::string reason) {
+        const std::lock_guard lock(noting);
+        First& first = first_unscorable[reward];
+        if (at < first.input) first = {at, std::move(reason)};
     }
 
     void work() {
@@ -53,11 +69,11 @@ struct RewardPool::Impl {
         while (true) {
             work_to_do.wait(lock, [&] { return stopping || taken < inputs.size(); });
             if (stopping) return;
-            const RewardInput& input = inputs[taken];
-            std::vector<double>& row = rows[taken];
-            ++taken;
+            const std::size_t at = taken++;
+            const RewardInput& input = inputs[at];
+            std::vector<double>& row = rows[at];
             lock.unlock();
-            row = score(input);
+            row = score(input, at);
             lock.lock();
             if (++finished == inputs.size()) all_done.notify_all();
         }
@@ -100,7 +116,7 @@ std::vector<std::vector<double>> RewardPool::collect(const std::function<void()>
     std::unique_lock lock(impl_->mutex);
     if (impl_->threads.empty()) {
         for (; impl_->taken < impl_->inputs.size(); ++impl_->taken, ++impl_->finished) {
-            impl_->rows[impl_->taken] = impl_->score(impl_->inputs[impl_->taken]);
+            impl_->rows[impl_->taken] = impl_->score(impl_->inputs[impl_->taken], impl_->taken);
             if (waiting) waiting();
         }
     }
@@ -109,6 +125,14 @@ std::vector<std::vector<double>> RewardPool::collect(const std::function<void()>
         if (waiting) waiting();
     std::vector<std::vector<double>> rows(std::make_move_iterator(impl_->rows.begin()),
                                           std::make_move_iterator(impl_->rows.end()));
+    unscorable_.assign(rewards_.size(), {});
+    for (std::size_t r = 0; r < rewards_.size(); ++r) {
+        for (const std::vector<double>& row : rows) {
+            unscorable_[r].of += row[r] != kNotApplicable;
+            unscorable_[r].count += std::isnan(row[r]);
+        }
+        unscorable_[r].reason = std::exchange(impl_->first_unscorable[r], {}).reason;
+    }
     impl_->inputs.clear();
     impl_->rows.clear();
     impl_->taken = impl_->finished = 0;

@@ -78,16 +78,20 @@ class CosineReward final : public Reward {
   public:
     explicit CosineReward(const CosineLengths& lengths) : l_(lengths), accuracy_(make_accuracy_reward()) {}
 
-    double score(const RewardInput& input) const override {
-        const double right = accuracy_->score(input);
-        if (std::isnan(right)) return kUnscorable;
+    double score(const RewardInput& input) const override { return judge(input).score; }
+    Judgement judge(const RewardInput& input) const override {
+        const Judgement accuracy = accuracy_->judge(input);
+        return std::isnan(accuracy.score) ? accuracy : Judgement{by_length(accuracy.score, input), ""};
+    }
+
+  private:
+    double by_length(double right, const RewardInput& input) const {
         const double progress = std::min(1.0, static_cast<double>(input.tokens) / static_cast<double>(l_.longest));
         const double falling = 0.5 * (1 + std::cos(std::numbers::pi * progress));
         return right == 1 ? l_.right_low + (l_.right_high - l_.right_low) * falling
                           : l_.wrong_high + (l_.wrong_low - l_.wrong_high) * falling;
     }
 
-  private:
     CosineLengths l_;
     std::unique_ptr<Reward> accuracy_;
 };

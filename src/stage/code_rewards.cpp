@@ -73,15 +73,8 @@ std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
                  full ? "in namespaces of their own (full isolation)"
                       : "as a process group that sees the machine's files (weak isolation)",
                  report.python.empty() ? "none" : report.python, report.compiler.empty() ? "none" : report.compiler);
-    return make_code_reward(run.sandbox, {.settings = settings,
-                                          .partial = partial || run.deck.flag(key_of(name, "partial")),
-                                          .tell = [&run, name](const std::string& reason) {
-                                              // Any rank may find one; the log is rank 0's.
-                                              fmt::print(stderr,
-                                                         "warning: rank {}: reward {}: a program could not be judged, and is "
-                                                         "left out as others may be: {}\n",
-                                                         run.grid.rank(), name, reason);
-                                          }});
+    return make_code_reward(run.sandbox,
+                            {.settings = settings, .partial = partial || run.deck.flag(key_of(name, "partial"))});
 }
 
 int reward_threads(const Run& run) {

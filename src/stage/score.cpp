@@ -35,6 +35,7 @@ ExitCode run_score(Run& run) {
         RewardPool pool(std::move(rewards), threads);
         pool.submit(std::move(inputs));
         const auto scores = pool.collect([&] { run.watchdog.alive(); });
+        warn_unscorable(run, pool.rewards(), pool.unscorable());
         std::string text;
         for (std::size_t i = 0; i < rows.size(); ++i) {
             for (std::size_t r = 0; r < pool.rewards().size(); ++r) {

@@ -8,6 +8,7 @@
 #include "gradus/base/error.hpp"
 #include "gradus/reward/code.hpp"
 #include "gradus/reward/puzzles.hpp"
+#include "gradus/text/script.hpp"
 #include "rl_batch.hpp"
 #include "rl_options.hpp"
 
@@ -49,9 +50,10 @@ std::unique_ptr<Reward> make_reward(Run& run, const std::string& name, const std
 class AnswerReward final : public Reward {
   public:
     explicit AnswerReward(std::unique_ptr<Reward> code) : code_(std::move(code)) {}
-    double score(const RewardInput& input) const override {
-        if (puzzle_of(input.reference)) return puzzle_->score(input);
-        return code_ && code_task(input.reference) ? code_->score(input) : accuracy_->score(input);
+    double score(const RewardInput& input) const override { return judge(input).score; }
+    Judgement judge(const RewardInput& input) const override {
+        if (puzzle_of(input.reference)) return puzzle_->judge(input);
+        return code_ && code_task(input.reference) ? code_->judge(input) : accuracy_->judge(input);
     }
 
   private:
@@ -197,6 +199,7 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
     Profile::Region region(run.profile, "reward.collect");
     const auto scores = pool.collect([&] { run.watchdog.alive(); });
     for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
+    warn_unscorable(run, pool.rewards(), unscorable_of_all(run.grid, pool.unscorable()));
     return rows;
 }
 
@@ -216,6 +219,47 @@ void score_rows(Run& run, RewardPool& pool, std::vector<RolloutRow>& rows) {
         ByteReader of_rank(all[rank]);
         for (std::size_t i = rank; i < rows.size(); i += ranks) of_rank.array(rows[i].rewards);
     }
+    warn_unscorable(run, pool.rewards(), unscorable_of_all(run.grid, pool.unscorable()));
+}
+
+std::vector<Unscorable> unscorable_of_all(const Grid& grid, const std::vector<Unscorable>& mine) {
+    std::int64_t count = 0;
+    for (const Unscorable& reward : mine) count += reward.count;
+    if (grid.data().sum(count) == 0) return {};
+    ByteWriter packer;
+    for (const Unscorable& reward : mine) {
+        packer.value(reward.count);
+        packer.value(reward.of);
+        packer.text(reward.reason);
+    }
+    std::vector<Unscorable> all(mine.size());
+    for (const std::string& bytes : grid.data().all_gather(packer.take())) {
+        ByteReader unpacker(bytes);
+        for (Unscorable& reward : all) {
+            Unscorable of_rank;
+            unpacker.value(of_rank.count);
+            unpacker.value(of_rank.of);
+            unpacker.text(of_rank.reason);
+            if (reward.count == 0) reward.reason = of_rank.reason;
+            reward.count += of_rank.count;
+            reward.of += of_rank.of;
+        }
+    }
+    return all;
+}
+
+void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const std::vector<Unscorable>& unscorable) {
+    constexpr std::size_t kLongestReason = 300;
+    std::string line;
+    for (std::size_t r = 0; r < unscorable.size(); ++r) {
+        const Unscorable& of = unscorable[r];
+        if (of.count == 0) continue;
+        std::string reason = to_valid_utf8(std::string_view(of.reason).substr(0, kLongestReason));
+        std::replace(reason.begin(), reason.end(), '\n', ' ');
+        line += fmt::format("{}reward {} cannot judge {} of {} responses ({})", line.empty() ? "" : "; ", rewards[r].name, of.count,
+                            of.of, reason.empty() ? "it gives no reason" : "the first: " + reason);
+    }
+    if (!line.empty()) run.log.warn("{}", line);
 }
 
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {

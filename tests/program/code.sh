@@ -81,7 +81,8 @@ wait "$rank"
 is "without its helper" "$?" 0
 is "all steps" "$(wc -l <bereft/metrics.jsonl)" 30
 holds "programs are unscorable, not wrong" jq -se '.[0].rewards.code.unscorable == 0 and .[-1].rewards.code.unscorable == 24' bereft/metrics.jsonl
-is "said once" "$(grep -c 'could not be judged' bereft.out)" 1
+has "the reward and the reason are named" "$(<bereft.out)" "warning: reward code cannot judge 24 of 24 responses (the first: the helper process of programs has ended)"
+is "a line a step" "$(grep -c 'cannot judge' bereft.out)" "$(jq -s 'unique_by(.rollout) | map(select(.rewards.code.unscorable > 0)) | length' bereft/metrics.jsonl)"
 # Orphans belong to process 1, which takes a moment to wait for those that are dead.
 for _ in {1..50}; do
     pgrep -P 1 gradus-box >/dev/null || break

@@ -91,6 +91,9 @@ jq -c 'if (.id | test("[369]$")) then .reference = "" else . end' problems/train
 try holes "data.path=$ROOT/holes.jsonl"
 is "answers are missing" "$rc" 0
 steps holes 'map(.rewards.accuracy.unscorable) | add > 0'
+# Counted over all ranks, as the metrics are: a line a step names the reward.
+is "the log names what cannot judge" "$(sed -n 's/.*reward accuracy cannot judge \([0-9]*\) of .*(the first: there is no reference answer).*/\1/p' holes/run.log | tr '\n' ' ')" \
+    "$(jq -s -r 'unique_by(.rollout) | map(.rewards.accuracy.unscorable | select(. > 0) | floor | tostring + " ") | add' holes/metrics.jsonl)"
 steps holes 'all(.loss == .loss and .grad_norm < 1e9)'
 try holes_all "data.path=$ROOT/holes.jsonl" rl.unscorable=all
 is "holes_all" "$rc" 0

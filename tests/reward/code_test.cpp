@@ -72,22 +72,21 @@ BOOST_AUTO_TEST_CASE(references) {
         BOOST_CHECK_THROW(code_task(wrong), DataError);
 }
 
-/// What cannot be judged is unscorable, and told once.
+/// What cannot be judged is unscorable, for a reason.
 BOOST_AUTO_TEST_CASE(without_a_helper) {
     const Sandbox sandbox;
     BOOST_REQUIRE(sandbox.helper() > 0);
-    int told = 0;
-    const auto reward = make_code_reward(sandbox, {.tell = [&](const std::string& reason) {
-                                                       ++told;
-                                                       BOOST_TEST(reason.find("has ended") != std::string::npos, reason);
-                                                   }});
-    BOOST_TEST(std::isnan(reward->score({.response = "x", .reference = "42"})));
-    BOOST_TEST(told == 0);
+    const auto reward = make_code_reward(sandbox, {});
+    const Judgement other = reward->judge({.response = "x", .reference = "42"});
+    BOOST_TEST(std::isnan(other.score));
+    BOOST_TEST(other.reason == "the reference is no task of a program");
     ::kill(sandbox.helper(), SIGKILL);
     const CodeTask task{.tests = {"assert f() == 1"}, .entry_point = "f"};
-    for (int i = 0; i < 3; ++i)
-        BOOST_TEST(std::isnan(reward->score({.response = "def f():\n    return 1", .reference = to_reference(task)})));
-    BOOST_TEST(told == 1);
+    for (int i = 0; i < 3; ++i) {
+        const Judgement judgement = reward->judge({.response = "def f():\n    return 1", .reference = to_reference(task)});
+        BOOST_TEST(std::isnan(judgement.score));
+        BOOST_TEST(judgement.reason.find("has ended") != std::string::npos, judgement.reason);
+    }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

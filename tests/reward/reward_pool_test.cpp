@@ -145,6 +145,44 @@ BOOST_AUTO_TEST_CASE(a_reward_that_throws_is_unscorable) {
         RewardPool pool(std::move(rewards), threads);
         pool.submit({{}});
         BOOST_TEST(std::isnan(pool.collect()[0][0]));
+        BOOST_TEST(pool.unscorable()[0].reason == "broken");
+    }
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_judged_is_counted_with_its_first_reason) {
+    struct Lazy final : Reward {
+        double score(const RewardInput& input) const override { return judge(input).score; }
+        Judgement judge(const RewardInput& input) const override {
+            return input.tokens % 3 == 2 ? Judgement{kUnscorable, std::to_string(input.tokens)} : Judgement{1, "none"};
+        }
+    };
+    for (const int threads : {0, 1, 5}) {
+        std::vector<NamedReward> rewards = rewards_of_kinds();
+        rewards.push_back({"lazy", std::make_unique<Lazy>(), {}});
+        rewards.push_back({"lazy in math", std::make_unique<Lazy>(), {"math"}});
+        RewardPool pool(std::move(rewards), threads);
+        for (const int first : {100, 0}) {
+            for (int i = first; i < first + 90; ++i)
+                pool.submit({{.reference = i % 2 == 0 ? "" : "1", .tokens = i, .kind = i % 3 == 0 ? "math" : "other"}});
+            pool.collect();
+            const std::vector<Unscorable>& found = pool.unscorable();
+            BOOST_REQUIRE(found.size() == 6u);
+            BOOST_TEST(found[0].count == 15);
+            BOOST_TEST(found[0].of == 30);
+            BOOST_TEST(found[0].reason == "there is no reference answer");
+            for (const std::size_t fine : {1u, 2u, 3u, 5u}) {
+                BOOST_TEST(found[fine].count == 0);
+                BOOST_TEST(found[fine].reason == "");
+            }
+            BOOST_TEST(found[1].of == 30);
+            BOOST_TEST(found[2].of == 0);
+            BOOST_TEST(found[4].count == 30);
+            BOOST_TEST(found[4].of == 90);
+            BOOST_TEST(found[4].reason == (first == 0 ? "2" : "101"));
+        }
+        pool.collect();
+        BOOST_TEST(pool.unscorable()[4].count == 0);
+        BOOST_TEST(pool.unscorable()[4].reason == "");
     }
 }
 

@@ -2,7 +2,6 @@
 // Programs as answers: what a task asks for, the program in a response, the reward.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -46,11 +45,10 @@ std::string whole_program(const CodeTask& task, const std::string& code);
 CodeJob code_job(const CodeTask& task, const std::string& response, const CodeSettings& settings);
 
 /// The reward: 1 where all tests pass, else 0; `partial`: the share of them that pass. Unscorable without a task, and where
-/// the sandbox or the tests themselves fail, which `tell` hears of, once.
+/// the sandbox or the tests themselves fail.
 struct CodeRewardOptions {
     CodeSettings settings;
     bool partial = false;
-    std::function<void(const std::string&)> tell;
 };
 std::unique_ptr<Reward> make_code_reward(const Sandbox& sandbox, CodeRewardOptions options);
 

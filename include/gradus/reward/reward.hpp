@@ -32,12 +32,19 @@ struct StepScore {
     double reward = 0;
 };
 
+/// A score and, where it is kUnscorable, why: "there is no reference answer".
+struct Judgement {
+    double score = kUnscorable;
+    std::string reason;
+};
+
 /// A reward: a pure function of its input that returns a number or kUnscorable, never throws on
 /// what a model wrote, and answers in bounded time.
 class Reward {
   public:
     virtual ~Reward() = default;
     virtual double score(const RewardInput& input) const = 0;
+    virtual Judgement judge(const RewardInput& input) const { return {score(input), ""}; }
     /// Whether it also scores single steps of a response, and these in order (process supervision).
     virtual bool scores_steps() const { return false; }
     virtual std::vector<StepScore> steps(const RewardInput&) const { return {}; }
@@ -94,6 +101,10 @@ std::unique_ptr<Reward> make_cosine_reward(const CosineLengths& lengths);
 /// holds (exactly), else 0. The score is the share of them that hold, 0 where there are none.
 std::unique_ptr<Reward> make_steps_reward();
 
+/// The verdict in a judge's reply: 1, 0, or NaN where it has none. The last of the two words in its final part counts, whole
+/// words as they are written; one within the other's (CORRECT in INCORRECT) is none.
+double verdict_in(const std::string& reply, const std::string& yes, const std::string& no);
+
 /// DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13) of a response of `tokens` tokens: 0 up to
 /// longest - buffer, falling linearly to -1 at `longest`, -1 beyond; 0 throughout where buffer = 0.
 double overlong_punishment(std::int64_t tokens, std::int64_t longest, std::int64_t buffer);
@@ -104,6 +115,12 @@ struct NamedReward {
     std::unique_ptr<Reward> reward;       ///< null: a model scores it, after the pool
     std::vector<std::string> applies_to;  ///< kinds of prompts; empty: all
     bool applies(const std::string& kind) const;
+};
+
+/// What a reward could not judge: how many, of how many it applies to, and why not the first of them.
+struct Unscorable {
+    std::int64_t count = 0, of = 0;
+    std::string reason;
 };
 
 /// Scores batches on host threads while the caller goes on. Batches are collected in the order of
@@ -120,10 +137,13 @@ class RewardPool {
     /// Waits for all that was submitted: [input][reward], in order of submission. kNotApplicable where a reward is
     /// not for the prompt's kind, or is a model's. `waiting` is called meanwhile, a few times a second or between inputs.
     std::vector<std::vector<double>> collect(const std::function<void()>& waiting = {});
+    /// Of what was collected last, what each reward could not judge.
+    const std::vector<Unscorable>& unscorable() const { return unscorable_; }
 
   private:
     struct Impl;
     std::vector<NamedReward> rewards_;
+    std::vector<Unscorable> unscorable_;
     std::unique_ptr<Impl> impl_;
 };
 

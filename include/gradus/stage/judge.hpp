@@ -11,10 +11,6 @@
 
 namespace gradus {
 
-/// The verdict in a reply: 1, 0, or NaN where it has none. The last of the two words in its final part counts, whole
-/// words as they are written; one within the other's (CORRECT in INCORRECT) is none.
-double verdict_in(const std::string& reply, const std::string& yes, const std::string& no);
-
 /// The model of judge.from. Made before the sampling, so that what cannot work costs nothing; loaded for the verdicts only.
 class Judge {
   public:

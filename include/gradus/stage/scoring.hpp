@@ -40,8 +40,8 @@ std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
 std::vector<NamedReward> standard_rewards(Run& run, const std::vector<PromptRow>& prompts);
 
 /// Generates `samples` responses to each of `prompts` (indices into `rows`, dealt to data ranks in
-/// turn), scores them on host threads meanwhile, and returns this data rank's rows in the order of
-/// (prompt, sample). `groups` are the addresses of the prompts' groups; they enter the random
+/// turn), scores them on host threads meanwhile, says in one line of the log what rewards could not
+/// judge, and returns this data rank's rows in the order of (prompt, sample). `groups` are the addresses of the prompts' groups; they enter the random
 /// address, so that a prompt that comes up again is sampled anew.
 struct GenerateAndScore {
     const std::vector<PromptRow>& rows;
@@ -57,6 +57,11 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
 
 /// Scores rows that are the same on every rank, each data rank its share: RolloutRow::rewards of all, on every rank.
 void score_rows(Run& run, RewardPool& pool, std::vector<RolloutRow>& rows);
+/// The counts of all data ranks, each with its first reason; empty where they are all 0. One sum more a call, and a
+/// gather only where something could not be judged.
+std::vector<Unscorable> unscorable_of_all(const Grid& grid, const std::vector<Unscorable>& mine);
+/// One line of the log that names the rewards that could not judge all, with counts and reasons; none where they could.
+void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const std::vector<Unscorable>& unscorable);
 
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
