@@ -2,8 +2,8 @@
 #include "gradus/reward/puzzles.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <boost/multiprecision/cpp_int.hpp>
+#include <cmath>
 
 #include "characters.hpp"
 #include "gradus/base/json_lines.hpp"
@@ -165,12 +165,16 @@ std::string to_reference(const Puzzle& puzzle) {
 }
 
 std::optional<Puzzle> puzzle_of(const std::string& reference) {
-    if (!reference.starts_with("{")) return std::nullopt;
+    if (!reference.starts_with("{") || nests_too_deep(reference)) return std::nullopt;
     const Json json = Json::parse(reference, nullptr, false);
     if (!json.is_object() || !json.contains("puzzle")) return std::nullopt;
     try {
-        if (json["puzzle"] == "countdown")
-            return Puzzle{.numbers = json.at("numbers").get<std::vector<std::int64_t>>(), .target = json.at("target")};
+        if (json["puzzle"] == "countdown") {
+            const Json &numbers = json.at("numbers"), &target = json.at("target");
+            const bool whole = std::all_of(numbers.begin(), numbers.end(), [](const Json& n) { return n.is_number_integer(); });
+            if (!whole || !target.is_number_integer()) return std::nullopt;  // 1e300 is no int64
+            return Puzzle{.numbers = numbers.get<std::vector<std::int64_t>>(), .target = target.get<std::int64_t>()};
+        }
         Puzzle puzzle{.names = json.at("names"), .knights = json.at("knights").get<std::vector<bool>>()};
         puzzle.knight = json.at("words").at(0);
         puzzle.knave = json.at("words").at(1);

@@ -13,6 +13,7 @@
 #include "gradus/reward/puzzles.hpp"
 #include "gradus/reward/reward.hpp"
 #include "gradus/stage/filters.hpp"
+#include "gradus/text/language.hpp"
 #include "gradus/text/prose.hpp"
 
 using namespace gradus;
@@ -34,7 +35,7 @@ void form(unsigned, const RewardInput& input) {
 }
 
 void language(unsigned option, const RewardInput& input) {
-    const std::string known = option % 14 == 13 ? kLanguageOfPrompt : std::string(kLanguages[option % 14]);
+    const std::string known = option % 14 == kLanguages.size() ? kLanguageOfPrompt : std::string(kLanguages[option % 14]);
     in_range(make_language_reward(known)->score(input), 0, 1);
 }
 

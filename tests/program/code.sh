@@ -31,7 +31,7 @@ is "all or nothing" "$(jq -c '[.id, .rewards.all]' score/scored.jsonl | tr -d '\
     '["py",1]["half",0]["wrong",0]["io",1]["cpp",1]["cppio",0]["in_place",1]["broken",null]["none",null]'
 is "shares" "$(jq -c '.rewards.part' score/scored.jsonl | tr '\n' ' ' | sed 's/\.0//g')" "1 0.5 0 1 1 0.5 1 null null "
 has "said at the start" "$out" "full isolation"
-has "said of broken tests" "$out" "the tests cannot be used: SyntaxError"
+has "said of broken tests" "$out" "reward all cannot judge 2 of 9 responses (the first: the tests cannot be used: SyntaxError"
 
 run 1 score.in reward.all.compiler=no-such-compiler "run.dir=$ROOT/tools"
 is "no compiler" "$rc" 2

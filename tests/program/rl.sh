@@ -95,6 +95,11 @@ steps holes 'map(.rewards.accuracy.unscorable) | add > 0'
 is "the log names what cannot judge" "$(sed -n 's/.*reward accuracy cannot judge \([0-9]*\) of .*(the first: there is no reference answer).*/\1/p' holes/run.log | tr '\n' ' ')" \
     "$(jq -s -r 'unique_by(.rollout) | map(.rewards.accuracy.unscorable | select(. > 0) | floor | tostring + " ") | add' holes/metrics.jsonl)"
 steps holes 'all(.loss == .loss and .grad_norm < 1e9)'
+jq -c 'if (.id | test("[369]$")) then .reference = "" else . end' problems/eval.jsonl >holes_eval.jsonl
+run 2 "$decks/evaluate.in" "run.dir=$ROOT/holes_eval" "data.path=$ROOT/holes_eval.jsonl"
+is "a benchmark without answers" "$rc" 0
+is "whose log names what cannot judge" "$(sed -n 's/.*reward accuracy cannot judge \([0-9]*\) of .*no reference answer).*/\1/p' holes_eval/run.log | awk '{s += $1} END {print s}')" \
+    "$(jq .unscorable holes_eval/result.json)"
 try holes_all "data.path=$ROOT/holes.jsonl" rl.unscorable=all
 is "holes_all" "$rc" 0
 steps holes_all 'map(.rewards.accuracy.unscorable) | add > 0'

@@ -2,6 +2,7 @@
 #include "gradus/reward/code.hpp"
 
 #include <boost/test/unit_test.hpp>
+#include <chrono>
 #include <cmath>
 #include <csignal>
 
@@ -56,6 +57,17 @@ BOOST_AUTO_TEST_CASE(whole_programs) {
     BOOST_TEST(whole_program(cpp, "return h(f(1)); }") == cpp.header + "return h(f(1)); }");
     const std::string again = "int h(int a) { return 1; }\nint f(int a)\n{ return h(a); }";
     BOOST_TEST(whole_program(cpp, again) == "#include <map>\n" + again);
+}
+
+BOOST_AUTO_TEST_CASE(any_number_of_open_brackets_takes_little_time) {
+    const CodeTask cpp{.language = Language::cpp, .entry_point = "f", .header = "int f() {\n"};
+    std::string code;
+    while (code.size() < 1'000'000) code += "f(";
+    const auto began = std::chrono::steady_clock::now();
+    BOOST_TEST(whole_program(cpp, code) == cpp.header + code);
+    BOOST_TEST(whole_program(cpp, code + ")") == cpp.header + code + ")");
+    BOOST_TEST(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < 5);
+    BOOST_TEST(whole_program(cpp, code + "int a) {") == "\n" + code + "int a) {");
 }
 
 BOOST_AUTO_TEST_CASE(references) {

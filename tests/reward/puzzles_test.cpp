@@ -59,9 +59,15 @@ BOOST_AUTO_TEST_CASE(everybody_is_called_what_they_are) {
 
 BOOST_AUTO_TEST_CASE(what_is_no_puzzle_cannot_be_judged) {
     for (const char* reference : {"", "28", "{", "{}", "{\"puzzle\": \"chess\"}", "{\"puzzle\": \"countdown\", \"numbers\": 3}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": 3, \"target\": 3}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": [3], \"target\": 1e300}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": [3e99], \"target\": 3}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": [3], \"target\": 2.5}",
                                   "{\"puzzle\": \"knights\", \"names\": [], \"knights\": [], \"words\": [\"a\", \"b\"]}"}) {
         BOOST_TEST(!puzzle_of(reference).has_value(), reference);
-        BOOST_TEST(std::isnan(make_puzzle_reward()->score({.response = "28", .reference = reference})), reference);
+        const Judgement judgement = make_puzzle_reward()->judge({.response = "28", .reference = reference});
+        BOOST_TEST(std::isnan(judgement.score), reference);
+        BOOST_TEST(judgement.reason == "the reference is no puzzle");
     }
 }
 
