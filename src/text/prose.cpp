@@ -82,9 +82,11 @@ class Backticks {
         }
     }
     std::size_t next(std::size_t length, std::size_t from) const {
-        const std::vector<std::size_t>& all = places_.at(length);
-        const auto it = std::lower_bound(all.begin(), all.end(), from);
-        return it == all.end() ? kNone : *it;
+        // What an escaped backtick leaves of its run may have a length that none has.
+        const auto all = places_.find(length);
+        if (all == places_.end()) return kNone;
+        const auto it = std::lower_bound(all->second.begin(), all->second.end(), from);
+        return it == all->second.end() ? kNone : *it;
     }
 
   private:

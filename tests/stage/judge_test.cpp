@@ -2,6 +2,7 @@
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 
+#include "gradus/reward/reward.hpp"
 #include "gradus/stage/judge.hpp"
 #include "gradus/stage/phase_model.hpp"
 

@@ -36,6 +36,14 @@ BOOST_AUTO_TEST_CASE(code_and_addresses_are_no_prose) {
     BOOST_TEST(prose("") == "");
 }
 
+// A fuzzer's finding, and less: the run that is left has a length that no run has.
+BOOST_AUTO_TEST_CASE(an_escaped_backtick_shortens_its_run) {
+    BOOST_TEST(prose("a \\``") == "a \\``");
+    BOOST_TEST(prose("a \\``b` c") == "a \\`  c");
+    const std::string found = "a`\xa0``/```````,\"test``\xa0``/`````````````\\`````\"h`````````l? ";
+    BOOST_TEST(prose(found).size() <= found.size());
+}
+
 BOOST_AUTO_TEST_CASE(code_blocks_are_found) {
     for (const char* with : {"```\na\n```", "a\n  ```c\nb", "~~~\n", "a\n\n````"}) BOOST_TEST(has_code_block(with), with);
     for (const char* without : {"", "a", "`a`", "```a``` b", "a ```", "``\n", "\n\n"}) BOOST_TEST(!has_code_block(without), without);
