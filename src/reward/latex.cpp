@@ -12,8 +12,11 @@ namespace gradus {
 namespace {
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
-    for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
-        text.replace(at, from.size(), to);
+    std::string replaced;
+    std::size_t begin = 0;
+    for (std::size_t at = 0; (at = text.find(from, begin)) != std::string::npos; begin = at + from.size())
+        replaced.append(text, begin, at - begin).append(to);
+    text = replaced.append(text, begin);
 }
 
 /// Replaces the command `name` where no letter follows it.
@@ -86,13 +89,13 @@ void drop_words(std::string& text) {
                 if (c != ' ' && c != '.' && c != '(' && c != ')') bare += c;
             std::string to = " ";
             if (bare == "and" || bare == "or" || bare == "And" || bare == "Or")
-                to = ",";
+                to = ',';
             else if (command == "\\operatorname" && !bare.empty())
                 to = "\\" + bare + " ";
             else if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos)
                 to = inside;  // \text{24 hours}
             else if (changes_a_number(inside))
-                to = "\x01";  // which nothing reads
+                to = '\x01';  // which nothing reads
             else if (command == "\\mathrm" && bare.size() > 1 &&
                      (!follows_number(text, at) || (bare.size() < 3 && !is_unit(bare))))
                 to = inside;

@@ -74,7 +74,7 @@ BOOST_AUTO_TEST_CASE(a_chain_is_its_last_side) {
     const std::vector<std::string> sides = {"3", "4", "5", "6"};
     for (const std::string begin : {"x=", ""})
         for (const std::string end : {"", " \\approx 7"})
-            for (const std::string& value : {"3", "4", "5", "6", "7", "3,4,5,6", "5,6", "\\{3,6\\}"})
+            for (const std::string value : {"3", "4", "5", "6", "7", "3,4,5,6", "5,6", "\\{3,6\\}"})
                 BOOST_TEST(same_answer(value, begin + "3=4=5=6" + end) == (value == "6"), value << " of " << begin << end);
     all({{"4", "x=2y=4"}, {"y", "x=3=y"}, {"3", "x=3=y"}, {"[0,5]", "x=3 \\in [0,5]"}, {"5", "x^2=5"}, {"5", "f(x)=x^2+1=5"},
          {"c", "a+b=c"}, {"11", "x=7, 11"}},
