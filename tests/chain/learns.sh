@@ -12,7 +12,10 @@ true_that() {
 }
 true_that '$zero.pass_at_1 >= $base.pass_at_1 + 0.15'
 true_that '$dev2.pass_at_1 >= $dev1.pass_at_1 + 0.10 or $dev2.pass_at_1 > 0.90'
-true_that '$r1.pass_at_1 + $r1.stderr >= ([$base, $zero, $dev1, $dev2, $dev3] | map(.pass_at_1) | max)'
+# dev3 pays for the requests that it learns beside the problems; r1 wins most of it back.
+true_that '$r1.pass_at_1 + $r1.stderr >= $dev3.pass_at_1'
+true_that '$r1.pass_at_1 >= $base.pass_at_1 + 0.15'
+true_that '[$helpful, $harmless] | all(.accuracy > 0.8)'
 true_that '[$dev1, $dev2, $dev3, $r1] | all(.format > 0.95)'
 true_that '$direct.pass_at_1 < $dev1.pass_at_1'
 true_that '[$base, $zero, $dev1, $dev2, $dev3, $r1] | all(.steps > 0 and .tokens_per_s > 0)'
