@@ -77,7 +77,10 @@ class PartTable {
             files[file.part].push_back(file.path);
             std::vector<RolloutRow>& part = found[file.part];
             try {
-                for (RolloutRow& row : read_rollouts(file.path).rows) part.push_back(std::move(row));
+                for (RolloutRow& row : read_rollouts(file.path).rows) {
+                    if (!place_.log_probs) row.log_probs = {};
+                    part.push_back(std::move(row));
+                }
             } catch (const DataError& e) {
                 run_.log.warn("{}; its part is sampled again", e.what());
             }
@@ -204,6 +207,7 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
                 require<DataError>(at != place.end() && row.prompt_tokens == prompts[at->second].tokens,
                                    "{}: a response to a prompt that is not in data.path", file.path);
                 ++seen[at->second];
+                row.log_probs = {};
                 rows.push_back(std::move(row));
             }
             run.beat();
@@ -225,12 +229,6 @@ std::optional<ModelSource> find_policy(Run& run) {
     })) == "there";
     if (!there) return std::nullopt;
     return open_model(run, run.deck, *run.tokenizer);
-}
-
-void sort_by_address(std::vector<RolloutRow>& rows) {
-    std::sort(rows.begin(), rows.end(), [](const RolloutRow& a, const RolloutRow& b) {
-        return a.group != b.group ? a.group < b.group : a.sample < b.sample;
-    });
 }
 
 }  // namespace
@@ -269,11 +267,15 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
         if (place.complete) place.complete(rows);
         if (run.grid.tensor_rank() == 0)
             write_rollouts(rollout_path(place.folder, place.step, run.grid.data_rank(), static_cast<int>(part)), names, rows);
-        std::move(rows.begin(), rows.end(), std::back_inserter(mine));
+        for (RolloutRow& row : rows) {
+            if (!place.log_probs) row.log_probs = {};
+            mine.push_back(std::move(row));
+        }
         run.stop.observe_step(now_seconds() - began);
         run.watchdog.alive();
     }
     std::vector<RolloutRow> all = gather_rows(run.grid, mine);
+    if (before == 0) return all;
     for (RolloutRow& row : broadcast_rows(run.grid, found.rows)) all.push_back(std::move(row));
     sort_by_address(all);
     return all;
@@ -329,7 +331,7 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
             return *loaded->stack;
         },
         pool, {.rows = result.prompts, .prompts = all, .groups = addresses, .samples = samples, .options = options},
-        {.folder = run.dir, .policy = policy ? policy->identity : Json(), .complete = complete});
+        {.folder = run.dir, .policy = policy ? policy->identity : Json(), .log_probs = false, .complete = complete});
     result.stopped = !rows.has_value();
     if (rows) result.rows = std::move(*rows);
     if (began > 0) result.seconds = now_seconds() - began;

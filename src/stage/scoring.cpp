@@ -262,12 +262,16 @@ void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const st
     if (!line.empty()) run.log.warn("{}", line);
 }
 
+void sort_by_address(std::vector<RolloutRow>& rows) {
+    std::sort(rows.begin(), rows.end(), [](const RolloutRow& a, const RolloutRow& b) {
+        return a.group != b.group ? a.group < b.group : a.sample < b.sample;
+    });
+}
+
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine) {
     std::vector<RolloutRow> all;
     for (const std::string& bytes : grid.data().all_gather(packed(mine))) unpack(bytes, all);
-    std::sort(all.begin(), all.end(), [](const RolloutRow& a, const RolloutRow& b) {
-        return a.group != b.group ? a.group < b.group : a.sample < b.sample;
-    });
+    sort_by_address(all);
     return all;
 }
 

@@ -19,6 +19,8 @@ struct PartFolder {
     std::int64_t step = 0;  ///< updates that the policy has made
     /// ModelSource::identity of the weights that it began with; null: not known. Parts of another one are refused.
     Json policy = nullptr;
+    /// Whether the rows that are returned need their log-probs; the files have them in any case.
+    bool log_probs = true;
     /// Completes the rows of a part before they are written; may be null.
     std::function<void(std::vector<RolloutRow>&)> complete;
 };

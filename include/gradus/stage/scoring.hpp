@@ -63,6 +63,9 @@ std::vector<Unscorable> unscorable_of_all(const Grid& grid, const std::vector<Un
 /// One line of the log that names the rewards that could not judge all, with counts and reasons; none where they could.
 void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const std::vector<Unscorable>& unscorable);
 
+/// Into the order of (group, sample).
+void sort_by_address(std::vector<RolloutRow>& rows);
+
 /// Rows of all data ranks in order of (group, sample), on every rank.
 std::vector<RolloutRow> gather_rows(const Grid& grid, const std::vector<RolloutRow>& mine);
 /// Rank 0's rows, on every rank.
