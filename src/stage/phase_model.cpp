@@ -218,6 +218,7 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
     });
     Json told = Json::parse(run.grid.world().broadcast(before));
     const auto known = [&](const Ask& ask) { return told.contains(address_of(ask)); };
+    const auto answered = [&] { return std::count_if(asks.begin(), asks.end(), known); };
     std::unique_ptr<JsonLinesWriter> writer;
     // Of a part that is known in part all is asked again: replies to others are a prompt's company in a batch, and another
     // one may give other bits.
@@ -226,7 +227,7 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
         const std::vector<Ask> some(asks.begin() + at, asks.begin() + std::min(std::ssize(asks), at + part));
         if (std::all_of(some.begin(), some.end(), known)) continue;
         if (run.asked_to_stop()) {
-            run.log.info("stopping with {} of {} replies of {}: {}", told.size(), asks.size(), model.prefix(), run.stop.reason());
+            run.log.info("stopping with {} of {} replies of {}: {}", answered(), asks.size(), model.prefix(), run.stop.reason());
             return std::nullopt;
         }
         const double began = now_seconds();
@@ -239,7 +240,7 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
             if (!writer) writer = std::make_unique<JsonLinesWriter>(path);
             writer->write({{"at", address_of(some[i])}, {"reply", replies[i]}});
         }
-        run.log.progress(fmt::format("{}: {} of {}", model.prefix(), told.size(), asks.size()));
+        run.log.progress(fmt::format("{}: {} of {}", model.prefix(), answered(), asks.size()));
         run.stop.observe_step(now_seconds() - began);
         run.watchdog.alive();
     }

@@ -49,6 +49,7 @@ void write_requests(Run& run, std::uint64_t seed) {
         const OpenRequest request = make_request(seed, i);
         const bool good = is_good_reply(seed, i, share);
         const auto line = [](std::string& file, const Json& row) { file += row.dump() + "\n"; };
+        run.beat();
         line(prompts, {{"id", fmt::format("request-{}", i)},
                        {"prompt", request.prompt},
                        {"reference", request.answer},
@@ -70,52 +71,56 @@ void write_requests(Run& run, std::uint64_t seed) {
     run.log.info("{} requests", count);
 }
 
+/// One set of prompts over all splits: no problem is in two of them.
+void write_problems(Run& run) {
+    const Deck& deck = run.deck;
+    const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
+    const ProblemOptions options{
+        .seed = seed,
+        .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
+        .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
+        .words = deck.number("problems.words")};
+    const DocumentOptions documents{.worked = deck.number("problems.worked"),
+                                    .imperfect = deck.number("problems.imperfect"),
+                                    .mixed = deck.number("problems.mixed")};
+    std::set<std::string> taken;
+    ProblemSource source(options, taken);
+    std::string eval, train, direct, base;
+    for (std::int64_t i = 0; i < deck.integer("problems.eval_count"); ++i)
+        eval += prompt_row("eval", i, source.next()).dump() + "\n";
+    for (std::int64_t i = 0; i < deck.integer("problems.count"); ++i) {
+        const Problem problem = source.next();
+        train += prompt_row("train", i, problem).dump() + "\n";
+        direct += Json{{"prompt", problem.prompt},
+                       {"response", "<answer>" + problem.answer + "</answer>"}}
+                      .dump() +
+                  "\n";
+        run.beat();
+    }
+    for (std::int64_t i = 0; i < deck.integer("problems.documents"); ++i) {
+        const Problem problem = source.next();
+        base += Json{{"prompt", problem.prompt},
+                     {"response", make_document_response(problem, documents, seed, i)}}
+                    .dump() +
+                "\n";
+        run.beat();
+    }
+    write_file_atomically(run.path("eval.jsonl"), eval);
+    write_file_atomically(run.path("train.jsonl"), train);
+    write_file_atomically(run.path("direct.jsonl"), direct);
+    write_file_atomically(run.path("base.jsonl"), base);
+    if (deck.integer("problems.requests") > 0) write_requests(run, seed);
+    run.log.info("{} problems, {} of them for evaluation, {} in the base text; no prompt twice",
+                 taken.size(), deck.integer("problems.eval_count"),
+                 deck.integer("problems.documents"));
+}
+
 }  // namespace
 
 ExitCode run_problems(Run& run) {
-    const Deck& deck = run.deck;
     if (run.finished_before("summary.json")) return ExitCode::done;
     run.begin();
-    if (run.is_root()) {
-        const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
-        const ProblemOptions options{
-            .seed = seed,
-            .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
-            .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
-            .words = deck.number("problems.words")};
-        const DocumentOptions documents{.worked = deck.number("problems.worked"),
-                                        .imperfect = deck.number("problems.imperfect"),
-                                        .mixed = deck.number("problems.mixed")};
-        // One set of prompts over all splits: no problem can be in two of them.
-        std::set<std::string> taken;
-        ProblemSource source(options, taken);
-        std::string eval, train, direct, base;
-        for (std::int64_t i = 0; i < deck.integer("problems.eval_count"); ++i)
-            eval += prompt_row("eval", i, source.next()).dump() + "\n";
-        for (std::int64_t i = 0; i < deck.integer("problems.count"); ++i) {
-            const Problem problem = source.next();
-            train += prompt_row("train", i, problem).dump() + "\n";
-            direct += Json{{"prompt", problem.prompt},
-                           {"response", "<answer>" + problem.answer + "</answer>"}}
-                          .dump() +
-                      "\n";
-        }
-        for (std::int64_t i = 0; i < deck.integer("problems.documents"); ++i) {
-            const Problem problem = source.next();
-            base += Json{{"prompt", problem.prompt},
-                         {"response", make_document_response(problem, documents, seed, i)}}
-                        .dump() +
-                    "\n";
-        }
-        write_file_atomically(run.path("eval.jsonl"), eval);
-        write_file_atomically(run.path("train.jsonl"), train);
-        write_file_atomically(run.path("direct.jsonl"), direct);
-        write_file_atomically(run.path("base.jsonl"), base);
-        if (deck.integer("problems.requests") > 0) write_requests(run, seed);
-        run.log.info("{} problems, {} of them for evaluation, {} in the base text; no prompt twice",
-                     taken.size(), deck.integer("problems.eval_count"),
-                     deck.integer("problems.documents"));
-    }
+    run.on_root([&] { write_problems(run); });
     run.finish(1, 0, {});
     return ExitCode::done;
 }

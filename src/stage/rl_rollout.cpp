@@ -149,7 +149,7 @@ std::optional<std::vector<RolloutRow>> RolloutMaker::sample(std::int64_t step, s
                                    .groups = addresses,
                                    .samples = static_cast<std::int32_t>(group_),
                                    .options = options},
-                                  {.folder = sampling_folder(run_.dir, step, addresses.front()), .step = step, .policy = origin_});
+                                  {.folder = sampling_folder(run_.dir, step, addresses.front()), .step = step, .policy = origin_, .disposable = true});
     if (!rows) return rows;
     models_.score(*rows, step);
     add_up(*rows, step);

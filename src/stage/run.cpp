@@ -104,7 +104,8 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
            dir + "/stop", has_checkpoints(d) ? dir + "/checkpoint_now" : ""),
       watchdog(w),
       started_(now_seconds()),
-      start_seconds_(started_ - session.began()) {
+      start_seconds_(started_ - session.began()),
+      seconds_a_beat_(std::min(5.0, d.number("run.timeout") / 4)) {
     watchdog.follow(&profile);
     lock_ = UniqueHandle<int, Close, -1>(lock_run_directory(dir, grid.world()));
     if (!is_root()) return;
@@ -132,10 +133,9 @@ bool Run::finished_before(const std::string& name) {
 
 namespace {
 
-// What rank 0 tells of its work: that it goes on, that the deck is at fault, or, any other text, what is wrong.
+// What rank 0 tells of its work: that it goes on, or what is wrong, behind whose fault it is where that is not the data's.
 constexpr const char* kGoesOn = "\1";
-constexpr char kDeckIsAtFault = '\2';
-constexpr double kBeat = 5;  // seconds
+constexpr char kDeckIsAtFault = '\2', kProgramIsAtFault = '\3';
 
 }  // namespace
 
@@ -148,6 +148,10 @@ std::string Run::root_works(const std::function<void()>& work) {
             work();
         } catch (const DeckError& e) {
             problem = kDeckIsAtFault + std::string(e.what());
+        } catch (const InternalError& e) {
+            problem = kProgramIsAtFault + std::string(e.what());
+        } catch (const std::bad_alloc&) {
+            problem = kProgramIsAtFault + std::string("out of memory on the host of rank 0");
         } catch (const std::exception& e) {
             problem = e.what();
             if (problem.empty()) problem = "unknown error";
@@ -157,12 +161,13 @@ std::string Run::root_works(const std::function<void()>& work) {
     std::string told;
     while ((told = grid.world().broadcast(problem)) == kGoesOn) watchdog.alive();
     if (!told.empty() && told.front() == kDeckIsAtFault) throw DeckError(told.substr(1));
+    if (!told.empty() && told.front() == kProgramIsAtFault) throw InternalError(told.substr(1));
     return told;
 }
 
 void Run::beat() {
     watchdog.alive();
-    if (!others_wait_ || now_seconds() - last_beat_ < kBeat) return;
+    if (!others_wait_ || now_seconds() - last_beat_ < seconds_a_beat_) return;
     grid.world().broadcast(kGoesOn);
     last_beat_ = now_seconds();
 }

@@ -213,14 +213,14 @@ bool judge(Run& run, std::optional<Judge>& judge, std::vector<RolloutRow>& rows)
 }
 
 /// The rows that pass the filters, by rank 0 told to all; `table`: what the filters did.
-std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const std::vector<RolloutRow>& rows, Json& counts,
-                                   std::string& table) {
+std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples& samples, Json& counts, std::string& table) {
     const Profile::Region region(run.profile, "filter");
     const std::string kept = run.on_root([&] {
         Json places = Json::array();
         SampleFilters filters(filter_options(run.deck), &inputs.tests);
-        for (std::size_t i = 0; i < rows.size(); ++i) {
-            if (!filters.refusal(candidate_of(rows[i]))) places.push_back(i);
+        for (std::size_t i = 0; i < samples.left_out.size(); ++i) filters.leave_out();
+        for (std::size_t i = 0; i < samples.rows.size(); ++i) {
+            if (!filters.refusal(candidate_of(samples.rows[i]))) places.push_back(i);
             run.beat();
         }
         counts = SampleFilters::to_json(filters.counts(Source::reasoning));
@@ -234,7 +234,7 @@ std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const std::ve
 /// where the run was asked to stop.
 bool rewrite(Run& run, Rewriter& rewriter, std::optional<Judge>& judge_model, const Inputs& inputs, RewardPool& pool,
              Samples& samples, Json& before, std::string& table) {
-    const std::vector<std::size_t> chosen = kept_rows(run, inputs, samples.rows, before, table);
+    const std::vector<std::size_t> chosen = kept_rows(run, inputs, samples, before, table);
     const auto texts = rewriter.texts(samples.rows, chosen);
     if (!texts) return false;
     std::vector<RolloutRow> rows;

@@ -17,9 +17,14 @@ namespace fs = std::filesystem;
 /// Prompts of a part so that the last responses of one, which leave places empty, cost little.
 constexpr std::int64_t kFillsOfSlots = 8;
 
-/// Whether two of PartFolder::policy may be the same: one that is not known may be any.
-bool is_same_policy(const Json& a, const Json& b) { return a.is_null() || b.is_null() || a.at("index") == b.at("index"); }
-std::string name_of(const Json& policy) { return policy.is_null() ? "an unknown one" : policy.at("directory").get<std::string>(); }
+/// Two of PartFolder::policy.
+bool is_same_policy(const Json& a, const Json& b) {
+    return a.is_null() || b.is_null() ? a.is_null() == b.is_null() : a.at("index") == b.at("index");
+}
+std::string name_of(const Json& policy) {
+    if (policy.is_null()) return "an unknown one";
+    return fmt::format("{} (index {})", policy.at("directory").get<std::string>(), policy.at("index").get<std::string>());
+}
 
 struct Layout {
     std::int64_t prompts = 0, samples = 0, prompts_a_part = 1;
@@ -35,31 +40,15 @@ class PartTable {
     PartTable(Run& run, const GenerateAndScore& work, const PartFolder& place)
         : run_(run), work_(work), place_(place), file_(place.folder + "/parts.json") {
         layout_ = {.prompts = std::ssize(work.prompts), .samples = work.samples, .prompts_a_part = part_size()};
-        if (!fs::exists(file_)) {
-            fs::create_directories(place.folder);
-            write_file_atomically(file_, Json{{"prompts", layout_.prompts},
-                                              {"samples", layout_.samples},
-                                              {"prompts_a_part", layout_.prompts_a_part},
-                                              {"policy", place.policy}}
-                                             .dump() + "\n");
-            return;
-        }
-        Json policy;
-        try {
-            const Json json = Json::parse(read_file(file_));
-            layout_.prompts_a_part = std::max<std::int64_t>(1, json.at("prompts_a_part").get<std::int64_t>());
-            require(json.at("prompts") == layout_.prompts && json.at("samples") == layout_.samples,
-                    "{} prompts x {} samples", json.at("prompts").dump(), json.at("samples").dump());
-            policy = json.at("policy");
-        } catch (const std::exception& e) {
-            throw DataError(fmt::format("{} does not fit this run of {} prompts x {} samples ({}); choose another run.dir, "
-                                        "or restart = none to sample anew",
-                                        file_, layout_.prompts, layout_.samples, e.what()));
-        }
-        require<DataError>(is_same_policy(policy, place.policy),
-                           "{}: the parts that are there were sampled by {}, this run's policy is {}: name that one, or "
-                           "sample anew with restart = none or another run.dir",
-                           file_, name_of(policy), name_of(place.policy));
+        if (fs::exists(file_)) try {
+                adopt();
+                return;
+            } catch (const DataError& e) {
+                if (!place.disposable) throw;
+                run.log.warn("{}: they are sampled again", e.what());
+                fs::remove_all(place.folder);
+            }
+        begin();
     }
 
     const Layout& layout() const { return layout_; }
@@ -102,6 +91,41 @@ class PartTable {
     }
 
   private:
+    void begin() const {
+        // Without its weights nothing can be sampled; parts whose policy nobody knows would be of no use.
+        require<CheckpointError>(!place_.policy.is_null() || place_.disposable,
+                                 "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+                                 run_.deck.text("model.from"), run_.deck.origin("model.from"));
+        fs::create_directories(place_.folder);
+        write_file_atomically(file_, Json{{"prompts", layout_.prompts},
+                                          {"samples", layout_.samples},
+                                          {"prompts_a_part", layout_.prompts_a_part},
+                                          {"policy", place_.policy}}
+                                         .dump() + "\n");
+    }
+
+    /// Throws DataError where what is there is of another sampling.
+    void adopt() {
+        Json policy;
+        try {
+            const Json json = Json::parse(read_file(file_));
+            layout_.prompts_a_part = std::max<std::int64_t>(1, json.at("prompts_a_part").get<std::int64_t>());
+            require(json.at("prompts") == layout_.prompts && json.at("samples") == layout_.samples,
+                    "{} prompts x {} samples", json.at("prompts").dump(), json.at("samples").dump());
+            policy = json.at("policy");
+        } catch (const std::exception& e) {
+            throw DataError(fmt::format("{} does not fit this run of {} prompts x {} samples ({}); choose another run.dir, "
+                                        "or restart = none to sample anew",
+                                        file_, layout_.prompts, layout_.samples, e.what()));
+        }
+        // A checkpoint that is gone has left all parts, or it will be missed.
+        const bool gone = place_.policy.is_null() && !place_.disposable;
+        require<DataError>(gone || is_same_policy(policy, place_.policy),
+                           "{}: the parts that are there were sampled by {}, this run's policy is {}: name that one, or "
+                           "sample anew with restart = none or another run.dir",
+                           file_, name_of(policy), name_of(place_.policy));
+    }
+
     std::int64_t part_size() const {
         if (const std::int64_t asked = run_.deck.integer("rollout.part"); asked > 0) return asked;
         const std::int64_t slots = run_.deck.integer("rollout.slots") * run_.grid.data_size();
@@ -114,9 +138,10 @@ class PartTable {
         for (const RolloutRow& row : rows) {
             const auto at = std::lower_bound(work_.groups.begin() + begin, work_.groups.begin() + begin + prompts, row.group);
             const auto i = at - work_.groups.begin();
-            require<DataError>(i < begin + prompts && *at == row.group && row.sample >= 0 && row.sample < layout_.samples &&
-                                   row.prompt_tokens == prompt(i).tokens && row.reference == prompt(i).reference,
-                               "{}/rollouts holds responses to other prompts or references than {}'s; choose another run.dir, or "
+            const bool fits = i < begin + prompts && *at == row.group && row.sample >= 0 && row.sample < layout_.samples &&
+                              row.prompt_tokens == prompt(i).tokens && row.reference == prompt(i).reference;
+            if (!fits && place_.disposable) return false;
+            require<DataError>(fits, "{}/rollouts holds responses to other prompts or references than {}'s; choose another run.dir, or "
                                "restart = none to sample anew",
                                place_.folder, run_.deck.text("data.path"));
             there[static_cast<std::size_t>((i - begin) * layout_.samples + row.sample)] = true;
@@ -189,16 +214,16 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
     for (std::size_t i = 0; i < prompts.size(); ++i) place[prompts[i].index] = i;
     std::vector<std::size_t> seen(prompts.size());
     std::vector<RolloutRow> rows;
-    Json policy;
+    std::optional<Json> policy;
     for (const std::string& dir : run.deck.list("rollout.merge")) {
         require<DataError>(fs::exists(dir + "/deck.resolved"), "rollout.merge: {} is no run directory", dir);
         const std::string changed = changed_keys(read_file(dir + "/deck.resolved"), run.deck, is_of_merged_samples);
         require<DataError>(changed.empty(), "rollout.merge: {} was sampled with other keys:{}", dir, changed);
         const Json of_dir = policy_of(dir);
-        require<DataError>(is_same_policy(policy, of_dir), "rollout.merge: {} was sampled by {}, those before it by {}: sample it again "
-                                                           "with model.from = {}",
-                           dir, name_of(of_dir), name_of(policy), name_of(policy));
-        if (policy.is_null()) policy = of_dir;
+        if (!policy) policy = of_dir;
+        require<DataError>(is_same_policy(*policy, of_dir), "rollout.merge: {} was sampled by {}, those before it by {}: sample it again "
+                                                            "with model.from = {}",
+                           dir, name_of(of_dir), name_of(*policy), name_of(*policy));
         for (const RolloutName& file : rollout_files(dir)) {
             if (file.unfinished) continue;
             for (RolloutRow& row : read_rollouts(file.path).rows) {
@@ -215,7 +240,8 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
     }
     const auto wrong = std::find_if(seen.begin(), seen.end(), [&](std::size_t n) { return n != static_cast<std::size_t>(samples); });
     require<DataError>(wrong == seen.end(),
-                       "rollout.merge: prompt {} has {} of {} samples; name every shard once, and run those that are not finished",
+                       "rollout.merge: prompt {} has {} of {} samples; name every shard once, run those that are not finished, and "
+                       "leave out (sample.decontaminate) what they left out",
                        prompts[static_cast<std::size_t>(wrong - seen.begin()) % prompts.size()].id,
                        wrong == seen.end() ? 0 : *wrong, samples);
     return rows;
@@ -324,7 +350,8 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     auto rows = generate_in_parts(
         run,
         [&]() -> Stack& {
-            require<CheckpointError>(policy.has_value(), "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+            require<CheckpointError>(policy.has_value(), "model.from = {} ({}): there is no checkpoint, and not all parts are "
+                                                         "there; has that stage finished?",
                                      run.deck.text("model.from"), run.deck.origin("model.from"));
             loaded = std::make_unique<LoadedModel>(run, "policy", run.deck, *run.tokenizer, *policy);
             began = now_seconds();

@@ -18,7 +18,7 @@ ExitCode run_score(Run& run) {
     std::vector<Json> rows;
     std::vector<RewardInput> inputs;
     std::vector<std::string> references;
-    if (run.is_root())
+    run.on_root([&] {
         for_each_json_line(input, [&](const Json& row, std::int64_t line) {
             try {
                 const AnsweredRow parts = reader.answered(row);
@@ -28,13 +28,15 @@ ExitCode run_score(Run& run) {
             }
             references.push_back(inputs.back().reference);
             rows.push_back(row);
+            run.beat();
         });
+    });
     std::vector<NamedReward> rewards = deck_rewards(run, references);
     const int threads = reward_threads(run);
-    if (run.is_root()) {
+    run.on_root([&] {
         RewardPool pool(std::move(rewards), threads);
         pool.submit(std::move(inputs));
-        const auto scores = pool.collect([&] { run.watchdog.alive(); });
+        const auto scores = pool.collect([&] { run.beat(); });
         warn_unscorable(run, pool.rewards(), pool.unscorable());
         std::string text;
         for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -46,10 +48,11 @@ ExitCode run_score(Run& run) {
                     cell = scores[i][r];
             }
             text += rows[i].dump() + "\n";
+            run.beat();
         }
         write_file_atomically(output, text);
         run.log.info("{} rows scored into {}", rows.size(), output);
-    }
+    });
     run.finish(1, 0, {});
     return ExitCode::done;
 }

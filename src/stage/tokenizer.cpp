@@ -11,8 +11,6 @@
 namespace gradus {
 namespace {
 
-constexpr const char* kGoesOn = "goes on";
-
 BpeTrainerOptions trainer_options(const Deck& deck) {
     return {.vocab_size = static_cast<std::int32_t>(deck.integer("tokenizer.vocab_size")),
             .pattern = deck.text("tokenizer.pattern"),
@@ -32,7 +30,7 @@ std::string config_json(const Deck& deck) {
     return config.dump(2) + "\n";
 }
 
-/// The work of rank 0. Now and then it tells the others, so that their watchdogs know.
+/// The work of rank 0, within Run::on_root().
 class Learner {
   public:
     explicit Learner(Run& run) : run_(run), trainer_(trainer_options(run.deck)) {}
@@ -43,9 +41,7 @@ class Learner {
         read_texts(run_.deck, report, [&](const std::string& text) {
             trainer_.add(text);
             bytes_ += text.size();
-            if (bytes_ / kStep == told_) return;
-            told_ = bytes_ / kStep;
-            tell();
+            run_.beat();
         });
         log_data(run_, report);
         run_.log.info("{} bytes of text, {} different words, {} lines skipped",
@@ -59,7 +55,7 @@ class Learner {
             std::max<std::int64_t>(1, run_.deck.integer("tokenizer.vocab_size") / 8);
         std::int64_t next = every;
         trainer_.train([&](std::int64_t merges, std::int64_t frequency) {
-            tell();
+            run_.beat();
             if (merges < next) return;
             next = merges + every;
             run_.log.info("{:>8} merges; the last pair occurs {} times", merges, frequency);
@@ -87,15 +83,9 @@ class Learner {
     double bytes() const { return static_cast<double>(bytes_); }
 
   private:
-    static constexpr std::size_t kStep = std::size_t{16} << 20;
-    void tell() {
-        run_.grid.world().broadcast(kGoesOn);
-        run_.watchdog.alive();
-    }
-
     Run& run_;
     BpeTrainer trainer_;
-    std::size_t bytes_ = 0, told_ = 0;
+    std::size_t bytes_ = 0;
 };
 
 }  // namespace
@@ -106,16 +96,13 @@ ExitCode run_tokenizer(Run& run) {
     if (run.finished_before(folder / "tokenizer.json")) return ExitCode::done;
     run.begin();
     Json result;
-    if (run.is_root()) {
+    run.on_root([&] {
         Learner learner(run);
         learner.read();
         learner.learn();
         learner.write(folder);
         result["bytes"] = learner.bytes();
-        run.grid.world().broadcast("done");
-    } else {
-        while (run.grid.world().broadcast("") == kGoesOn) run.watchdog.alive();
-    }
+    });
     run.finish(1, 0, result);
     return ExitCode::done;
 }

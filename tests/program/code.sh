@@ -39,6 +39,13 @@ has "no compiler" "$out" 'there is no `no-such-compiler`'
 run 1 score.in reward.all.python=/usr/bin/no-python "run.dir=$ROOT/tools"
 has "no Python" "$out" "rows ask for programs in Python"
 
+# Rank 0 alone scores for longer than a rank may stand still: the other one waits with it.
+for i in 1 2; do
+    jq -nc --arg i "$i" '{prompt: $i, language: "python", cases: [{input: "1", output: "1"}], response: "import time\ntime.sleep(4)\nprint(1)"}'
+done >slow.jsonl
+run 2 score.in "score.input=$ROOT/slow.jsonl" "run.dir=$ROOT/slow" reward.all.workers=1 reward.part.workers=1 run.timeout=3s
+is "slow programs: $(tail -n 2 <<<"$out")" "$rc" 0
+
 # A machine on which users make no namespaces: refused, or weak by name.
 if unshare -Ur true 2>/dev/null; then
     poor() { out="$(unshare -Ur bash -c 'echo 0 >/proc/sys/user/max_user_namespaces; exec "$@"' - "$gradus" "$@" 2>&1)"; rc=$?; }

@@ -101,6 +101,12 @@ run 2 "${rl[@]}" ckpt.every=1 ckpt.keep=3 "run.dir=$ROOT/rl.killed"
 is "rl, killed in the middle of sampling: goes on" "$rc" 0
 has "rl, killed in the middle of sampling: keeps parts" "$out" "parts are there from before"
 holds "rl, killed in the middle of sampling: the same bits" same_run rl rl.killed
+in_the_middle rl.other touch rl.other/stop
+printf '{}' >"$(find rl.other/sampling -name parts.json)"
+run 2 "${rl[@]}" ckpt.every=1 "run.dir=$ROOT/rl.other"
+is "rl, parts that nobody can read: goes on" "$rc" 0
+has "rl, parts that nobody can read: said" "$out" "they are sampled again"
+holds "rl, parts that nobody can read: the same bits" same_run rl rl.other
 in_the_middle rl.halted touch rl.halted/stop
 is "rl, stopped in the middle of sampling" "$ended" 75
 has "rl, stopped in the middle of sampling: says where" "$(cat rl.halted.out)" "in the middle of a rollout"
@@ -130,7 +136,14 @@ run 2 "$here/pretrain.in" "run.dir=$ROOT/moving" train.steps="$(($(tr -dc 0-9 <m
 is "the policy moves on" "$rc" 0
 run 2 evaluate.in "run.dir=$ROOT/moved" "model.from=$ROOT/moving"
 is "another policy: exit code" "$rc" 3
-has "another policy: whose parts they are" "$out" "were sampled by $ROOT/moving/$(cat pretrain/latest), this run's policy is $ROOT/moving/$(cat moving/latest)"
+has "another policy: whose parts they are" "$out" "were sampled by $ROOT/moving/$(cat pretrain/latest) (index"
+has "another policy: whose they are not" "$out" "this run's policy is $ROOT/moving/$(cat moving/latest) (index"
+
+# A policy that is not there yet leaves no parts behind that a later one could take for its own.
+run 2 evaluate.in "run.dir=$ROOT/early" "model.from=$ROOT/later"
+is "no policy yet: exit code" "$rc" 3
+has "no policy yet" "$out" "there is no checkpoint; has that stage finished?"
+holds "no policy yet: nothing is left" test ! -e early/parts.json
 
 # Shards sample what the whole run does.
 for shard in 0 1 2; do

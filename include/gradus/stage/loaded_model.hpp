@@ -2,7 +2,6 @@
 // A model of a checkpoint that generates or is asked for log-probs, with memory that goes with it.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 

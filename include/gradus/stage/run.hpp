@@ -58,8 +58,8 @@ class Run {
     RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
-    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`, a DeckError as
-    /// itself. Work that may take long calls beat() again and again.
+    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`, a DeckError and
+    /// an InternalError as themselves. Work that may take long calls beat() again and again.
     template <class E = DataError, class Work>
     auto on_root(const Work& work) {
         using Result = std::invoke_result_t<Work>;
@@ -104,6 +104,7 @@ class Run {
     bool others_wait_ = false;  ///< in on_root()
     double last_beat_ = 0;
     double started_, start_seconds_;  ///< when the run directory was open, and from MPI's start to there
+    double seconds_a_beat_;
 };
 
 /// The notes of reading files, into the log.

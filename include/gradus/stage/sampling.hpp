@@ -17,8 +17,11 @@ namespace gradus {
 struct PartFolder {
     std::string folder;
     std::int64_t step = 0;  ///< updates that the policy has made
-    /// ModelSource::identity of the weights that it began with; null: not known. Parts of another one are refused.
+    /// ModelSource::identity of the weights that it began with; null: there is no checkpoint of them. Parts of another
+    /// one are refused.
     Json policy = nullptr;
+    /// Parts that do not fit are forgotten, with a warning, instead of refused.
+    bool disposable = false;
     /// Whether the rows that are returned need their log-probs; the files have them in any case.
     bool log_probs = true;
     /// Completes the rows of a part before they are written; may be null.

@@ -39,19 +39,20 @@ std::unique_ptr<Reward> make_deck_code_reward(Run& run, const std::string& name,
 /// programs and the deck does not say how they are run.
 std::vector<NamedReward> standard_rewards(Run& run, const std::vector<PromptRow>& prompts);
 
-/// Generates `samples` responses to each of `prompts` (indices into `rows`, dealt to data ranks in
-/// turn), scores them on host threads meanwhile, says in one line of the log what rewards could not
-/// judge, and returns this data rank's rows in the order of (prompt, sample). `groups` are the addresses of the prompts' groups; they enter the random
-/// address, so that a prompt that comes up again is sampled anew.
+/// What generate_and_score() does.
 struct GenerateAndScore {
     const std::vector<PromptRow>& rows;
-    const std::vector<std::int64_t>& prompts;
+    const std::vector<std::int64_t>& prompts;  ///< indices into `rows`, dealt to data ranks in turn
+    /// Addresses of the prompts' groups; they enter the random address, so that a prompt that comes up again is sampled
+    /// anew.
     const std::vector<std::int64_t>& groups;
     std::int32_t samples;
     GenerationOptions options;
     /// For the progress line: this is `share` of a whole, of which `done` is done.
     double done = 0, share = 1;
 };
+/// `samples` responses to each of the prompts, scored on host threads meanwhile; one line of the log says what rewards
+/// could not judge. Returns this data rank's rows in the order of (prompt, sample).
 std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& pool,
                                            const GenerateAndScore& work);
 
