@@ -24,17 +24,19 @@ Deck deck_of(const Deck& deck, const std::string& prefix) {
     // What is said of the policy's shape is not said of this one.
     std::string text, line;
     for (std::istringstream lines(deck.resolved()); std::getline(lines, line);)
-        if (!line.starts_with("model.") || line.starts_with("model.dtype") || line.starts_with("model.recompute"))
+        if (!line.starts_with("model.") || line.starts_with("model.dtype") ||
+            line.starts_with("model.recompute"))
             text += line + "\n";
     const std::string length = std::to_string(deck.integer(key("max_length")));
-    return resolve_deck_text(text, "deck.resolved",
-                             {"model.from=" + deck.text(key("from")), "policy.tokenizer=auto", "policy.template=auto",
-                              "train.max_length=" + length,
-                              "train.micro_tokens=" + std::to_string(std::max(deck.integer(key("max_length")),
-                                                                              deck.integer("train.micro_tokens"))),
-                              "rollout.max_new_tokens=" + std::to_string(deck.integer(key("max_new_tokens"))),
-                              "rollout.temperature=" + deck.values().at(key("temperature")), "rollout.top_p=1",
-                              "rollout.top_k=0", "rollout.cache_tokens=0", "rollout.stop="});
+    return resolve_deck_text(
+        text, "deck.resolved",
+        {"model.from=" + deck.text(key("from")), "policy.tokenizer=auto", "policy.template=auto",
+         "train.max_length=" + length,
+         "train.micro_tokens=" + std::to_string(std::max(deck.integer(key("max_length")),
+                                                         deck.integer("train.micro_tokens"))),
+         "rollout.max_new_tokens=" + std::to_string(deck.integer(key("max_new_tokens"))),
+         "rollout.temperature=" + deck.values().at(key("temperature")), "rollout.top_p=1",
+         "rollout.top_k=0", "rollout.cache_tokens=0", "rollout.stop="});
 }
 
 }  // namespace
@@ -49,12 +51,16 @@ struct PhaseModel::Impl {
           chat(make_chat_template(deck, files, *tokenizer)),
           source(open_model(r, deck, *tokenizer)) {
         const auto key = [&](const char* part) { return fmt::format("{}.{}", prefix, part); };
-        const std::int64_t length = deck.integer("train.max_length"), positions = source.config.max_positions;
-        require<DeckError>(length <= positions, "{}: {} = {}, but {} has {} positions", r.deck.origin(key("max_length")),
-                           key("max_length"), length, deck.text("model.from"), positions);
+        const std::int64_t length = deck.integer("train.max_length"),
+                           positions = source.config.max_positions;
+        require<DeckError>(length <= positions, "{}: {} = {}, but {} has {} positions",
+                           r.deck.origin(key("max_length")), key("max_length"), length,
+                           deck.text("model.from"), positions);
     }
 
-    std::vector<TokenId> prompt_of(const Ask& ask) const { return chat.render_prompt({{"user", ask.prompt}}); }
+    std::vector<TokenId> prompt_of(const Ask& ask) const {
+        return chat.render_prompt({{"user", ask.prompt}});
+    }
     Stack& stack() const { return *loaded->stack; }
 
     Run& run;
@@ -70,11 +76,14 @@ struct PhaseModel::Impl {
     Tensor log_prob, entropy;
 };
 
-PhaseModel::PhaseModel(Run& run, const std::string& prefix) : impl_(std::make_unique<Impl>(run, prefix)) {}
+PhaseModel::PhaseModel(Run& run, const std::string& prefix)
+    : impl_(std::make_unique<Impl>(run, prefix)) {}
 PhaseModel::~PhaseModel() = default;
 PhaseModel::PhaseModel(PhaseModel&&) noexcept = default;
 
-const std::string& PhaseModel::prefix() const { return impl_->prefix; }
+const std::string& PhaseModel::prefix() const {
+    return impl_->prefix;
+}
 
 std::string PhaseModel::description() const {
     std::string text = impl_->source.identity.at("index").get<std::string>();
@@ -89,7 +98,8 @@ void PhaseModel::load() {
     m.loaded = std::make_unique<LoadedModel>(m.run, m.prefix, m.deck, *m.tokenizer, m.source);
     const auto micro = m.deck.integer("train.micro_tokens");
     m.batch = std::make_unique<MicroBatch>(micro, *m.stack().ops, m.loaded->arena);
-    for (Tensor* x : {&m.log_prob, &m.entropy}) *x = m.loaded->arena.take("batch.loss", DType::f32, {micro});
+    for (Tensor* x : {&m.log_prob, &m.entropy})
+        *x = m.loaded->arena.take("batch.loss", DType::f32, {micro});
 }
 
 void PhaseModel::unload() {
@@ -97,7 +107,8 @@ void PhaseModel::unload() {
     impl_->loaded.reset();
 }
 
-std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream, bool whole) {
+std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Stream stream,
+                                             bool whole) {
     Impl& m = *impl_;
     const Grid& grid = m.run.grid;
     GenerationOptions options = resolve_generation(m.deck, m.chat, 0);
@@ -107,24 +118,29 @@ std::vector<std::string> PhaseModel::replies(const std::vector<Ask>& asks, Strea
     std::vector<Request> requests;
     std::vector<std::size_t> mine;
     for (std::size_t i = 0; i < asks.size(); ++i) {
-        if (static_cast<int>(i % static_cast<std::size_t>(grid.data_size())) != grid.data_rank()) continue;
+        if (static_cast<int>(i % static_cast<std::size_t>(grid.data_size())) != grid.data_rank())
+            continue;
         std::vector<TokenId> prompt = m.prompt_of(asks[i]);
         if (std::ssize(prompt) > longest) continue;
         mine.push_back(i);
-        requests.push_back({.prompt = asks[i].group, .tokens = std::move(prompt), .first_sample = asks[i].sample});
+        requests.push_back(
+            {.prompt = asks[i].group, .tokens = std::move(prompt), .first_sample = asks[i].sample});
     }
     Json texts = Json::array();
-    const std::vector<Generated> generated = m.stack().engine->generate(*m.stack().policy, requests, options, {});
+    const std::vector<Generated> generated =
+        m.stack().engine->generate(*m.stack().policy, requests, options, {});
     for (std::size_t i = 0; i < generated.size(); ++i)
         if (!whole || generated[i].finish != FinishReason::length)
-            texts.push_back(Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
+            texts.push_back(
+                Json::array({mine[i], to_valid_utf8(m.chat.response_text(generated[i].tokens))}));
     std::vector<std::string> all(asks.size());
     for (const std::string& part : grid.data().all_gather(texts.dump()))
         for (const Json& reply : Json::parse(part)) all[reply[0].get<std::size_t>()] = reply[1];
     return all;
 }
 
-std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std::string& yes, const std::string& no) {
+std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std::string& yes,
+                                        const std::string& no) {
     Impl& m = *impl_;
     const Grid& grid = m.run.grid;
     const std::int64_t longest = m.deck.integer("train.max_length");
@@ -151,7 +167,8 @@ std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std:
     }
     std::vector<double> sums(batch.size(), 0.0);
     std::vector<float> rows;
-    const BatchPlan plan = plan_batch(lengths, m.deck.integer("train.micro_tokens"), grid.data_size());
+    const BatchPlan plan =
+        plan_batch(lengths, m.deck.integer("train.micro_tokens"), grid.data_size());
     for (const auto& indices : plan.micro[static_cast<std::size_t>(grid.data_rank())]) {
         if (indices.empty() && !m.stack().model->passes_are_collective()) continue;
         std::vector<const Sequence*> members;
@@ -159,20 +176,23 @@ std::vector<double> PhaseModel::chances(const std::vector<Ask>& asks, const std:
         m.batch->fill(members, true);
         const Tensor hidden = m.stack().model->forward(*m.stack().policy, m.batch->packed(), false);
         const std::int64_t n = m.batch->tokens();
-        m.stack().model->head_log_probs(*m.stack().policy, hidden, m.batch->targets(), 1.0f, m.log_prob.as({n}), m.entropy.as({n}));
+        m.stack().model->head_log_probs(*m.stack().policy, hidden, m.batch->targets(), 1.0f,
+                                        m.log_prob.as({n}), m.entropy.as({n}));
         rows.resize(static_cast<std::size_t>(n));
         m.stack().ops->download(rows.data(), m.log_prob.as({n}));
         for (std::size_t i = 0; i < members.size(); ++i) {
             const auto index = static_cast<std::size_t>(indices[i]);
             for (std::int64_t t = static_cast<std::int64_t>(begins[index]); t < lengths[index]; ++t)
-                sums[index] += static_cast<double>(rows[static_cast<std::size_t>(m.batch->row(i, t))]);
+                sums[index] +=
+                    static_cast<double>(rows[static_cast<std::size_t>(m.batch->row(i, t))]);
         }
         m.run.watchdog.alive();
     }
     grid.data().all_reduce(std::span<double>(sums), Reduce::sum);
     std::vector<double> chances;
     for (std::size_t i = 0; i < asks.size(); ++i)
-        chances.push_back(fits[i] ? 1 / (1 + std::exp(sums[2 * i + 1] - sums[2 * i])) : std::nan(""));
+        chances.push_back(fits[i] ? 1 / (1 + std::exp(sums[2 * i + 1] - sums[2 * i]))
+                                  : std::nan(""));
     return chances;
 }
 
@@ -180,7 +200,8 @@ namespace {
 
 /// Of the sample and of what is asked about it.
 std::string address_of(const Ask& ask) {
-    return fmt::format("{}.{}.{:016x}", ask.group, ask.sample, XXH3_64bits(ask.prompt.data(), ask.prompt.size()));
+    return fmt::format("{}.{}.{:016x}", ask.group, ask.sample,
+                       XXH3_64bits(ask.prompt.data(), ask.prompt.size()));
 }
 
 /// What the file holds, by address; makes it where it is missing.
@@ -196,10 +217,14 @@ std::map<std::string, Json> read_replies(const std::string& path, const std::str
     write_file_atomically(path, text);
     JsonLinesReader lines(path);
     while (lines.next()) {
-        require<DataError>(lines.problem().empty(), "{}:{}: {}", path, lines.line(), lines.problem());
+        require<DataError>(lines.problem().empty(), "{}:{}: {}", path, lines.line(),
+                           lines.problem());
         const Json& row = lines.row();
         if (row.contains("about")) {
-            require<DataError>(row["about"] == about, "{} holds replies of another model or to another template; remove it, or choose another run.dir", path);
+            require<DataError>(row["about"] == about,
+                               "{} holds replies of another model or to another template; remove "
+                               "it, or choose another run.dir",
+                               path);
             continue;
         }
         replies[row.at("at").get<std::string>()] = row.at("reply");
@@ -209,8 +234,10 @@ std::map<std::string, Json> read_replies(const std::string& path, const std::str
 
 }  // namespace
 
-std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std::vector<Ask>& asks, const Inquiry& inquiry) {
-    const std::string path = run.path(inquiry.file), about = model.description() + "\n" + inquiry.about;
+std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std::vector<Ask>& asks,
+                                         const Inquiry& inquiry) {
+    const std::string path = run.path(inquiry.file),
+                      about = model.description() + "\n" + inquiry.about;
     const std::string before = run.on_root([&] {
         Json replies = Json::object();
         for (const auto& [at, reply] : read_replies(path, about)) replies[at] = reply;
@@ -220,14 +247,16 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
     const auto known = [&](const Ask& ask) { return told.contains(address_of(ask)); };
     const auto answered = [&] { return std::count_if(asks.begin(), asks.end(), known); };
     std::unique_ptr<JsonLinesWriter> writer;
-    // Of a part that is known in part all is asked again: replies to others are a prompt's company in a batch, and another
-    // one may give other bits.
+    // Of a part that is known in part all is asked again: replies to others are a prompt's company
+    // in a batch, and another one may give other bits.
     const auto part = 4 * run.deck.integer("rollout.slots") * run.grid.data_size();
     for (std::int64_t at = 0; at < std::ssize(asks); at += part) {
-        const std::vector<Ask> some(asks.begin() + at, asks.begin() + std::min(std::ssize(asks), at + part));
+        const std::vector<Ask> some(asks.begin() + at,
+                                    asks.begin() + std::min(std::ssize(asks), at + part));
         if (std::all_of(some.begin(), some.end(), known)) continue;
         if (run.asked_to_stop()) {
-            run.log.info("stopping with {} of {} replies of {}: {}", answered(), asks.size(), model.prefix(), run.stop.reason());
+            run.log.info("stopping with {} of {} replies of {}: {}", answered(), asks.size(),
+                         model.prefix(), run.stop.reason());
             return std::nullopt;
         }
         const double began = now_seconds();
@@ -250,7 +279,8 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
     return all;
 }
 
-std::string fill_template(const std::string& text, const std::vector<std::pair<std::string, std::string>>& values) {
+std::string fill_template(const std::string& text,
+                          const std::vector<std::pair<std::string, std::string>>& values) {
     std::string filled;
     for (std::size_t at = 0; at < text.size();) {
         const auto value = std::find_if(values.begin(), values.end(), [&](const auto& v) {

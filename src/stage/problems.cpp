@@ -22,8 +22,9 @@ class ProblemSource {
             Problem problem = make_problem(options_, index_++);
             if (taken_.insert(problem.prompt).second) return problem;
         }
-        throw DeckError("there are not enough distinct problems: raise problems.max_terms or ask "
-                        "for fewer (problems.count, problems.eval_count, problems.documents)");
+        throw DeckError(
+            "there are not enough distinct problems: raise problems.max_terms or ask "
+            "for fewer (problems.count, problems.eval_count, problems.documents)");
     }
 
   private:
@@ -40,7 +41,8 @@ Json prompt_row(const char* split, std::int64_t i, const Problem& problem) {
             {"level", problem.level}};
 }
 
-/// Four files of requests and of replies to them. Prompts repeat, as their words are few; which replies are good is drawn.
+/// Four files of requests and of replies to them. Prompts repeat, as their words are few; which
+/// replies are good is drawn.
 void write_requests(Run& run, std::uint64_t seed) {
     const std::int64_t count = run.deck.integer("problems.requests");
     const double share = run.deck.number("problems.good");
@@ -54,7 +56,8 @@ void write_requests(Run& run, std::uint64_t seed) {
                        {"prompt", request.prompt},
                        {"reference", request.answer},
                        {"kind", request.kind}});
-        line(replies, {{"prompt", request.prompt}, {"response", make_reply(request, good, seed, i)}});
+        line(replies,
+             {{"prompt", request.prompt}, {"response", make_reply(request, good, seed, i)}});
         if (request.kind == "helpful")
             line(helpful, {{"prompt", request.prompt},
                            {"chosen", final_part(make_reply(request, true, seed, i))},
@@ -75,11 +78,10 @@ void write_requests(Run& run, std::uint64_t seed) {
 void write_problems(Run& run) {
     const Deck& deck = run.deck;
     const auto seed = static_cast<std::uint64_t>(deck.integer("run.seed"));
-    const ProblemOptions options{
-        .seed = seed,
-        .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
-        .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
-        .words = deck.number("problems.words")};
+    const ProblemOptions options{.seed = seed,
+                                 .min_terms = static_cast<int>(deck.integer("problems.min_terms")),
+                                 .max_terms = static_cast<int>(deck.integer("problems.max_terms")),
+                                 .words = deck.number("problems.words")};
     const DocumentOptions documents{.worked = deck.number("problems.worked"),
                                     .imperfect = deck.number("problems.imperfect"),
                                     .mixed = deck.number("problems.mixed")};

@@ -29,7 +29,8 @@ std::string make_run_directory(const Deck& deck, Communicator& world) {
         if (problem.empty() && access(dir.c_str(), W_OK) != 0) problem = "not writable";
     }
     problem = world.broadcast(problem, 0);
-    require<DataError>(problem.empty(), "run directory {}: {}; choose another run.dir", dir, problem);
+    require<DataError>(problem.empty(), "run directory {}: {}; choose another run.dir", dir,
+                       problem);
     return dir;
 }
 
@@ -40,9 +41,11 @@ int lock_run_directory(const std::string& dir, Communicator& world) {
     if (world.rank() == 0) {
         const std::string file = dir + "/.lock";
         descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        if (descriptor >= 0 && ::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+        if (descriptor >= 0 && ::flock(descriptor, LOCK_EX | LOCK_NB) != 0 &&
+            errno == EWOULDBLOCK) {
             ::close(descriptor);
-            problem = fmt::format("another run works in {}; wait for its end or choose another run.dir", dir);
+            problem = fmt::format(
+                "another run works in {}; wait for its end or choose another run.dir", dir);
         }
     }
     problem = world.broadcast(problem);
@@ -62,10 +65,11 @@ double duration_or(const Deck& deck, std::string_view key, double otherwise) {
 double time_budget(const Deck& deck) {
     if (deck.text("run.walltime") != "auto") return duration_or(deck, "run.walltime", 0);
     const char* end = std::getenv("SLURM_JOB_END_TIME");
-    require<DeckError>(end != nullptr,
-                       "{}: run.walltime = auto, but the batch system has not said when the job ends "
-                       "(SLURM_JOB_END_TIME is not set); give a time, as in run.walltime = 2h",
-                       deck.origin("run.walltime"));
+    require<DeckError>(
+        end != nullptr,
+        "{}: run.walltime = auto, but the batch system has not said when the job ends "
+        "(SLURM_JOB_END_TIME is not set); give a time, as in run.walltime = 2h",
+        deck.origin("run.walltime"));
     return std::max(1.0, std::atof(end) - static_cast<double>(std::time(nullptr)));
 }
 
@@ -100,8 +104,8 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
       cpu(make_cpu_device()),
       arena(&device()),
       pinned(gpu ? &gpu->pinned() : cpu.get()),
-      stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0),
-           dir + "/stop", has_checkpoints(d) ? dir + "/checkpoint_now" : ""),
+      stop(MPI_COMM_WORLD, time_budget(d), duration_or(d, "run.stop_margin", 0), dir + "/stop",
+           has_checkpoints(d) ? dir + "/checkpoint_now" : ""),
       watchdog(w),
       started_(now_seconds()),
       start_seconds_(started_ - session.began()),
@@ -110,7 +114,8 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
     lock_ = UniqueHandle<int, Close, -1>(lock_run_directory(dir, grid.world()));
     if (!is_root()) return;
     std::error_code ignored;
-    for (const char* name : {"exit", "stop", "stalled", "checkpoint_now"}) std::filesystem::remove(path(name), ignored);
+    for (const char* name : {"exit", "stop", "stalled", "checkpoint_now"})
+        std::filesystem::remove(path(name), ignored);
     log.open_file(path("run.log"));
     log.info("gradus {} on {} ranks ({} data x {} tensor), host {}, run directory {}", deck.stage(),
              grid.size(), grid.data_size(), grid.tensor_size(), host, dir);
@@ -119,7 +124,9 @@ Run::Run(const Deck& d, MpiSession& session, const Sandbox& box, Watchdog& w)
         log.info("{}", line);
 }
 
-Run::~Run() { watchdog.follow(nullptr); }
+Run::~Run() {
+    watchdog.follow(nullptr);
+}
 
 bool Run::finished_before(const std::string& name) {
     const std::filesystem::path file = std::filesystem::path(dir) / name;
@@ -133,7 +140,8 @@ bool Run::finished_before(const std::string& name) {
 
 namespace {
 
-// What rank 0 tells of its work: that it goes on, or what is wrong, behind whose fault it is where that is not the data's.
+// What rank 0 tells of its work: that it goes on, or what is wrong, behind whose fault it is where
+// that is not the data's.
 constexpr const char* kGoesOn = "\1";
 constexpr char kDeckIsAtFault = '\2', kProgramIsAtFault = '\3';
 
@@ -172,19 +180,23 @@ void Run::beat() {
     last_beat_ = now_seconds();
 }
 
-void Run::require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts) {
+void Run::require_same_deck(const std::string& what,
+                            const std::function<bool(const std::string&)>& counts) {
     std::string changed;
     if (is_root() && std::filesystem::exists(path("deck.resolved")))
         changed = changed_keys(read_file(path("deck.resolved")), deck, counts);
     changed = grid.world().broadcast(changed);
-    require<DeckError>(changed.empty(),
-                       "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make "
-                       "it anew",
-                       what, changed);
+    require<DeckError>(
+        changed.empty(),
+        "{} was made with other keys:{}\nchoose another run.dir, or restart = none to make "
+        "it anew",
+        what, changed);
 }
 
 void Run::begin_parts(const std::function<bool(const std::string&)>& counts) {
-    const bool keep = deck.text("restart") != "none" && grid.world().broadcast(std::filesystem::exists(path("parts.json")) ? "yes" : "no") == "yes";
+    const bool keep =
+        deck.text("restart") != "none" &&
+        grid.world().broadcast(std::filesystem::exists(path("parts.json")) ? "yes" : "no") == "yes";
     if (keep) require_same_deck(path("rollouts"), counts);
     on_root([&] {
         if (keep) return;
@@ -200,7 +212,9 @@ void Run::metric(const Json& row) {
     metrics_->write(row);
 }
 
-void Run::Close::operator()(int descriptor) const { ::close(descriptor); }
+void Run::Close::operator()(int descriptor) const {
+    ::close(descriptor);
+}
 
 void Run::begin() {
     if (is_root()) write_file_atomically(path("deck.resolved"), deck.resolved());
@@ -239,17 +253,14 @@ void Run::finish(std::int64_t steps, double tokens, Json extra) {
     if (!is_root()) return;
     const std::string table = Profile::table(rows, spread, profile.total());
     log.info("{}", table);
-    log.info("{} steps, {} tokens in {}: {} tokens/s; at most {} of memory a rank", steps, format_count(tokens),
-             format_duration(seconds), format_count(tokens / seconds), format_bytes(peak));
+    log.info("{} steps, {} tokens in {}: {} tokens/s; at most {} of memory a rank", steps,
+             format_count(tokens), format_duration(seconds), format_count(tokens / seconds),
+             format_bytes(peak));
     write_file_atomically(path("report.txt"), table + "\n");
-    Json summary = {{"stage", deck.stage()},
-                    {"steps", steps},
-                    {"tokens", tokens},
-                    {"start_seconds", start_seconds_},
-                    {"seconds", seconds},
-                    {"tokens_per_s", tokens / seconds},
-                    {"peak_bytes", peak},
-                    {"device_bytes", arena.bytes()}};
+    Json summary = {{"stage", deck.stage()}, {"steps", steps},
+                    {"tokens", tokens},      {"start_seconds", start_seconds_},
+                    {"seconds", seconds},    {"tokens_per_s", tokens / seconds},
+                    {"peak_bytes", peak},    {"device_bytes", arena.bytes()}};
     if (!extra.is_null()) summary.update(extra);
     write_file_atomically(path("summary.json"), summary.dump(2) + "\n");
 }
@@ -268,13 +279,15 @@ std::string changed_keys(const std::string& old_deck, const Deck& deck,
     }
     std::string changed;
     for (const auto& [key, value] : now) {
-        if (key == "restart" || key == "run.dir" || key == "run.walltime" || key == "run.stop_margin" ||
-            key == "run.timeout" || key == "run.self_test" || key == "run.log_every" || key == "run.restart_verify")
+        if (key == "restart" || key == "run.dir" || key == "run.walltime" ||
+            key == "run.stop_margin" || key == "run.timeout" || key == "run.self_test" ||
+            key == "run.log_every" || key == "run.restart_verify")
             continue;
         if (counts && !counts(key)) continue;
         const auto before = old.find(key);
         if (before == old.end() || before->second != value)
-            changed += fmt::format("\n  {}: {} -> {}", key, before == old.end() ? "" : before->second, value);
+            changed += fmt::format("\n  {}: {} -> {}", key,
+                                   before == old.end() ? "" : before->second, value);
     }
     return changed;
 }

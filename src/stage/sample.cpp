@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// stage = sample: rejection sampling. n responses a prompt, filtered; what remains, with general SFT data mixed in, is
-// what the next SFT trains on (DeepSeek-R1, 2.3.3: 600k reasoning samples, 200k others).
+// stage = sample: rejection sampling. n responses a prompt, filtered; what remains, with general
+// SFT data mixed in, is what the next SFT trains on (DeepSeek-R1, 2.3.3: 600k reasoning samples,
+// 200k others).
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -21,10 +22,11 @@ namespace {
 /// What is written: lines of SFT data, examples of what was refused.
 class Harvest {
   public:
-    Harvest(const Deck& deck, SampleFilters& filters) : filters_(filters), most_(deck.integer("sample.refused_examples")) {}
+    Harvest(const Deck& deck, SampleFilters& filters)
+        : filters_(filters), most_(deck.integer("sample.refused_examples")) {}
 
-    /// Whether the filters keep the candidate; `line` makes its line. Written text must be JSON, so what is not UTF-8
-    /// cannot be training data.
+    /// Whether the filters keep the candidate; `line` makes its line. Written text must be JSON, so
+    /// what is not UTF-8 cannot be training data.
     template <class Line>
     bool take(const Candidate& candidate, const Line& line) {
         const std::optional<Refusal> refused = filters_.refusal(candidate);
@@ -38,7 +40,8 @@ class Harvest {
     /// A prompt without samples.
     void leave_out(const LeftOut& left) {
         filters_.leave_out();
-        tell({.filter = Filter::contaminated, .why = left.why}, {.id = left.prompt.id, .prompt = left.prompt.text});
+        tell({.filter = Filter::contaminated, .why = left.why},
+             {.id = left.prompt.id, .prompt = left.prompt.text});
     }
     const std::vector<std::string>& lines() const { return lines_; }
     const std::string& refused() const { return refused_; }
@@ -46,7 +49,8 @@ class Harvest {
   private:
     /// As an example, where there are not enough of its kind.
     void tell(const Refusal& refusal, const Candidate& candidate) {
-        const auto f = static_cast<std::size_t>(refusal.filter), s = static_cast<std::size_t>(candidate.source);
+        const auto f = static_cast<std::size_t>(refusal.filter),
+                   s = static_cast<std::size_t>(candidate.source);
         if (told_[s][f]++ >= most_) return;
         refused_ += Json{{"filter", kFilterNames[f]},
                          {"source", kSourceNames[s]},
@@ -92,7 +96,8 @@ void take_samples(const std::vector<RolloutRow>& rows, Harvest& harvest, Run& ru
 }
 
 /// `wanted` < 0: all. Returns how many were kept.
-std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t wanted, Harvest& harvest, Run& run) {
+std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t wanted,
+                          Harvest& harvest, Run& run) {
     std::int64_t kept = 0;
     for (std::size_t i = 0; i < rows.size() && (wanted < 0 || kept < wanted); ++i) {
         const GeneralRow& row = rows[i];
@@ -103,7 +108,8 @@ std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t want
                                   .number = static_cast<std::int64_t>(i)};
         kept += harvest.take(candidate, [&] {
             Json json = {{"id", to_valid_utf8(row.id)}};
-            for (const ChatMessage& m : row.messages) json["messages"].push_back({{"role", m.role}, {"content", m.content}});
+            for (const ChatMessage& m : row.messages)
+                json["messages"].push_back({{"role", m.role}, {"content", m.content}});
             json["source"] = kSourceNames[1];
             return json;
         });
@@ -116,10 +122,13 @@ std::int64_t take_general(const std::vector<GeneralRow>& rows, std::int64_t want
 [[noreturn]] void fail_empty(const SampleFilters& filters) {
     const FilterCounts& counts = filters.counts(Source::reasoning);
     const auto most = std::max_element(counts.refused.begin(), counts.refused.end());
-    const std::string_view name = kFilterNames[static_cast<std::size_t>(most - counts.refused.begin())];
-    throw DataError(fmt::format("no sample passed the filters; `{}` refused most, {} of {}. refused.jsonl shows some of each. "
-                                "Loosen sample. keys or train on\n{}",
-                                name, *most, counts.seen, filters.table()));
+    const std::string_view name =
+        kFilterNames[static_cast<std::size_t>(most - counts.refused.begin())];
+    throw DataError(
+        fmt::format("no sample passed the filters; `{}` refused most, {} of {}. refused.jsonl "
+                    "shows some of each. "
+                    "Loosen sample. keys or train on\n{}",
+                    name, *most, counts.seen, filters.table()));
 }
 
 std::int64_t tokens_of(const std::vector<RolloutRow>& rows) {
@@ -143,8 +152,10 @@ Inputs read_inputs(Run& run) {
     return inputs;
 }
 
-/// Takes out the prompts that share a passage with a test set: what they would be answered is never kept.
-std::vector<LeftOut> take_contaminated(Run& run, const Inputs& inputs, std::vector<PromptRow>& prompts) {
+/// Takes out the prompts that share a passage with a test set: what they would be answered is never
+/// kept.
+std::vector<LeftOut> take_contaminated(Run& run, const Inputs& inputs,
+                                       std::vector<PromptRow>& prompts) {
     std::vector<LeftOut> left_out;
     if (run.deck.list("sample.decontaminate").empty()) return left_out;
     const Profile::Region region(run.profile, "filter");
@@ -156,17 +167,22 @@ std::vector<LeftOut> take_contaminated(Run& run, const Inputs& inputs, std::vect
         }
         return where.dump();
     });
-    const auto where = Json::parse(run.grid.world().broadcast(found)).get<std::vector<std::string>>();
+    const auto where =
+        Json::parse(run.grid.world().broadcast(found)).get<std::vector<std::string>>();
     std::vector<PromptRow> clean;
     for (std::size_t i = 0; i < prompts.size(); ++i) {
         if (where[i].empty())
             clean.push_back(std::move(prompts[i]));
         else
-            left_out.push_back({std::move(prompts[i]), "the prompt shares a passage with " + where[i]});
+            left_out.push_back(
+                {std::move(prompts[i]), "the prompt shares a passage with " + where[i]});
     }
     prompts = std::move(clean);
-    require<DataError>(!prompts.empty(), "every prompt of data.path shares a passage with sample.decontaminate: {}: {}",
-                       left_out.empty() ? "" : left_out.front().prompt.id, left_out.empty() ? "there are none" : left_out.front().why);
+    require<DataError>(
+        !prompts.empty(),
+        "every prompt of data.path shares a passage with sample.decontaminate: {}: {}",
+        left_out.empty() ? "" : left_out.front().prompt.id,
+        left_out.empty() ? "there are none" : left_out.front().why);
     return left_out;
 }
 
@@ -185,20 +201,24 @@ std::string harvest(Run& run, const Inputs& inputs, const Samples& samples, Json
     write_file_atomically(run.path("refused.jsonl"), harvest.refused());
     if (reasoning == 0) fail_empty(filters);
     if (general < wanted)
-        run.log.warn("{} general rows are wanted, sample.mix gives {}: all of them are written", wanted, general);
+        run.log.warn("{} general rows are wanted, sample.mix gives {}: all of them are written",
+                     wanted, general);
 
     Json counts = SampleFilters::to_json(filters.counts(Source::reasoning));
     counts["general"] = SampleFilters::to_json(filters.counts(Source::general));
-    counts["written"] = {{"rows", reasoning + general}, {"reasoning", reasoning}, {"general", general}};
+    counts["written"] = {
+        {"rows", reasoning + general}, {"reasoning", reasoning}, {"general", general}};
     counts["tokens"] = tokens_of(samples.rows);
     write_file_atomically(run.path("acceptance.json"), counts.dump(2) + "\n");
     const auto rows = static_cast<double>(samples.rows.size());
     const std::string table = fmt::format(
-        "{}\n{} rows written, {} of them general; {} tokens sampled; {:.3g} rows/s filtered", filters.table(),
-        reasoning + general, general, counts["tokens"].get<std::int64_t>(),
-        (rows + static_cast<double>(filters.counts(Source::general).seen)) / std::max(filtered, 1e-6));
+        "{}\n{} rows written, {} of them general; {} tokens sampled; {:.3g} rows/s filtered",
+        filters.table(), reasoning + general, general, counts["tokens"].get<std::int64_t>(),
+        (rows + static_cast<double>(filters.counts(Source::general).seen)) /
+            std::max(filtered, 1e-6));
     told = {{"acceptance", counts}, {"table", table}};
-    return shuffled_lines(harvest.lines(), static_cast<std::uint64_t>(run.deck.integer("run.seed")));
+    return shuffled_lines(harvest.lines(),
+                          static_cast<std::uint64_t>(run.deck.integer("run.seed")));
 }
 
 /// Puts the judge's verdicts in place of the rule's; false where the run was asked to stop.
@@ -213,7 +233,8 @@ bool judge(Run& run, std::optional<Judge>& judge, std::vector<RolloutRow>& rows)
 }
 
 /// The rows that pass the filters, by rank 0 told to all; `table`: what the filters did.
-std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples& samples, Json& counts, std::string& table) {
+std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples& samples,
+                                   Json& counts, std::string& table) {
     const Profile::Region region(run.profile, "filter");
     const std::string kept = run.on_root([&] {
         Json places = Json::array();
@@ -230,10 +251,10 @@ std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples
     return Json::parse(run.grid.world().broadcast(kept)).get<std::vector<std::size_t>>();
 }
 
-/// The rows that pass the filters with their new texts, scored and judged anew; those without one are left out. False
-/// where the run was asked to stop.
-bool rewrite(Run& run, Rewriter& rewriter, std::optional<Judge>& judge_model, const Inputs& inputs, RewardPool& pool,
-             Samples& samples, Json& before, std::string& table) {
+/// The rows that pass the filters with their new texts, scored and judged anew; those without one
+/// are left out. False where the run was asked to stop.
+bool rewrite(Run& run, Rewriter& rewriter, std::optional<Judge>& judge_model, const Inputs& inputs,
+             RewardPool& pool, Samples& samples, Json& before, std::string& table) {
     const std::vector<std::size_t> chosen = kept_rows(run, inputs, samples, before, table);
     const auto texts = rewriter.texts(samples.rows, chosen);
     if (!texts) return false;
@@ -255,8 +276,8 @@ bool rewrite(Run& run, Rewriter& rewriter, std::optional<Judge>& judge_model, co
 }
 
 /// What remains is told and written, by rank 0 alone.
-void write_results(Run& run, const Inputs& inputs, const Samples& samples, const std::string& output, const Json& before,
-                   std::string table) {
+void write_results(Run& run, const Inputs& inputs, const Samples& samples,
+                   const std::string& output, const Json& before, std::string table) {
     Json told;
     const std::string text = run.on_root([&] { return harvest(run, inputs, samples, told); });
     if (run.is_root()) {
@@ -271,7 +292,8 @@ void write_results(Run& run, const Inputs& inputs, const Samples& samples, const
     run.finish(1, static_cast<double>(tokens_of(samples.rows)), told);
     run.on_root([&] {
         run.log.info("{}", table);
-        write_file_atomically(run.path("report.txt"), read_file(run.path("report.txt")) + "\n" + table + "\n");
+        write_file_atomically(run.path("report.txt"),
+                              read_file(run.path("report.txt")) + "\n" + table + "\n");
         write_file_atomically(output, text);
     });
 }
@@ -290,18 +312,20 @@ ExitCode run_sample(Run& run) {
     if (!run.deck.text("rewrite.from").empty()) rewriter.emplace(run);
     const auto rewards = [&](const std::vector<PromptRow>& prompts) {
         std::vector<NamedReward> all = standard_rewards(run, prompts);
-        all.push_back({"repetition", make_repetition_reward(static_cast<int>(run.deck.integer("sample.repetition_ngram")))});
+        all.push_back({"repetition", make_repetition_reward(static_cast<int>(
+                                         run.deck.integer("sample.repetition_ngram")))});
         return all;
     };
-    Samples samples =
-        sample_all(run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token,
-                   [&](std::vector<PromptRow>& prompts) { return take_contaminated(run, inputs, prompts); });
+    Samples samples = sample_all(
+        run, rewards, static_cast<std::int32_t>(run.deck.integer("sample.n")), Stream::sample_token,
+        [&](std::vector<PromptRow>& prompts) { return take_contaminated(run, inputs, prompts); });
     if (samples.stopped || !judge(run, judge_model, samples.rows)) return ExitCode::again;
     Json before;
     std::string table;
     if (rewriter) {
         RewardPool pool(rewards(samples.prompts), reward_threads(run));
-        if (!rewrite(run, *rewriter, judge_model, inputs, pool, samples, before, table)) return ExitCode::again;
+        if (!rewrite(run, *rewriter, judge_model, inputs, pool, samples, before, table))
+            return ExitCode::again;
     }
     write_results(run, inputs, samples, output, before, table);
     return ExitCode::done;

@@ -23,7 +23,8 @@ bool is_same_policy(const Json& a, const Json& b) {
 }
 std::string name_of(const Json& policy) {
     if (policy.is_null()) return "an unknown one";
-    return fmt::format("{} (index {})", policy.at("directory").get<std::string>(), policy.at("index").get<std::string>());
+    return fmt::format("{} (index {})", policy.at("directory").get<std::string>(),
+                       policy.at("index").get<std::string>());
 }
 
 struct Layout {
@@ -39,7 +40,9 @@ class PartTable {
   public:
     PartTable(Run& run, const GenerateAndScore& work, const PartFolder& place)
         : run_(run), work_(work), place_(place), file_(place.folder + "/parts.json") {
-        layout_ = {.prompts = std::ssize(work.prompts), .samples = work.samples, .prompts_a_part = part_size()};
+        layout_ = {.prompts = std::ssize(work.prompts),
+                   .samples = work.samples,
+                   .prompts_a_part = part_size()};
         if (fs::exists(file_)) try {
                 adopt();
                 return;
@@ -53,7 +56,8 @@ class PartTable {
 
     const Layout& layout() const { return layout_; }
 
-    /// Reads what is whole into `rows`, removes what is not, and returns the parts that are missing.
+    /// Reads what is whole into `rows`, removes what is not, and returns the parts that are
+    /// missing.
     std::vector<std::int64_t> read(std::vector<RolloutRow>& rows) {
         std::map<std::int64_t, std::vector<std::string>> files;
         std::map<std::int64_t, std::vector<RolloutRow>> found;
@@ -92,16 +96,19 @@ class PartTable {
 
   private:
     void begin() const {
-        // Without its weights nothing can be sampled; parts whose policy nobody knows would be of no use.
-        require<CheckpointError>(!place_.policy.is_null() || place_.disposable,
-                                 "model.from = {} ({}): there is no checkpoint; has that stage finished?",
-                                 run_.deck.text("model.from"), run_.deck.origin("model.from"));
+        // Without its weights nothing can be sampled; parts whose policy nobody knows would be of
+        // no use.
+        require<CheckpointError>(
+            !place_.policy.is_null() || place_.disposable,
+            "model.from = {} ({}): there is no checkpoint; has that stage finished?",
+            run_.deck.text("model.from"), run_.deck.origin("model.from"));
         fs::create_directories(place_.folder);
         write_file_atomically(file_, Json{{"prompts", layout_.prompts},
                                           {"samples", layout_.samples},
                                           {"prompts_a_part", layout_.prompts_a_part},
                                           {"policy", place_.policy}}
-                                         .dump() + "\n");
+                                             .dump() +
+                                         "\n");
     }
 
     /// Throws DataError where what is there is of another sampling.
@@ -109,19 +116,23 @@ class PartTable {
         Json policy;
         try {
             const Json json = Json::parse(read_file(file_));
-            layout_.prompts_a_part = std::max<std::int64_t>(1, json.at("prompts_a_part").get<std::int64_t>());
+            layout_.prompts_a_part =
+                std::max<std::int64_t>(1, json.at("prompts_a_part").get<std::int64_t>());
             require(json.at("prompts") == layout_.prompts && json.at("samples") == layout_.samples,
-                    "{} prompts x {} samples", json.at("prompts").dump(), json.at("samples").dump());
+                    "{} prompts x {} samples", json.at("prompts").dump(),
+                    json.at("samples").dump());
             policy = json.at("policy");
         } catch (const std::exception& e) {
-            throw DataError(fmt::format("{} does not fit this run of {} prompts x {} samples ({}); choose another run.dir, "
-                                        "or restart = none to sample anew",
-                                        file_, layout_.prompts, layout_.samples, e.what()));
+            throw DataError(fmt::format(
+                "{} does not fit this run of {} prompts x {} samples ({}); choose another run.dir, "
+                "or restart = none to sample anew",
+                file_, layout_.prompts, layout_.samples, e.what()));
         }
         // A checkpoint that is gone has left all parts, or it will be missed.
         const bool gone = place_.policy.is_null() && !place_.disposable;
         require<DataError>(gone || is_same_policy(policy, place_.policy),
-                           "{}: the parts that are there were sampled by {}, this run's policy is {}: name that one, or "
+                           "{}: the parts that are there were sampled by {}, this run's policy is "
+                           "{}: name that one, or "
                            "sample anew with restart = none or another run.dir",
                            file_, name_of(policy), name_of(place_.policy));
     }
@@ -129,24 +140,31 @@ class PartTable {
     std::int64_t part_size() const {
         if (const std::int64_t asked = run_.deck.integer("rollout.part"); asked > 0) return asked;
         const std::int64_t slots = run_.deck.integer("rollout.slots") * run_.grid.data_size();
-        return std::max<std::int64_t>(1, (kFillsOfSlots * slots + layout_.samples - 1) / std::max<std::int64_t>(1, work_.samples));
+        return std::max<std::int64_t>(1, (kFillsOfSlots * slots + layout_.samples - 1) /
+                                             std::max<std::int64_t>(1, work_.samples));
     }
 
     bool is_whole(std::int64_t part, const std::vector<RolloutRow>& rows) const {
         const std::int64_t begin = layout_.begin(part), prompts = layout_.end(part) - begin;
         std::vector<bool> there(static_cast<std::size_t>(prompts * layout_.samples));
         for (const RolloutRow& row : rows) {
-            const auto at = std::lower_bound(work_.groups.begin() + begin, work_.groups.begin() + begin + prompts, row.group);
+            const auto at = std::lower_bound(work_.groups.begin() + begin,
+                                             work_.groups.begin() + begin + prompts, row.group);
             const auto i = at - work_.groups.begin();
-            const bool fits = i < begin + prompts && *at == row.group && row.sample >= 0 && row.sample < layout_.samples &&
-                              row.prompt_tokens == prompt(i).tokens && row.reference == prompt(i).reference;
+            const bool fits = i < begin + prompts && *at == row.group && row.sample >= 0 &&
+                              row.sample < layout_.samples &&
+                              row.prompt_tokens == prompt(i).tokens &&
+                              row.reference == prompt(i).reference;
             if (!fits && place_.disposable) return false;
-            require<DataError>(fits, "{}/rollouts holds responses to other prompts or references than {}'s; choose another run.dir, or "
+            require<DataError>(fits,
+                               "{}/rollouts holds responses to other prompts or references than "
+                               "{}'s; choose another run.dir, or "
                                "restart = none to sample anew",
                                place_.folder, run_.deck.text("data.path"));
             there[static_cast<std::size_t>((i - begin) * layout_.samples + row.sample)] = true;
         }
-        return rows.size() == there.size() && std::all_of(there.begin(), there.end(), [](bool t) { return t; });
+        return rows.size() == there.size() &&
+               std::all_of(there.begin(), there.end(), [](bool t) { return t; });
     }
 
     const PromptRow& prompt(std::ptrdiff_t i) const {
@@ -176,7 +194,9 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
         return Json{{"prompts_a_part", table.layout().prompts_a_part}, {"missing", found.missing}};
     });
     told = Json::parse(run.grid.world().broadcast(told.dump()));
-    found.layout = {.prompts = std::ssize(work.prompts), .samples = work.samples, .prompts_a_part = told["prompts_a_part"]};
+    found.layout = {.prompts = std::ssize(work.prompts),
+                    .samples = work.samples,
+                    .prompts_a_part = told["prompts_a_part"]};
     found.missing = told["missing"].get<std::vector<std::int64_t>>();
     return found;
 }
@@ -184,7 +204,9 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
 /// The keys that decide how samples are judged and counted, not what is sampled.
 bool is_of_samples(const std::string& key) {
     if (key.starts_with("sample.decontaminate")) return true;  // such prompts are not sampled
-    if (key == "sample.n" || key == "sample.repetition_ngram" || key == "eval.n" || key == "eval.benchmark") return true;
+    if (key == "sample.n" || key == "sample.repetition_ngram" || key == "eval.n" ||
+        key == "eval.benchmark")
+        return true;
     return !key.starts_with("sample.") && !key.starts_with("eval.") && !key.starts_with("judge.") &&
            !key.starts_with("rewrite.");
 }
@@ -201,13 +223,15 @@ Json policy_of(const std::string& dir) {
 
 /// And those that shards of one run may differ in.
 bool is_of_merged_samples(const std::string& key) {
-    return is_of_samples(key) && !key.starts_with("sample.decontaminate") && !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
-           !key.starts_with("rollout.merge") && !key.starts_with("run.") && !key.starts_with("grid.");
+    return is_of_samples(key) && !key.starts_with("sample.decontaminate") &&
+           !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
+           !key.starts_with("rollout.merge") && !key.starts_with("run.") &&
+           !key.starts_with("grid.");
 }
 
 /// `left_out` may have been sampled: then with other test sets.
-std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, const std::vector<LeftOut>& left_out,
-                               std::int32_t samples) {
+std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts,
+                               const std::vector<LeftOut>& left_out, std::int32_t samples) {
     std::set<std::int64_t> unwanted;
     for (const LeftOut& left : left_out) unwanted.insert(left.prompt.index);
     std::map<std::int64_t, std::size_t> place;
@@ -216,21 +240,27 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
     std::vector<RolloutRow> rows;
     std::optional<Json> policy;
     for (const std::string& dir : run.deck.list("rollout.merge")) {
-        require<DataError>(fs::exists(dir + "/deck.resolved"), "rollout.merge: {} is no run directory", dir);
-        const std::string changed = changed_keys(read_file(dir + "/deck.resolved"), run.deck, is_of_merged_samples);
-        require<DataError>(changed.empty(), "rollout.merge: {} was sampled with other keys:{}", dir, changed);
+        require<DataError>(fs::exists(dir + "/deck.resolved"),
+                           "rollout.merge: {} is no run directory", dir);
+        const std::string changed =
+            changed_keys(read_file(dir + "/deck.resolved"), run.deck, is_of_merged_samples);
+        require<DataError>(changed.empty(), "rollout.merge: {} was sampled with other keys:{}", dir,
+                           changed);
         const Json of_dir = policy_of(dir);
         if (!policy) policy = of_dir;
-        require<DataError>(is_same_policy(*policy, of_dir), "rollout.merge: {} was sampled by {}, those before it by {}: sample it again "
-                                                            "with model.from = {}",
-                           dir, name_of(of_dir), name_of(*policy), name_of(*policy));
+        require<DataError>(
+            is_same_policy(*policy, of_dir),
+            "rollout.merge: {} was sampled by {}, those before it by {}: sample it again "
+            "with model.from = {}",
+            dir, name_of(of_dir), name_of(*policy), name_of(*policy));
         for (const RolloutName& file : rollout_files(dir)) {
             if (file.unfinished) continue;
             for (RolloutRow& row : read_rollouts(file.path).rows) {
                 if (unwanted.contains(row.group)) continue;
                 const auto at = place.find(row.group);
-                require<DataError>(at != place.end() && row.prompt_tokens == prompts[at->second].tokens,
-                                   "{}: a response to a prompt that is not in data.path", file.path);
+                require<DataError>(
+                    at != place.end() && row.prompt_tokens == prompts[at->second].tokens,
+                    "{}: a response to a prompt that is not in data.path", file.path);
                 ++seen[at->second];
                 row.log_probs = {};
                 rows.push_back(std::move(row));
@@ -238,9 +268,12 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts, 
             run.beat();
         }
     }
-    const auto wrong = std::find_if(seen.begin(), seen.end(), [&](std::size_t n) { return n != static_cast<std::size_t>(samples); });
+    const auto wrong = std::find_if(seen.begin(), seen.end(), [&](std::size_t n) {
+        return n != static_cast<std::size_t>(samples);
+    });
     require<DataError>(wrong == seen.end(),
-                       "rollout.merge: prompt {} has {} of {} samples; name every shard once, run those that are not finished, and "
+                       "rollout.merge: prompt {} has {} of {} samples; name every shard once, run "
+                       "those that are not finished, and "
                        "leave out (sample.decontaminate) what they left out",
                        prompts[static_cast<std::size_t>(wrong - seen.begin()) % prompts.size()].id,
                        wrong == seen.end() ? 0 : *wrong, samples);
@@ -259,8 +292,11 @@ std::optional<ModelSource> find_policy(Run& run) {
 
 }  // namespace
 
-std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::function<Stack&()>& stack, RewardPool& pool,
-                                                         const GenerateAndScore& work, const PartFolder& place) {
+std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run,
+                                                         const std::function<Stack&()>& stack,
+                                                         RewardPool& pool,
+                                                         const GenerateAndScore& work,
+                                                         const PartFolder& place) {
     Found found = find_parts(run, work, place);
     const std::int64_t parts = found.layout.parts();
     const std::int64_t before = parts - std::ssize(found.missing);
@@ -271,28 +307,34 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
     Stack* engine = nullptr;
     for (std::size_t i = 0; i < found.missing.size(); ++i) {
         if (run.asked_to_stop()) {
-            run.log.info("stopping with {} of {} parts sampled: {}", before + static_cast<std::int64_t>(i), parts,
-                         run.stop.reason());
+            run.log.info("stopping with {} of {} parts sampled: {}",
+                         before + static_cast<std::int64_t>(i), parts, run.stop.reason());
             return std::nullopt;
         }
         const double began = now_seconds();
         if (engine == nullptr) engine = &stack();
-        const std::int64_t part = found.missing[i], begin = found.layout.begin(part), end = found.layout.end(part);
-        const std::vector<std::int64_t> prompts(work.prompts.begin() + begin, work.prompts.begin() + end);
-        const std::vector<std::int64_t> groups(work.groups.begin() + begin, work.groups.begin() + end);
-        std::vector<RolloutRow> rows = generate_and_score(
-            run, *engine, pool,
-            {.rows = work.rows,
-             .prompts = prompts,
-             .groups = groups,
-             .samples = work.samples,
-             .options = work.options,
-             .done = static_cast<double>(before + static_cast<std::int64_t>(i)) / static_cast<double>(parts),
-             .share = 1 / static_cast<double>(parts)});
+        const std::int64_t part = found.missing[i], begin = found.layout.begin(part),
+                           end = found.layout.end(part);
+        const std::vector<std::int64_t> prompts(work.prompts.begin() + begin,
+                                                work.prompts.begin() + end);
+        const std::vector<std::int64_t> groups(work.groups.begin() + begin,
+                                               work.groups.begin() + end);
+        std::vector<RolloutRow> rows =
+            generate_and_score(run, *engine, pool,
+                               {.rows = work.rows,
+                                .prompts = prompts,
+                                .groups = groups,
+                                .samples = work.samples,
+                                .options = work.options,
+                                .done = static_cast<double>(before + static_cast<std::int64_t>(i)) /
+                                        static_cast<double>(parts),
+                                .share = 1 / static_cast<double>(parts)});
         for (RolloutRow& row : rows) row.step = place.step;
         if (place.complete) place.complete(rows);
         if (run.grid.tensor_rank() == 0)
-            write_rollouts(rollout_path(place.folder, place.step, run.grid.data_rank(), static_cast<int>(part)), names, rows);
+            write_rollouts(rollout_path(place.folder, place.step, run.grid.data_rank(),
+                                        static_cast<int>(part)),
+                           names, rows);
         for (RolloutRow& row : rows) {
             if (!place.log_probs) row.log_probs = {};
             mine.push_back(std::move(row));
@@ -307,7 +349,8 @@ std::optional<std::vector<RolloutRow>> generate_in_parts(Run& run, const std::fu
     return all;
 }
 
-Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream, const ChoosePrompts& choose) {
+Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, Stream stream,
+                   const ChoosePrompts& choose) {
     Samples result;
     const bool merging = !run.deck.list("rollout.merge").empty();
     // Before the prompts, which the tokenizer of another model may find too long.
@@ -320,10 +363,12 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     }
     log_data(run, report);
     if (choose) result.left_out = choose(result.prompts);
-    run.log.info("{} prompts, {} lines skipped; {} samples each", result.prompts.size(), report.skipped, samples);
+    run.log.info("{} prompts, {} lines skipped; {} samples each", result.prompts.size(),
+                 report.skipped, samples);
     if (merging) {
         run.begin();
-        result.rows = run.on_root([&] { return merged(run, result.prompts, result.left_out, samples); });
+        result.rows =
+            run.on_root([&] { return merged(run, result.prompts, result.left_out, samples); });
         result.rows = broadcast_rows(run.grid, result.rows);
         sort_by_address(result.rows);
         return result;
@@ -350,15 +395,26 @@ Samples sample_all(Run& run, const MakeRewards& rewards, std::int32_t samples, S
     auto rows = generate_in_parts(
         run,
         [&]() -> Stack& {
-            require<CheckpointError>(policy.has_value(), "model.from = {} ({}): there is no checkpoint, and not all parts are "
-                                                         "there; has that stage finished?",
-                                     run.deck.text("model.from"), run.deck.origin("model.from"));
-            loaded = std::make_unique<LoadedModel>(run, "policy", run.deck, *run.tokenizer, *policy);
+            require<CheckpointError>(
+                policy.has_value(),
+                "model.from = {} ({}): there is no checkpoint, and not all parts are "
+                "there; has that stage finished?",
+                run.deck.text("model.from"), run.deck.origin("model.from"));
+            loaded =
+                std::make_unique<LoadedModel>(run, "policy", run.deck, *run.tokenizer, *policy);
             began = now_seconds();
             return *loaded->stack;
         },
-        pool, {.rows = result.prompts, .prompts = all, .groups = addresses, .samples = samples, .options = options},
-        {.folder = run.dir, .policy = policy ? policy->identity : Json(), .log_probs = false, .complete = complete});
+        pool,
+        {.rows = result.prompts,
+         .prompts = all,
+         .groups = addresses,
+         .samples = samples,
+         .options = options},
+        {.folder = run.dir,
+         .policy = policy ? policy->identity : Json(),
+         .log_probs = false,
+         .complete = complete});
     result.stopped = !rows.has_value();
     if (rows) result.rows = std::move(*rows);
     if (began > 0) result.seconds = now_seconds() - began;

@@ -22,7 +22,9 @@ ExitCode run_score(Run& run) {
         for_each_json_line(input, [&](const Json& row, std::int64_t line) {
             try {
                 const AnsweredRow parts = reader.answered(row);
-                inputs.push_back({.prompt = parts.prompt, .response = parts.response, .reference = parts.reference});
+                inputs.push_back({.prompt = parts.prompt,
+                                  .response = parts.response,
+                                  .reference = parts.reference});
             } catch (const DataError& error) {
                 throw DataError(fmt::format("{}:{}: {}", input, line, error.what()));
             }

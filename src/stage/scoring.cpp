@@ -18,13 +18,14 @@ namespace {
 /// The cosine's length where the deck leaves it out: that of the samples.
 std::int64_t longest_response(const Deck& deck, const std::string& key) {
     if (const std::int64_t given = deck.integer(key); given > 0) return given;
-    require<DeckError>(deck.stage() == "rl", "{}: kind = cosine needs {} in stage = {}", deck.origin(key), key,
-                       deck.stage());
+    require<DeckError>(deck.stage() == "rl", "{}: kind = cosine needs {} in stage = {}",
+                       deck.origin(key), key, deck.stage());
     return deck.integer("rollout.max_new_tokens");
 }
 
 /// Null for a model's score.
-std::unique_ptr<Reward> make_reward(Run& run, const std::string& name, const std::vector<std::string>& references) {
+std::unique_ptr<Reward> make_reward(Run& run, const std::string& name,
+                                    const std::vector<std::string>& references) {
     const Deck& deck = run.deck;
     const auto key = [&](const char* part) { return fmt::format("reward.{}.{}", name, part); };
     const std::string &kind = deck.text(key("kind")), &language = deck.text(key("language"));
@@ -32,7 +33,8 @@ std::unique_ptr<Reward> make_reward(Run& run, const std::string& name, const std
     if (kind == "format") return make_format_reward();
     if (kind == "language") return make_language_reward(language);
     if (kind == "tags") return make_tags_reward();
-    if (kind == "repetition") return make_repetition_reward(static_cast<int>(deck.integer(key("ngram"))));
+    if (kind == "repetition")
+        return make_repetition_reward(static_cast<int>(deck.integer(key("ngram"))));
     if (kind == "cosine")
         return make_cosine_reward({.right_low = deck.number(key("right_low")),
                                    .right_high = deck.number(key("right_high")),
@@ -57,7 +59,8 @@ class AnswerReward final : public Reward {
     }
 
   private:
-    std::unique_ptr<Reward> code_, puzzle_ = make_puzzle_reward(), accuracy_ = make_accuracy_reward();
+    std::unique_ptr<Reward> code_, puzzle_ = make_puzzle_reward(),
+                                   accuracy_ = make_accuracy_reward();
 };
 
 /// One list of fields for both directions.
@@ -96,12 +99,13 @@ void unpack(const std::string& bytes, std::vector<RolloutRow>& rows) {
 StackNeeds stack_needs(const Deck& deck) {
     const std::string& stage = deck.stage();
     if (stage == "pretrain" || stage == "sft" || stage == "reward_model" || stage == "bench")
-        return {.train = stage != "bench" || bench_wants(deck, "train") || bench_wants(deck, "checkpoint"),
+        return {.train = stage != "bench" || bench_wants(deck, "train") ||
+                         bench_wants(deck, "checkpoint"),
                 .generate = stage == "bench" && bench_wants(deck, "generate")};
     if (stage == "sample" || stage == "evaluate") return {.generate = true};
     if (stage != "rl") return {};
-    const std::int64_t tokens = deck.integer("rl.prompts") * deck.integer("rl.group") *
-                                deck.integer("train.max_length");
+    const std::int64_t tokens =
+        deck.integer("rl.prompts") * deck.integer("rl.group") * deck.integer("train.max_length");
     return {.train = true,
             .reference = wants_reference(deck),
             .generate = true,
@@ -119,7 +123,8 @@ std::vector<NamedReward> deck_rewards(Run& run, const std::vector<std::string>& 
     const Deck& deck = run.deck;
     for (const std::string& name : deck.names("reward"))
         rewards.push_back({name, make_reward(run, name, references),
-                           deck.stage() == "rl" ? deck.list("reward." + name + ".applies_to") : std::vector<std::string>{}});
+                           deck.stage() == "rl" ? deck.list("reward." + name + ".applies_to")
+                                                : std::vector<std::string>{}});
     return rewards;
 }
 
@@ -130,12 +135,15 @@ std::vector<NamedReward> standard_rewards(Run& run, const std::vector<PromptRow>
     for (const std::string& name : run.deck.names("reward"))
         if (run.deck.text("reward." + name + ".kind") == "code") of_code.push_back(name);
     require<DeckError>(references.empty() || !of_code.empty(),
-                       "rows ask for programs; say how they are run: reward.code.kind = code runs them in full isolation "
+                       "rows ask for programs; say how they are run: reward.code.kind = code runs "
+                       "them in full isolation "
                        "(gradus --help-deck reward.)");
     std::vector<NamedReward> rewards;
-    rewards.push_back({"accuracy", std::make_unique<AnswerReward>(
-                                       references.empty() ? nullptr
-                                                          : make_deck_code_reward(run, of_code.front(), references, true))});
+    rewards.push_back(
+        {"accuracy",
+         std::make_unique<AnswerReward>(
+             references.empty() ? nullptr
+                                : make_deck_code_reward(run, of_code.front(), references, true))});
     rewards.push_back({"format", make_format_reward()});
     rewards.push_back({"language", make_language_reward("en")});
     return rewards;
@@ -182,20 +190,27 @@ std::vector<RolloutRow> generate_and_score(Run& run, Stack& stack, RewardPool& p
                       .kind = prompt.kind}});
         submitted.push_back(index);
         if (submitted.size() % 32 == 0) {
-            const double part = work.share * static_cast<double>(submitted.size()) / static_cast<double>(rows.size());
-            run.log.progress(fmt::format("sampled {:.1f} %, {} left", 100 * (work.done + part),
-                                         format_duration((now_seconds() - began) * (1 - work.done - part) / part)));
+            const double part = work.share * static_cast<double>(submitted.size()) /
+                                static_cast<double>(rows.size());
+            run.log.progress(fmt::format(
+                "sampled {:.1f} %, {} left", 100 * (work.done + part),
+                format_duration((now_seconds() - began) * (1 - work.done - part) / part)));
         }
     };
     GenerationOptions options = work.options;
     options.on_pass = [&] { run.watchdog.alive(); };
     stack.engine->generate(*stack.policy, requests, options, finished);
     if (const std::int64_t all = run.grid.data().sum(stack.engine->preemptions()); all > 0)
-        run.log.info("{} sequences waited for room in the key/value cache and were computed again: rollout.cache_tokens "
-                     "is less than rollout.slots can use", all);
+        run.log.info(
+            "{} sequences waited for room in the key/value cache and were computed again: "
+            "rollout.cache_tokens "
+            "is less than rollout.slots can use",
+            all);
     if (const std::int64_t all = run.grid.data().sum(padding); all > 0)
-        run.log.warn("{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
-                     "and stand for no text", all, run.tokenizer->vocab_size());
+        run.log.warn(
+            "{} sampled tokens are padding of the model's vocabulary (the tokenizer has {} tokens) "
+            "and stand for no text",
+            all, run.tokenizer->vocab_size());
     Profile::Region region(run.profile, "reward.collect");
     const auto scores = pool.collect([&] { run.watchdog.alive(); });
     for (std::size_t s = 0; s < submitted.size(); ++s) rows[submitted[s]].rewards = scores[s];
@@ -213,7 +228,8 @@ void score_rows(Run& run, RewardPool& pool, std::vector<RolloutRow>& rows) {
                       .tokens = static_cast<std::int32_t>(rows[i].tokens.size()),
                       .truncated = rows[i].finish == FinishReason::length}});
     ByteWriter mine;
-    for (const std::vector<double>& scores : pool.collect([&] { run.watchdog.alive(); })) mine.array(scores);
+    for (const std::vector<double>& scores : pool.collect([&] { run.watchdog.alive(); }))
+        mine.array(scores);
     const std::vector<std::string> all = run.grid.data().all_gather(mine.take());
     for (std::size_t rank = 0; rank < ranks; ++rank) {
         ByteReader of_rank(all[rank]);
@@ -248,7 +264,8 @@ std::vector<Unscorable> unscorable_of_all(const Grid& grid, const std::vector<Un
     return all;
 }
 
-void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const std::vector<Unscorable>& unscorable) {
+void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards,
+                     const std::vector<Unscorable>& unscorable) {
     constexpr std::size_t kLongestReason = 300;
     std::string line;
     for (std::size_t r = 0; r < unscorable.size(); ++r) {
@@ -256,8 +273,9 @@ void warn_unscorable(Run& run, const std::vector<NamedReward>& rewards, const st
         if (of.count == 0) continue;
         std::string reason = to_valid_utf8(std::string_view(of.reason).substr(0, kLongestReason));
         std::replace(reason.begin(), reason.end(), '\n', ' ');
-        line += fmt::format("{}reward {} cannot judge {} of {} responses ({})", line.empty() ? "" : "; ", rewards[r].name, of.count,
-                            of.of, reason.empty() ? "it gives no reason" : "the first: " + reason);
+        line += fmt::format("{}reward {} cannot judge {} of {} responses ({})",
+                            line.empty() ? "" : "; ", rewards[r].name, of.count, of.of,
+                            reason.empty() ? "it gives no reason" : "the first: " + reason);
     }
     if (!line.empty()) run.log.warn("{}", line);
 }

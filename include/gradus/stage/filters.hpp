@@ -4,11 +4,11 @@
 
 #include <array>
 #include <cstdint>
-#include <unordered_map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "gradus/base/json_lines.hpp"
@@ -18,8 +18,9 @@
 
 namespace gradus {
 
-/// The filters, in the order in which they are asked; what one refuses counts there and is not shown to the next. The first
-/// judges the prompt, those up to `repetition` one response by itself, the others look at what was kept before.
+/// The filters, in the order in which they are asked; what one refuses counts there and is not
+/// shown to the next. The first judges the prompt, those up to `repetition` one response by itself,
+/// the others look at what was kept before.
 enum class Filter {
     contaminated,              ///< the prompt shares a passage with a test set
     truncated,                 ///< no end within rollout.max_new_tokens
@@ -36,8 +37,10 @@ enum class Filter {
     enough,                    ///< as many of this prompt are kept as are wanted
 };
 inline constexpr std::array<std::string_view, 13> kFilterNames = {
-    "contaminated", "truncated",  "incorrect",  "format",    "language",       "length",                   "paragraph",
-    "code_block",   "repetition", "duplicate", "near_duplicate", "near_duplicate_elsewhere", "enough"};
+    "contaminated", "truncated", "incorrect",      "format",
+    "language",     "length",    "paragraph",      "code_block",
+    "repetition",   "duplicate", "near_duplicate", "near_duplicate_elsewhere",
+    "enough"};
 
 /// Where a row of training data comes from.
 enum class Source { reasoning, general };
@@ -54,7 +57,8 @@ struct FilterOptions {
 };
 FilterOptions filter_options(const Deck& deck);
 
-/// A sample or row as the filters see it. The texts must stay where they are as long as the filters live.
+/// A sample or row as the filters see it. The texts must stay where they are as long as the filters
+/// live.
 struct Candidate {
     Source source = Source::reasoning;
     std::string_view id, prompt, response;
@@ -75,8 +79,8 @@ struct FilterCounts {
     std::array<std::int64_t, kFilterNames.size()> refused{};
 };
 
-/// Asks the filters in their order. Deterministic in the sequence of candidates. General rows are asked only for contamination and
-/// duplicates; of the former there is one check a prompt.
+/// Asks the filters in their order. Deterministic in the sequence of candidates. General rows are
+/// asked only for contamination and duplicates; of the former there is one check a prompt.
 class SampleFilters {
   public:
     /// `tests`: what prompts must share no passage with; may be null.
@@ -85,7 +89,9 @@ class SampleFilters {
     std::optional<Refusal> refusal(const Candidate& candidate);
     /// Counts a prompt that was contaminated and for that reason not sampled.
     void leave_out();
-    const FilterCounts& counts(Source source) const { return counts_[static_cast<std::size_t>(source)]; }
+    const FilterCounts& counts(Source source) const {
+        return counts_[static_cast<std::size_t>(source)];
+    }
     /// Both sources filter by filter: how many were refused there and how many went on.
     std::string table() const;
     /// {sampled, prompts: {all, contaminated}, refused: {FILTER: n}, kept, acceptance}
@@ -103,7 +109,8 @@ class SampleFilters {
     std::unique_ptr<Reward> language_, repetition_;
     std::array<FilterCounts, kSourceNames.size()> counts_;
     std::vector<Candidate> kept_;
-    std::unordered_map<std::uint64_t, std::vector<std::size_t>> exact_;  ///< hash of the response -> kept
+    std::unordered_map<std::uint64_t, std::vector<std::size_t>>
+        exact_;  ///< hash of the response -> kept
     std::unique_ptr<NearDuplicates> of_prompt_, elsewhere_;
     // The prompt at hand.
     Source source_ = Source::reasoning;

@@ -30,8 +30,8 @@ namespace gradus {
 /// the run directory with its files. Passed by reference; there is no global state.
 class Run {
   public:
-    /// Makes and locks the run directory, opens run.log, tells `watchdog` what to follow. Throws DataError where
-    /// another run works there.
+    /// Makes and locks the run directory, opens run.log, tells `watchdog` what to follow. Throws
+    /// DataError where another run works there.
     Run(const Deck& deck, MpiSession& session, const Sandbox& sandbox, Watchdog& watchdog);
     ~Run();
     Run(const Run&) = delete;
@@ -49,8 +49,8 @@ class Run {
     ChatTemplate chat;
     std::unique_ptr<CudaDevice> gpu;  ///< null on a CPU
     std::unique_ptr<Device> cpu;
-    Arena arena;                      ///< of the device
-    Arena pinned;                     ///< of the host, beside a GPU
+    Arena arena;   ///< of the device
+    Arena pinned;  ///< of the host, beside a GPU
     StopPoll stop;
     Watchdog& watchdog;
 
@@ -58,8 +58,9 @@ class Run {
     RunMemory memory() { return {arena, gpu ? pinned : arena, gpu.get()}; }
     bool is_root() const { return grid.rank() == 0; }
     std::string path(const std::string& name) const { return dir + "/" + name; }
-    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws, as an `E`, a DeckError and
-    /// an InternalError as themselves. Work that may take long calls beat() again and again.
+    /// What `work` returns on rank 0, a default elsewhere; what it throws there every rank throws,
+    /// as an `E`, a DeckError and an InternalError as themselves. Work that may take long calls
+    /// beat() again and again.
     template <class E = DataError, class Work>
     auto on_root(const Work& work) {
         using Result = std::invoke_result_t<Work>;
@@ -67,22 +68,24 @@ class Run {
             if (const std::string problem = root_works(work); !problem.empty()) throw E(problem);
         } else {
             std::optional<Result> result;
-            if (const std::string problem = root_works([&] { result = work(); }); !problem.empty()) throw E(problem);
+            if (const std::string problem = root_works([&] { result = work(); }); !problem.empty())
+                throw E(problem);
             return result ? std::move(*result) : Result();
         }
     }
-    /// A sign of life for the watchdog; of rank 0 within on_root() for those of the ranks that wait for it, too. Cheap.
+    /// A sign of life for the watchdog; of rank 0 within on_root() for those of the ranks that wait
+    /// for it, too. Cheap.
     void beat();
     /// Between two pieces of work, all ranks together: whether the run is to stop now.
     bool asked_to_stop() { return stop.ask() != StopRequest::none; }
     /// Work begins: writes deck.resolved.
     void begin();
-    /// begin() of a stage that samples in parts: those from before stay, but where restart = none. Throws DeckError where
-    /// they were made with other values of keys that `counts`.
+    /// begin() of a stage that samples in parts: those from before stay, but where restart = none.
+    /// Throws DeckError where they were made with other values of keys that `counts`.
     void begin_parts(const std::function<bool(const std::string&)>& counts);
-    /// Whether a stage without checkpoints has left its result, the file `name` of the run directory
-    /// (or an absolute path), before; says so. Never where restart = none. Throws DeckError where it was made with other
-    /// keys.
+    /// Whether a stage without checkpoints has left its result, the file `name` of the run
+    /// directory (or an absolute path), before; says so. Never where restart = none. Throws
+    /// DeckError where it was made with other keys.
     bool finished_before(const std::string& name);
     /// Appends to metrics.jsonl (rank 0).
     void metric(const Json& row);
@@ -94,7 +97,8 @@ class Run {
   private:
     /// Returns what `work` threw on rank 0, on every rank; "": nothing.
     std::string root_works(const std::function<void()>& work);
-    void require_same_deck(const std::string& what, const std::function<bool(const std::string&)>& counts);
+    void require_same_deck(const std::string& what,
+                           const std::function<bool(const std::string&)>& counts);
 
     struct Close {
         void operator()(int descriptor) const;
@@ -103,16 +107,16 @@ class Run {
     std::unique_ptr<JsonLinesWriter> metrics_;
     bool others_wait_ = false;  ///< in on_root()
     double last_beat_ = 0;
-    double started_, start_seconds_;  ///< when the run directory was open, and from MPI's start to there
+    double started_,
+        start_seconds_;  ///< when the run directory was open, and from MPI's start to there
     double seconds_a_beat_;
 };
 
 /// The notes of reading files, into the log.
 void log_data(Run& run, const DataReport& report);
 
-/// "key: old -> new" for each key in which two decks differ, but for those that only say how a run is
-/// watched and ended; "" where there is none.
-/// `counts` leaves out keys for which it is false.
+/// "key: old -> new" for each key in which two decks differ, but for those that only say how a run
+/// is watched and ended; "" where there is none. `counts` leaves out keys for which it is false.
 std::string changed_keys(const std::string& old_deck, const Deck& deck,
                          const std::function<bool(const std::string&)>& counts = {});
 
