@@ -176,6 +176,7 @@ Deck share_deck(const Command& command, Communicator& world) {
 
 int run_on_ranks(const Command& command, int argc, char** argv) {
     const Sandbox sandbox;  // forks, which must come before MPI, CUDA and any thread
+    install_crash_handlers(RankName::launched().text());
     install_signal_handlers(true);  // a signal while MPI starts is a request, too
     // Beginning and ending MPI can stand still too. Until rank 0 has read the deck, the command line's time counts.
     Watchdog watchdog(std::stod(early_value("run.timeout", overrides_of(command))));

@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "gradus/base/signals.hpp"
 
+#include <execinfo.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <ctime>
 
 #include "gradus/base/exit_code.hpp"
@@ -34,7 +38,43 @@ extern "C" void on_signal(int number) {
     }
 }
 
+// Written before the handlers are there. The stack that a crash may be the end of is not theirs.
+std::array<char, 256> g_who{};
+std::array<char, 1 << 16> g_stack_of_crash{};
+
+void say(const char* text) { [[maybe_unused]] const auto written = write(STDERR_FILENO, text, std::strlen(text)); }
+
+extern "C" void on_crash(int number) {
+    const char* name = number == SIGSEGV  ? "SIGSEGV"
+                       : number == SIGBUS ? "SIGBUS"
+                       : number == SIGFPE ? "SIGFPE"
+                       : number == SIGILL ? "SIGILL"
+                                          : "SIGABRT";
+    for (const char* part : {"gradus: ", static_cast<const char*>(g_who.data()), ": crashed with ", name,
+                             ". Give the same line again; where it crashes again, report these lines:\n"})
+        say(part);
+    std::array<void*, 32> frames{};
+    backtrace_symbols_fd(frames.data(), backtrace(frames.data(), static_cast<int>(frames.size())), STDERR_FILENO);
+    raise(number);  // the handler is gone: as it would have ended
+}
+
 }  // namespace
+
+void install_crash_handlers(const std::string& who) {
+    std::copy_n(who.data(), std::min(who.size(), g_who.size() - 1), g_who.data());
+    void* frame = nullptr;
+    backtrace(&frame, 1);  // loads what it needs, which a handler must not
+    stack_t stack = {};
+    stack.ss_sp = g_stack_of_crash.data();
+    stack.ss_size = g_stack_of_crash.size();
+    sigaltstack(&stack, nullptr);
+    struct sigaction action = {}, before = {};
+    sigemptyset(&action.sa_mask);
+    action.sa_flags = SA_ONSTACK | static_cast<int>(SA_RESETHAND) | SA_NODEFER;
+    action.sa_handler = on_crash;
+    for (const int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
+        if (sigaction(number, nullptr, &before) == 0 && before.sa_handler == SIG_DFL) sigaction(number, &action, nullptr);
+}
 
 void install_signal_handlers(bool is_rank0) {
     struct sigaction action = {};

@@ -73,13 +73,16 @@ std::string RankName::text() const {
     return rank < 0 ? fmt::format("process {} host {}", ::getpid(), host) : fmt::format("rank {} host {}", rank, host);
 }
 
-Watchdog::Watchdog(double timeout) : timeout_(timeout), last_(now_seconds()) {
+RankName RankName::launched() {
     char host[256] = "?";
     ::gethostname(host, sizeof host - 1);
-    name_.host = host;
-    // Until MPI says it, what the launcher does: Open MPI, PMIx, Slurm.
+    RankName name{.rank = -1, .host = host};
     for (const char* variable : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID"})
-        if (const char* rank = std::getenv(variable); rank != nullptr && name_.rank < 0) name_.rank = std::atoi(rank);
+        if (const char* rank = std::getenv(variable); rank != nullptr && name.rank < 0) name.rank = std::atoi(rank);
+    return name;
+}
+
+Watchdog::Watchdog(double timeout) : timeout_(timeout), last_(now_seconds()), name_(RankName::launched()) {
     thread_ = std::thread([this] { watch(); });
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <csignal>
 #include <cstdlib>
@@ -157,6 +159,27 @@ BOOST_AUTO_TEST_CASE(profile_closes_to_its_total) {
     const std::string table = Profile::table(rows, {}, profile.total());
     BOOST_TEST(table.find("Rest") != std::string::npos);
     BOOST_TEST(table.find("Total") != std::string::npos);
+}
+
+BOOST_AUTO_TEST_CASE(a_crash_says_who_and_ends_as_it_would) {
+    const std::string file = "crash." + std::to_string(getpid());
+    const pid_t child = fork();
+    if (child == 0) {
+        const int out = open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+        dup2(out, STDERR_FILENO);
+        for (const int number : {SIGSEGV, SIGABRT}) signal(number, SIG_DFL);  // Boost's, a sanitizer's
+        install_crash_handlers("rank 3 host n017");
+        *static_cast<volatile int*>(nullptr) = 1;
+        _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    BOOST_TEST(WIFSIGNALED(status));
+    BOOST_TEST(WTERMSIG(status) == SIGSEGV);
+    const std::string said = read_file(file);
+    std::filesystem::remove(file);
+    BOOST_TEST(said.find("gradus: rank 3 host n017: crashed with SIGSEGV.") == 0u, said);
+    BOOST_TEST(std::count(said.begin(), said.end(), '\n') > 2, said);
 }
 
 BOOST_AUTO_TEST_CASE(signals_climb_the_ladder) {

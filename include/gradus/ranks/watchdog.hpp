@@ -18,6 +18,8 @@ struct RankName {
     int rank = -1;  ///< -1: not known yet
     std::string host;
     std::string text() const;  ///< "rank 3 host n017"
+    /// What the launcher says before MPI does: Open MPI, PMIx, Slurm.
+    static RankName launched();
 };
 
 /// A thread that ends the process with 70 when the main thread has made no progress for `timeout` seconds: from
