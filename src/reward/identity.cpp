@@ -16,6 +16,7 @@ using Real = mp::cpp_bin_float_50;
 using Complex = mp::cpp_complex_50;
 
 constexpr int kPoints = 5, kAttempts = 10;
+constexpr int kAttemptsAtReal = 40;  // for points where all values are real, where it depends on the roots
 constexpr unsigned kMostBits = 4000;
 constexpr int kBudget = 40000;  // about a tenth of a second
 thread_local int left = kBudget;
@@ -234,16 +235,40 @@ class Evaluation {
     std::vector<std::pair<std::string, Complex>> indices_;  ///< of the sums around, with their values
 };
 
-/// Whether `agree` is true of the real or of the principal roots; its second argument is set where that made a difference.
-template <class Agree>
-bool of_either_roots(Agree agree) {
-    for (const Roots roots : {Roots::real, Roots::principal}) {
-        bool branched = false;
-        if (agree(roots, branched)) return true;
-        if (!branched) return false;
-    }
-    return false;
+/// What one pass over the points found. `unlike` is for good: where all values are real, so are the roots of the formulas;
+/// `unlike_elsewhere` differed only beside values that are not, and with other roots they may agree.
+enum class Found { alike, unlike, unlike_elsewhere };
+
+/// Whether formulas are alike with real roots or, where these led to values that are not real, with principal ones.
+template <class Look>
+bool of_either_roots(Look look) {
+    const Found found = look(Roots::real);
+    return found == Found::alike || (found == Found::unlike_elsewhere && look(Roots::principal) == Found::alike);
 }
+
+bool is_real(const Complex& z) { return mp::abs(z.imag()) <= mp::abs(z.real()) * Real("1e-40"); }
+
+/// The points that two formulas are evaluated at: until both had values at `wanted` of them and, where real roots made
+/// a difference, all values were real at as many.
+struct Points {
+    Points(int wanted_, Roots roots_) : wanted(wanted_), roots(roots_) {}
+    int wanted;
+    Roots roots;
+    int point = -1, evaluated = 0, at_real = 0;
+    bool branched = false;
+
+    bool enough() const { return evaluated >= wanted; }
+    bool next() {
+        const bool real = branched && roots == Roots::real;
+        return ++point < (real ? kAttemptsAtReal : kAttempts) && (real ? at_real : evaluated) < wanted;
+    }
+    void count(const Evaluation& one, const Complex& u, const Evaluation& other, const Complex& v) {
+        branched = branched || one.branched || other.branched;
+        if (one.failed || other.failed) return;
+        ++evaluated;
+        at_real += is_real(u) && is_real(v);
+    }
+};
 
 bool close(const Complex& a, const Complex& b) {
     const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
@@ -323,42 +348,48 @@ bool identical(const Expression& a, const Expression& b) {
     if (x && y) return *x == *y;
     if (tree_text(a) == tree_text(b)) return true;
     const int points = has_variables(a) || has_variables(b) ? kPoints : 1;
-    return of_either_roots([&](Roots roots, bool& branched) {
-        int agreed = 0;
-        for (int point = 0; point < kAttempts && agreed < points; ++point) {
-            Evaluation left(point, roots), right(point, roots);
+    return of_either_roots([&](Roots roots) {
+        Points looked(points, roots);
+        bool unlike = false;
+        while (looked.next()) {
+            Evaluation left(looked.point, roots), right(looked.point, roots);
             const Complex u = left.value(a), v = right.value(b);
-            branched = branched || left.branched || right.branched;
+            looked.count(left, u, right, v);
             if (left.failed || right.failed) {
-                if (points == 1) return false;
-                continue;
+                if (points == 1) return Found::unlike;
+            } else if (!close(u, v)) {
+                if (!looked.branched || (is_real(u) && is_real(v))) return Found::unlike;
+                unlike = true;
             }
-            if (!close(u, v)) return false;
-            ++agreed;
         }
-        return agreed == points;
+        return unlike ? Found::unlike_elsewhere : looked.enough() ? Found::alike : Found::unlike;
     });
 }
 
 bool proportional(const Expression& a, const Expression& b, bool positive) {
     if (!has_variables(a) || !has_variables(b)) return false;
-    return of_either_roots([&](Roots roots, bool& branched) {
-        std::optional<Complex> ratio;
-        int agreed = 0;
-        for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {
-            Evaluation left(point, roots), right(point, roots);
+    return of_either_roots([&](Roots roots) {
+        std::optional<Complex> ratio, real_ratio;
+        Points looked(kPoints + 1, roots);
+        bool unlike = false;
+        while (looked.next()) {
+            Evaluation left(looked.point, roots), right(looked.point, roots);
             const Complex u = left.value(a), v = right.value(b);
-            branched = branched || left.branched || right.branched;
+            looked.count(left, u, right, v);
             if (left.failed || right.failed) continue;
             const bool u_zero = u.real() == 0 && u.imag() == 0, v_zero = v.real() == 0 && v.imag() == 0;
-            if (u_zero || v_zero) return false;  // at a point drawn at random: always, or nearly never
+            if (u_zero || v_zero) return Found::unlike;  // at a point drawn at random: always, or nearly never
             const Complex here = u / v;
-            if (ratio && !close(*ratio, here)) return false;
-            ratio = here;
-            ++agreed;
+            if (!ratio) ratio = here;
+            if (is_real(u) && is_real(v)) {
+                if (!real_ratio) real_ratio = here;
+                if (!close(*real_ratio, here)) return Found::unlike;
+            }
+            unlike = unlike || !close(*ratio, here);
         }
-        if (agreed <= kPoints || !ratio) return false;
-        return !positive || (ratio->real() > 0 && mp::abs(ratio->imag()) < mp::abs(ratio->real()) * Real("1e-35"));
+        if (unlike) return looked.branched ? Found::unlike_elsewhere : Found::unlike;
+        if (!looked.enough() || (positive && (ratio->real() <= 0 || !is_real(*ratio)))) return Found::unlike;
+        return Found::alike;
     });
 }
 

@@ -12,7 +12,9 @@ std::optional<Rational> exact_value(const Expression& e);
 
 /// Exactly where both have an exact value; else both are evaluated with 50 digits at several points, drawn from the
 /// names of the variables, and must agree to 42 of them: a formula that is not the same differs there almost surely
-/// (Schwartz 1980). Formulas that cannot be evaluated must be the same trees. Bounded work.
+/// (Schwartz 1980). Odd roots of what is negative are real: formulas that then differ where both are real differ, also if
+/// with principal roots they do not (x and (x^{2/3})^{3/2}); with these x^{1/2} x^{1/3} is x^{5/6} below 0 as well. Formulas
+/// that cannot be evaluated must be the same trees. Bounded work.
 bool identical(const Expression& a, const Expression& b);
 
 /// Whether a = c b for a constant c that is not 0 (`positive`: above 0) at the same points: equations and

@@ -113,6 +113,11 @@ BOOST_AUTO_TEST_CASE(odd_roots_are_real) {
          {"\\sqrt[6]{x^2}", "\\sqrt[3]{x}"}, {"x^{1/3}", "|x|^{1/3}"}, {"x^{2/3}", "x^{3/2}"}, {"x^{1/3}", "-|x|^{1/3}"},
          {"x^{2/3}", "x^{0.667}"}, {"x^{5/3}", "|x|^{5/3}"}},
         false);
+    // An even root forgets the sign, whatever the roots of a negative number are taken for.
+    all({{"x", "(x^{2/3})^{3/2}"}, {"x^{1/3}", "\\sqrt{x^{2/3}}"}, {"x^{1/3}", "\\sqrt{\\sqrt[3]{x}^2}"},
+         {"x-1", "((x-1)^{2/3})^{3/2}"}, {"x^{1/5}", "\\sqrt{x^{2/5}}"}, {"x^{1/3}=2", "\\sqrt{x^{2/3}}=2"},
+         {"x^{1/3}<2", "\\sqrt{x^{2/3}}<2"}, {"y^{1/2}x^{1/3}", "y^{1/2}\\sqrt{x^{2/3}}"}},
+        false);
 }
 
 BOOST_AUTO_TEST_CASE(solutions_as_tuples) {
