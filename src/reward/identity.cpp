@@ -393,6 +393,16 @@ bool proportional(const Expression& a, const Expression& b, bool positive) {
     });
 }
 
+std::optional<int> order(const Expression& a, const Expression& b) {
+    const auto x = exact_value(a), y = exact_value(b);
+    if (x && y) return *x < *y ? -1 : *x > *y ? 1 : 0;
+    if (has_variables(a) || has_variables(b)) return {};
+    Evaluation one(0, Roots::real), other(0, Roots::real);
+    const Complex u = one.value(a), v = other.value(b);
+    if (one.failed || other.failed || !is_real(u) || !is_real(v)) return {};
+    return close(u, v) ? 0 : u.real() < v.real() ? -1 : 1;
+}
+
 Expression difference(Expression a, Expression b) {
     Expression minus_one;
     minus_one.number = -1;

@@ -21,6 +21,9 @@ bool identical(const Expression& a, const Expression& b);
 /// inequalities that say the same.
 bool proportional(const Expression& a, const Expression& b, bool positive);
 
+/// The sign of a - b, of real numbers; nothing for others.
+std::optional<int> order(const Expression& a, const Expression& b);
+
 /// Whether a formula has a symbol that is no constant.
 bool has_variables(const Expression& e);
 

@@ -86,14 +86,15 @@ bool is_mathematics(std::string_view name) {
 /// Behind a number these letters are no units.
 bool is_variable(char c) { return std::string_view("xyznkabeijpqruvw").find(c) != std::string_view::npos; }
 
-/// What becomes of words set as text at [at, end) by `command`: "and", "or" become commas, functions functions, one letter
-/// stays, units and the like go.
+/// What becomes of words set as text at [at, end) by `command`: "and", "or" and one letter stay, functions become
+/// functions, units and the like go.
 std::string read_words(std::string_view text, std::size_t at, std::size_t end, std::string_view command, const std::string& inside) {
     std::string bare;
     for (const char c : inside)
         if (c != ' ' && c != '.' && c != ',' && c != '(' && c != ')') bare += c;
     const bool behind = follows_number(text, at);
-    if (bare == "and" || bare == "or" || bare == "And" || bare == "Or") return ",";
+    if (bare == "and" || bare == "And") return " and ";
+    if (bare == "or" || bare == "Or") return " or ";
     if (is_mathematics(bare) || (command == "\\operatorname" && !bare.empty())) return "\\" + bare + " ";
     if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos) return inside;  // \text{24 hours}
     if (has_changing_word(inside)) return "\x01";                                           // which nothing reads

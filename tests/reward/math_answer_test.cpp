@@ -131,6 +131,30 @@ BOOST_AUTO_TEST_CASE(solutions_as_tuples) {
         false);
 }
 
+BOOST_AUTO_TEST_CASE(several_values_of_one_are_no_tuple) {
+    all({{"(0,1)", "x=0 \\text{ or } x=1"}, {"(0,1)", "x=0 or x=1"}, {"(2,3)", "x=2,x=3"}, {"(1,2,3,4)", "x=1,y=2,x=3,y=4"},
+         {"(1,2,3)", "x=1,y=2,x=3"}, {"(1,2)", "x=1,2"}, {"(1,2)", "1,y=2"}, {"(1,2)", "1 or 2"}, {"(1,2)", "x=1 or y=2"},
+         {"(1,2)", "(1 or 2)"}, {"(2,1)", "y=2,x=1"}},
+        false);
+    all({{"(1,2)", "x=1,y=2"}, {"(1,2)", "x=1 and y=2"}, {"(1,2)", "1,2"}, {"1,2", "1 or 2"}, {"1,2", "1 and 2"}, {"0,1", "x=0 or x=1"},
+         {"\\sin x, 2", "\\sin x \\text{ and } 2"}},
+        true);
+}
+
+BOOST_AUTO_TEST_CASE(and_is_an_intersection_or_a_union) {
+    all({{"(-\\infty,3)\\cup(2,\\infty)", "x>2,x<3"}, {"(-\\infty,3)\\cup(2,\\infty)", "x>2 and x<3"},
+         {"|x|>2", "x<-2 and x>2"}, {"(-\\infty,-2)\\cup(2,\\infty)", "x<-2 \\text{ and } x>2"}, {"x>2 or x<3", "x>2 and x<3"},
+         {"x<2 or x>3", "x<2 and x>3"}, {"(-\\infty,2)\\cup(3,\\infty)", "x<2, y>3"}, {"(2,3)", "x>2 or x<3"}, {"(2,3)", "x>2 and y<3"},
+         {"(3,2)", "x>3 and x<2"}, {"(3,2)", "3<x<2"}, {"(2,3)", "x\\ge 2 and x<3"}, {"2<x<3", "y>2 and y<3"},
+         {"x \\ne 1 \\text{ and } x \\ne 2", "x \\ne 1 \\text{ or } x \\ne 2"}, {"(-\\infty,2]\\cup[2,\\infty)", "x \\le 2, x \\ge 2"}},
+        false);
+    all({{"(2,3)", "x>2 and x<3"}, {"2<x<3", "x<3 \\text{ and } x>2"}, {"[2,3)", "x \\ge 2, x<3"}, {"|x|<2", "x>-2 and x<2"},
+         {"(-\\infty,3)\\cup(2,\\infty)", "x>2 or x<3"}, {"|x|>2", "x<-2 or x>2"}, {"|x|>2", "x<-2, x>2"},
+         {"(-\\infty,-\\sqrt2)\\cup(\\sqrt2,\\infty)", "x<-\\sqrt2, x>\\sqrt2"}, {"x<2, x>3", "x>3 or x<2"}, {"x=1 or x>3", "x>3, x=1"},
+         {"x \\ne 1, x \\ne 2", "x \\ne 2 \\text{ and } x \\ne 1"}, {"x>0, y>0", "y>0 and x>0"}},
+        true);
+}
+
 BOOST_AUTO_TEST_CASE(bounds_of_an_absolute_value) {
     all({{"1\\leq|z|\\leq\\frac32", "z \\in [-\\frac32,-1]\\cup[1,1.5]"}, {"|x|<2", "(-2,2)"}, {"|x|<2", "-2<x<2"}, {"|x| \\le a", "[-a,a]"},
          {"|x| \\ge 3", "(-\\infty,-3]\\cup[3,\\infty)"}, {"|x|>3", "x<-3 \\text{ or } x>3"}, {"2>|x|", "x \\in (-2,2)"},
