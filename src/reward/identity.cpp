@@ -12,8 +12,9 @@ namespace {
 
 namespace mp = boost::multiprecision;
 using Kind = Expression::Kind;
-using Real = mp::cpp_bin_float_50;
-using Complex = mp::cpp_complex_50;
+constexpr unsigned kDigits = 110;
+using Real = mp::number<mp::cpp_bin_float<kDigits>, mp::et_off>;
+using Complex = mp::number<mp::complex_adaptor<mp::cpp_bin_float<kDigits>>, mp::et_off>;
 
 constexpr int kPoints = 5, kAttempts = 10;
 constexpr int kAttemptsAtReal = 40;  // for points where all values are real, where it depends on the roots
@@ -47,13 +48,10 @@ class Evaluation {
             case Kind::number: return real(Real(mp::numerator(e.number)) / Real(mp::denominator(e.number)));
             case Kind::symbol: return symbol(e.text);
             case Kind::sum: {
-                Complex sum(0);
-                for (const Expression& child : e.children) {
-                    const Complex term = value(child);
-                    if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) return fail();
-                    sum += term;
-                }
-                return finite(sum);
+                Sum sum;
+                for (const Expression& child : e.children)
+                    if (!sum.add(value(child))) return fail();
+                return sum.loses() ? fail() : finite(sum.total);
             }
             case Kind::product: {
                 Complex product(1);
@@ -84,6 +82,33 @@ class Evaluation {
     }
 
   private:
+    static Real size(const Complex& z) { return mp::abs(z.real()) + mp::abs(z.imag()); }
+    /// A sum that knows when it cannot be trusted: a term that is not 0 is lost beside another, or the terms but for their
+    /// last digits cancel.
+    struct Sum {
+        Complex total = Complex(0);
+        Real largest = 0, smallest = 0;
+
+        bool add(const Complex& term) {
+            const Real here = size(term);
+            if (here > kLargestTerm) return false;
+            total += term;
+            if (here > largest) largest = here;
+            if (here != 0 && (smallest == 0 || here < smallest)) smallest = here;
+            return true;
+        }
+        bool loses() const {
+            const Real least = largest * smallest_share();
+            return smallest < least || (!is_zero(total) && size(total) < least);
+        }
+    };
+    static const Real& smallest_share() {
+        static const Real share("1e-40");
+        return share;
+    }
+    /// Whether a function is so flat or so straight at x that its value would not show what x is.
+    static bool is_tiny(const Complex& x) { return !is_zero(x) && size(x) < smallest_share(); }
+
     static Complex real(const Real& x) { return Complex(x, Real(0)); }
     static bool is_zero(const Complex& z) { return z.real() == 0 && z.imag() == 0; }
     Complex fail() {
@@ -91,7 +116,7 @@ class Evaluation {
         return {};
     }
     Complex finite(const Complex& z) {
-        // Beyond this 50 digits say nothing of what is added.
+        // Beyond this the digits say nothing of what is added.
         if (!mp::isfinite(z.real()) || !mp::isfinite(z.imag()) || mp::abs(z.real()) > Real("1e1000") ||
             mp::abs(z.imag()) > Real("1e1000"))
             return fail();
@@ -100,7 +125,7 @@ class Evaluation {
     Complex symbol(const std::string& name) {
         for (auto index = indices_.rbegin(); index != indices_.rend(); ++index)
             if (index->first == name) return index->second;
-        if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<50>>());
+        if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<kDigits>>());
         if (name == "e") return real(mp::exp(Real(1)));
         if (name == "i") return Complex(Real(0), Real(1));
         if (name == "infinity") return fail();
@@ -129,7 +154,7 @@ class Evaluation {
             return finite(below ? Complex(1) / result : result);
         }
         const Complex log = mp::log(base) * exponent;
-        if (mp::abs(log.real()) > 2000) return fail();
+        if (mp::abs(log.real()) > 2000 || is_tiny(log)) return fail();
         return finite(mp::exp(log));
     }
     Complex function(const Expression& e) {
@@ -151,7 +176,7 @@ class Evaluation {
             return power(x, Complex(1) / n);
         }
         if (f == "abs") return real(mp::abs(x).real());
-        if (f == "exp") return mp::abs(x.real()) > 2000 ? fail() : finite(mp::exp(x));
+        if (f == "exp") return mp::abs(x.real()) > 2000 || is_tiny(x) ? fail() : finite(mp::exp(x));
         if (f == "ln" || f == "log") {
             if (is_zero(x)) return fail();
             const Complex log = mp::log(x);
@@ -161,7 +186,8 @@ class Evaluation {
         }
         if (f == "factorial" || f == "floor" || f == "ceil" || f == "binom") return whole(e, x);
         const Complex big(Real(1e4));
-        if (mp::abs(x.real()) > big.real() || mp::abs(x.imag()) > 100) return fail();
+        if (mp::abs(x.real()) > big.real() || mp::abs(x.imag()) > kMostHyperbolic || is_tiny(x)) return fail();
+        if (f.ends_with('h') && mp::abs(x.real()) > kMostHyperbolic) return fail();
         if (f == "sin") return finite(mp::sin(x));
         if (f == "cos") return finite(mp::cos(x));
         if (f == "tan") return finite(mp::sin(x) / mp::cos(x));
@@ -188,7 +214,7 @@ class Evaluation {
     Complex sum_sign(const Expression& e) {
         const Complex from = value(e.children[1]), to = value(e.children[2]);
         if (failed) return {};
-        Complex total(0);
+        Sum sum;
         indices_.emplace_back(e.children[0].text, Complex());
         if (has_variables(e.children[1]) || has_variables(e.children[2])) {
             const std::string name = "sum " + std::to_string(indices_.size());
@@ -196,20 +222,18 @@ class Evaluation {
             const Complex all = from * Complex(1 + draw(name + " from", point_)) + to * Complex(1 + draw(name + " to", point_)) +
                                 value(e.children[3]);
             const bool large = mp::abs(all.real()) > Real(1e4) || mp::abs(all.imag()) > 100;
-            total = failed || large ? fail() : some_function(name, all);
+            sum.total = failed || large ? fail() : some_function(name, all);
         } else if (from.imag() != 0 || to.imag() != 0 || from.real() != mp::floor(from.real()) ||
                    to.real() != mp::floor(to.real()) || mp::abs(to.real() - from.real()) > kMostTerms) {
             fail();
         } else {
             for (Real k = from.real(); k <= to.real() && !failed; ++k) {
                 indices_.back().second = real(k);
-                const Complex term = value(e.children[3]);
-                if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) fail();
-                total += term;
+                if (!sum.add(value(e.children[3]))) fail();
             }
         }
         indices_.pop_back();
-        return failed ? Complex() : finite(total);
+        return failed || sum.loses() ? fail() : finite(sum.total);
     }
     Complex whole(const Expression& e, const Complex& x) {
         if (x.imag() != 0) return fail();
@@ -230,6 +254,7 @@ class Evaluation {
 
     static constexpr double kLargestTerm = 1e18;  ///< beside a larger one the digits of the others would be lost
     static constexpr int kMostTerms = 1000;
+    static constexpr int kMostHyperbolic = 100;  ///< e^{-2x} is lost beside 1 beyond
     int point_;
     Roots roots_;
     std::vector<std::pair<std::string, Complex>> indices_;  ///< of the sums around, with their values
@@ -246,7 +271,10 @@ bool of_either_roots(Look look) {
     return found == Found::alike || (found == Found::unlike_elsewhere && look(Roots::principal) == Found::alike);
 }
 
-bool is_real(const Complex& z) { return mp::abs(z.imag()) <= mp::abs(z.real()) * Real("1e-40"); }
+bool is_real(const Complex& z) {
+    static const Real tolerance("1e-90");
+    return mp::abs(z.imag()) <= mp::abs(z.real()) * tolerance;
+}
 
 /// The points that two formulas are evaluated at: until both had values at `wanted` of them and, where real roots made
 /// a difference, all values were real at as many.
@@ -271,9 +299,10 @@ struct Points {
 };
 
 bool close(const Complex& a, const Complex& b) {
+    static const Real tolerance("1e-100");
     const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
     const Complex d = a - b;
-    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * Real("1e-42");
+    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * tolerance;
 }
 
 }  // namespace
