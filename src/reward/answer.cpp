@@ -14,6 +14,7 @@
 #include "gradus/reward/math_answer.hpp"
 #include "gradus/reward/reward.hpp"
 #include "latex.hpp"
+#include "measures.hpp"
 #include "number.hpp"
 #include "words.hpp"
 
@@ -322,6 +323,11 @@ bool in_plain_words(std::string_view text) {
     return last == before.npos || before[last] == ':' || before[last] == '=' || may_precede_number(before);
 }
 
+/// Whether a formula is more than a letter, which may be a word: "The final answer is a ...".
+bool says_something(std::string_view formula) {
+    return formula.find_first_of("0123456789\\") != formula.npos || std::count_if(formula.begin(), formula.end(), is_letter) > 1;
+}
+
 class AccuracyReward final : public Reward {
   public:
     Judgement judge(const RewardInput& input) const override {
@@ -332,6 +338,7 @@ class AccuracyReward final : public Reward {
         const std::string reference = extract_reference(input.reference);
         if (reference.empty()) return kUnscorable;
         const std::string answer = extract_answer(input.response);
+        if (reference != answer && !of_one_measure(reference, answer)) return 0.0;
         if (in_plain_words(reference) && in_plain_words(answer)) {
             const auto wanted = stated_number(reference), stated = stated_number(answer);
             if (wanted && stated) return equal(*wanted, *stated) ? 1.0 : 0.0;
@@ -374,7 +381,7 @@ std::string extract_answer(const std::string& response) {
     if (last_boxes(part, boxes)) {
         // Boxes of the working, and a final answer behind them.
         const std::string_view behind = std::string_view(part).substr(part.rfind(kBoxed));
-        return after_phrase(behind, found, kFinalPhrases) && is_formula(found) ? std::string(found) : boxes;
+        return after_phrase(behind, found, kFinalPhrases) && says_something(found) && is_formula(found) ? std::string(found) : boxes;
     }
     if (after_hashes(part, found)) return std::string(found);
     return after_phrase(part, found) ? answer_said(part, found) : marked_by_nothing(part, false);

@@ -8,6 +8,7 @@
 #include "identity.hpp"
 #include "latex.hpp"
 #include "matrices.hpp"
+#include "measures.hpp"
 
 namespace gradus {
 namespace {
@@ -145,6 +146,27 @@ std::vector<std::string> names_of_rounds(const std::vector<Expression>& items) {
     return items.size() % std::max<std::size_t>(names.size(), 1) == 0 ? names : std::vector<std::string>{};
 }
 
+/// The order of the alphabet, whatever the case, and of whole numbers: x_9, x_10.
+bool comes_before(const std::string& a, const std::string& b) {
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+    std::size_t i = 0, j = 0;
+    while (i < a.size() && j < b.size()) {
+        if (is_digit(a[i]) && is_digit(b[j])) {
+            std::size_t end_i = i, end_j = j;
+            while (end_i < a.size() && is_digit(a[end_i])) ++end_i;
+            while (end_j < b.size() && is_digit(b[end_j])) ++end_j;
+            if (end_i - i != end_j - j) return end_i - i < end_j - j;
+            const int sign = a.compare(i, end_i - i, b, j, end_j - j);
+            if (sign != 0) return sign < 0;
+            i = end_i, j = end_j;
+            continue;
+        }
+        if (lower(a[i]) != lower(b[j])) return lower(a[i]) < lower(b[j]);
+        ++i, ++j;
+    }
+    return a.size() - i != b.size() - j ? a.size() - i < b.size() - j : a < b;
+}
+
 /// Whether items may be the components of a tuple in the order of the alphabet, or without names as they stand: all have
 /// names, and different ones, or none has. x=0, x=1 are two values of one.
 bool are_components(const Expression& list) {
@@ -153,7 +175,7 @@ bool are_components(const Expression& list) {
     };
     if (std::none_of(list.children.begin(), list.children.end(), named)) return list.text.empty();
     const std::vector<std::string> names = names_of_rounds(list.children);
-    return names.size() == list.children.size() && list.text != "or" && std::is_sorted(names.begin(), names.end());
+    return names.size() == list.children.size() && list.text != "or" && std::is_sorted(names.begin(), names.end(), comes_before);
 }
 
 /// Each round as a tuple.
@@ -181,7 +203,7 @@ bool join_components(std::vector<Expression>& a, std::vector<Expression>& b) {
     std::vector<Expression>&rounds = several ? a : b, &tuples = several ? b : a;
     if (several == more || !are_tuples(tuples)) return false;
     rounds = tuples_of_rounds(rounds, of.size());
-    return std::is_sorted(of.begin(), of.end());
+    return std::is_sorted(of.begin(), of.end(), comes_before);
 }
 
 Expression infinity(bool positive) {
@@ -436,38 +458,6 @@ std::string without_spaces(const std::string& text) {
     return out;
 }
 
-/// "am" or "pm" where a text names a half of the day.
-std::string half_of_day(const std::string& text) {
-    std::string lower;
-    for (const char c : text)
-        if (c != '.') lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    for (const char* half : {"am", "pm"})
-        for (std::size_t at = 0; (at = lower.find(half, at)) != std::string::npos; ++at) {
-            const bool begins = at == 0 || (!is_letter(lower[at - 1]) && lower[at - 1] != '\\');  // \pm
-            const bool ends = at + 2 >= lower.size() || !is_letter(lower[at + 2]);
-            if (begins && ends) return half;
-        }
-    return "";
-}
-
-/// The measure that a number is given in, of those that come in several sizes.
-std::string measure_of(const std::string& text) {
-    static constexpr std::array<std::string_view, 17> kMeasures = {"mm", "cm", "m",  "km", "mg",  "g",   "kg",  "ms", "s",
-                                                                   "h",  "mL", "ml", "L",  "in", "ft", "yd", "mi"};
-    std::string found, word;
-    for (std::size_t at = 0; at <= text.size(); ++at) {
-        if (at < text.size() && is_letter(text[at])) {
-            word += text[at];
-            continue;
-        }
-        const bool command = at > word.size() && text[at - word.size() - 1] == '\\';
-        const bool apart = at > word.size() && (text[at - word.size() - 1] == ' ' || text[at - word.size() - 1] == '{');
-        if (!command && apart && std::find(kMeasures.begin(), kMeasures.end(), word) != kMeasures.end()) found = word;
-        word.clear();
-    }
-    return found;
-}
-
 /// The words of an answer that is nothing but words, set as text or typed, in lower case: "Evelyn", "no solution",
 /// and choices: "(C)". "" for others: a word of one or two letters may be a formula, and a choice is a capital.
 std::string words_of(const std::string& text) {
@@ -508,10 +498,7 @@ std::string words_of(const std::string& text) {
 bool same_answer(const std::string& reference, const std::string& answer) {
     if (!reference.empty() && reference == answer) return true;
     if (reference.size() > kLongestAnswer || answer.size() > kLongestAnswer) return false;
-    const std::string measure = measure_of(reference), given_measure = measure_of(answer);
-    if (half_of_day(reference) != half_of_day(answer) ||
-        (!measure.empty() && !given_measure.empty() && measure != given_measure))
-        return false;
+    if (!of_one_measure(reference, answer)) return false;
     const std::string a = plain_latex(reference), b = plain_latex(answer);
     const std::string words = words_of(reference);
     if (!words.empty()) {

@@ -54,6 +54,9 @@ BOOST_AUTO_TEST_CASE(a_final_answer_behind_the_boxes) {
     BOOST_TEST(extract_answer("\\boxed{5}. The final answer is correct.") == "5");
     BOOST_TEST(extract_answer("\\boxed{5}. The final answer is below 7.") == "5");
     BOOST_TEST(extract_answer("\\boxed{5}. The answer is 6") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is a") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is x + y") == "x + y");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is \\pi") == "\\pi");
     BOOST_TEST(extract_answer("<answer>\\boxed{5}</answer> The final answer is 6") == "5");
 }
 
@@ -105,6 +108,20 @@ BOOST_AUTO_TEST_CASE(words_that_change_a_number) {
         BOOST_TEST(accuracy(std::string("<answer>5 ") + unit + "</answer>", "5") == 1.0, unit);
         BOOST_TEST(accuracy(std::string("<answer>5\\text{ ") + unit + "}</answer>", "5") == 1.0, unit);
     }
+}
+
+BOOST_AUTO_TEST_CASE(measures_of_several_sizes) {
+    for (const auto& [reference, other] : {std::pair{"5 m", "5 m^2"}, {"5\\text{ meters}", "5\\text{ km}"}, {"5\\text{ meters}", "5 kilometers"},
+                                           {"5 meters", "5 kilometers"}, {"\\$5", "5 cents"}, {"5 cents", "5 dollars"}, {"5\\text{ cm}^2", "5\\text{ cm}^3"},
+                                           {"5 square feet", "5 feet"}, {"10 AM", "10 PM"}, {"5 minutes", "5 hours"}, {"5\\text{ m}", "5 square meters"},
+                                           {"\\frac{1}{2}\\text{ cm}", "\\frac{1}{2}\\text{ mm}"}, {"5 m²", "5 m"}}) {
+        BOOST_TEST(accuracy("<answer>" + std::string(other) + "</answer>", reference) == 0.0, reference << " and " << other);
+        BOOST_TEST(accuracy("\\boxed{" + std::string(reference) + "}", other) == 0.0, other << " and " << reference);
+    }
+    for (const auto& [reference, other] : {std::pair{"5 m^2", "5 square meters"}, {"5\\text{ meters}", "5 m"}, {"\\$5", "5 dollars"}, {"\\$5", "5"},
+                                           {"5\\text{ cm}^2", "5"}, {"5 inches", "5\\text{ in}"}, {"5 hours", "5 hours a day"}, {"10 AM", "10 am"},
+                                           {"5", "5 kilometers"}, {"5 minutes", "5\\text{ min}"}})
+        BOOST_TEST(accuracy("<answer>" + std::string(other) + "</answer>", reference) == 1.0, reference << " and " << other);
 }
 
 BOOST_AUTO_TEST_CASE(references) {

@@ -137,8 +137,9 @@ BOOST_AUTO_TEST_CASE(several_values_of_one_are_no_tuple) {
          {"(1,2)", "(1 or 2)"}, {"(2,1)", "y=2,x=1"}},
         false);
     all({{"(1,2)", "x=1,y=2"}, {"(1,2)", "x=1 and y=2"}, {"(1,2)", "1,2"}, {"1,2", "1 or 2"}, {"1,2", "1 and 2"}, {"0,1", "x=0 or x=1"},
-         {"\\sin x, 2", "\\sin x \\text{ and } 2"}},
+         {"\\sin x, 2", "\\sin x \\text{ and } 2"}, {"(1,2)", "x_9=1,x_{10}=2"}, {"(1,2,3)", "a=1,B=2,c=3"}, {"(1,2,3)", "A=1,b=2,C=3"}},
         true);
+    all({{"(1,2)", "x_{10}=1,x_9=2"}, {"(1,2)", "B=1,a=2"}, {"(1,2)", "b=1,A=2"}}, false);
 }
 
 BOOST_AUTO_TEST_CASE(and_is_an_intersection_or_a_union) {

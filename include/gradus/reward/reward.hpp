@@ -102,7 +102,7 @@ std::unique_ptr<Reward> make_cosine_reward(const CosineLengths& lengths);
 std::unique_ptr<Reward> make_steps_reward();
 
 /// The verdict in a judge's reply: 1, 0, or NaN where it has none. The last of the two words in its final part counts, whole
-/// words as they are written; one within the other's (CORRECT in INCORRECT) is none.
+/// words as they are written; one within the other (CORRECT in INCORRECT or in NOT CORRECT) is none.
 double verdict_in(const std::string& reply, const std::string& yes, const std::string& no);
 
 /// DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13) of a response of `tokens` tokens: 0 up to
