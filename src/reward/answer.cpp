@@ -217,7 +217,7 @@ Beside words_beside(std::string_view text, std::size_t begin, std::size_t end, b
             beside.changed = beside.changed || behind_number;
             if (behind_number) beside.begin = text.find_last_not_of("0123456789.,/$", further) + 1;
             break;
-        } else if (changes_number(word[0])) {
+        } else if (changes_number(word[0]) || word[0] == "than" || word[0] == "most" || word[0] == "least") {
             beside.changed = true;
         } else if (!among(kLeading, word[0])) {
             break;
@@ -231,9 +231,14 @@ Beside words_beside(std::string_view text, std::size_t begin, std::size_t end, b
         while (at < text.size() && is_letter(text[at])) ++at;
         const std::string_view word = text.substr(first, at - first);
         if (among(kConnecting, words_in(word)[0])) continue;
-        if (!changes_number(word)) break;
+        // With the next word: "square feet", "at most".
+        const std::size_t next = std::min(text.find_first_not_of(' ', at), text.size());
+        std::size_t next_end = next;
+        while (next_end < text.size() && is_letter(text[next_end])) ++next_end;
+        if (!has_changing_word(text.substr(first, next_end - first)) || (!changes_number(word) && words_in(word)[0] != "at")) break;
         beside.changed = true;
-        beside.end = at;
+        beside.end = next_end;
+        break;
     }
     if (strict && !beside.changed && !beside.minus && !may_precede_number(text.substr(0, begin))) {
         const std::size_t last = text.substr(0, begin).find_last_not_of(" $");
@@ -313,11 +318,11 @@ bool in_plain_words(std::string_view text) {
             std::isdigit(static_cast<unsigned char>(text[text.find_first_not_of("$% ", at)])) != 0)
             return false;
         if (word.size() == 1 && word != "a" && word != "e") return false;
-        if (!word.empty() && changes_number(word)) return false;
         word.clear();
         if (std::isdigit(static_cast<unsigned char>(c)) == 0 && std::string_view(" .,:$%+-/'\n\t").find(c) == std::string_view::npos)
             return false;
     }
+    if (has_changing_word(text)) return false;
     const std::string_view before = text.substr(0, text.find_first_of("0123456789"));
     const std::size_t last = before.find_last_not_of(" $+-.");
     return last == before.npos || before[last] == ':' || before[last] == '=' || may_precede_number(before);

@@ -14,7 +14,7 @@ const Words& changing_words() {
     static const Words all = {
         // Connections to something else.
         "and", "or", "nor", "not", "no", "never", "neither", "cannot", "wrong", "incorrect", "false", "but", "except", "unless",
-        "without", "to", "between", "than", "most", "least", "below", "above", "under", "beyond", "beneath",
+        "without", "to", "between", "below", "above", "under", "beyond", "beneath",
         // Operations.
         "minus", "negative", "plus", "times", "over", "divided", "multiplied", "added", "subtracted", "increased", "decreased",
         "reduced", "raised", "mod", "modulo", "choose", "base", "square", "squares", "squared", "cube", "cubes", "cubed", "root", "roots",
@@ -51,7 +51,9 @@ const Words& harmless_words() {
         "contains", "contained", "hold", "holds", "held", "there", "remain", "remains", "area", "volume", "perimeter", "length",
         "width", "height", "distance", "speed", "age", "price", "profit", "probability", "number", "amount", "average", "charge",
         "charges", "charged", "collect", "collects", "collected", "work", "works", "worked", "travel", "travels", "traveled",
-        "write", "writes", "wrote", "plant", "plants", "planted", "receiving", "owes", "owe", "owed", "owns", "own", "owned"};
+        "deliver", "delivers", "delivered", "climb", "climbs", "climbed", "pick", "picks", "picked", "up", "watch", "watches",
+        "watched", "carry", "carries", "carried", "hike", "hikes", "hiked", "rained", "cut", "cuts", "averaged", "working", "each",
+        "more", "additional", "extra", "another", "write", "writes", "wrote", "plant", "plants", "planted", "receiving", "owes", "owe", "owed", "owns", "own", "owned"};
     return all;
 }
 
@@ -61,6 +63,13 @@ const Words& whole_of() {
                               "profit", "number", "speed", "area", "volume", "perimeter", "weight", "score", "probability", "age",
                               "answer", "balance", "maximum", "minimum"};
     return all;
+}
+
+bool is_unit_of_length(std::string_view word) {
+    static const Words all = {"unit", "units", "feet", "foot", "ft", "inch", "inches", "in", "mile", "miles", "mi", "yard", "yards",
+                              "yd", "meter", "meters", "metre", "metres", "m", "centimeter", "centimeters", "centimetres", "cm",
+                              "kilometer", "kilometers", "kilometres", "km", "millimeter", "millimeters", "mm"};
+    return all.contains(word);
 }
 
 }  // namespace
@@ -83,8 +92,9 @@ bool changes_number(std::string_view word) {
 bool has_changing_word(std::string_view text) {
     const std::vector<std::string> words = words_in(text);
     for (std::size_t i = 0; i < words.size(); ++i) {
-        const bool of_unit = words[i] == "square" && i + 1 < words.size() && words[i + 1] != "of";
-        if (!of_unit && changing_words().contains(words[i])) return true;
+        const bool of_unit = words[i] == "square" && i + 1 < words.size() && is_unit_of_length(words[i + 1]);
+        const bool bound = i > 0 && words[i - 1] == "at" && (words[i] == "most" || words[i] == "least");
+        if (bound || (!of_unit && changing_words().contains(words[i]))) return true;
     }
     return false;
 }

@@ -12,7 +12,7 @@ namespace gradus {
 /// unit, and its number is not the answer. In any case of letters.
 bool changes_number(std::string_view word);
 
-/// Whether one of the words of a text does. "square" and "cubic" before a unit do not.
+/// Whether one of the words of a text does, or "at most", "at least". "square" before a unit does not.
 bool has_changing_word(std::string_view text);
 
 /// Whether the words in front of a number let it be what it is: the last of them is known to ("is", "costs", "total of"),
