@@ -261,6 +261,13 @@ std::string with_words_beside(std::string_view text, std::size_t begin, std::siz
     return negative;
 }
 
+/// Whether a text has a command of LaTeX that is named by letters.
+bool has_command(std::string_view text) {
+    for (std::size_t at = 0; at + 1 < text.size(); ++at)
+        if (text[at] == '\\' && is_letter(text[at + 1])) return true;
+    return false;
+}
+
 /// The answer of a text that marks none: the formula that it is, the last formula set as such, or the last number,
 /// whichever comes later, with the words beside it that change it. `strict`: of what "the answer is", also with words in
 /// front that are not known to leave a number alone.
@@ -276,6 +283,8 @@ std::string marked_by_nothing(const std::string& part, bool strict) {
         while (to < part.size() && part[to] == '$') ++to;
         if (to == end) to = std::min(end + 2, part.size());
         if (!number || number->digit < end) return with_words_beside(part, begin, end, from, to, strict);
+    } else if (strict && has_command(part)) {
+        return std::string(whole);  // \text{half of }5
     }
     return number ? with_words_beside(number->plain, number->begin, number->end, number->begin, number->end, strict) : "";
 }

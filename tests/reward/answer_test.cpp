@@ -215,7 +215,8 @@ BOOST_AUTO_TEST_CASE(words_beside_an_answer_that_nothing_marks) {
           "So it is half of 3", "It is not 3.", "The answer is $3$ million.", "The answer is not $3$.", "It is half of \\(3\\).",
           "The answer is 3 and a half.", "The answer is 2 or 3.", "The answer is 2 to 3", "It is at most 3.", "It is 3 at most.", "It is less than 3.", "It is 3 square roots.", "The answer is the square root of 3",
           "The answer is 3 below zero.", "The answer is negative $3$.", "The answer is inverse of 3", "We get 2 times 3.",
-          "The answer is not **3**.", "It is 3-hundredths", "The answer is 3 point five.", "The answer is the digits of 3"})
+          "The answer is not **3**.", "It is 3-hundredths", "The answer is 3 point five.", "The answer is the digits of 3",
+          "The answer is \\text{half of }3.", "The answer is \\overline{3}."})
         BOOST_TEST(accuracy(changed, "3") == 0.0, changed);
     for (const char* plain :
          {"The answer is 3.", "It is 3", "The answer is about $3$.", "The answer is 3 apples and a pear.", "She has 3 and leaves.",
