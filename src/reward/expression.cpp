@@ -59,17 +59,23 @@ class Parser : Scanner {
     Expression list(std::string_view stop) {
         const Deeper deeper(*this);
         std::vector<Expression> items;
+        bool all = false, any = false;
         while (!wrong_) {
             if (ends() || stop.find(peek()) != stop.npos) break;
             items.push_back(relation());
             bool more = false;
-            while (take(',') || take(';') || take_word("and") || take_word("or"))
+            while (!ends()) {
+                const bool both = take_word("and"), either = !both && take_word("or");
+                if (!both && !either && !take(',') && !take(';')) break;
+                all = all || both;
+                any = any || either;
                 more = true;
+            }
             if (!more) break;
         }
         if (items.empty()) return fail();
         if (items.size() == 1) return std::move(items[0]);
-        return node(Kind::list, std::move(items));
+        return node(Kind::list, std::move(items), std::string(all ? "and" : "") + (any ? "or" : ""));
     }
 
     Expression relation() {
@@ -117,6 +123,7 @@ class Parser : Scanner {
     bool starts_atom() {
         const char c = peek();
         if (c == '|') return bars_ == 0;
+        if (at_word("and") || at_word("or")) return false;
         if (is_digit(c) || is_letter(c) || c == '(' || c == '{' || (c == '.' && at_ + 1 < text_.size() && is_digit(text_[at_ + 1])))
             return true;
         if (c != '\\') return false;
@@ -139,8 +146,6 @@ class Parser : Scanner {
                 Expression right = unary();
                 left = node(Kind::quotient, {std::move(left), std::move(right)});
             } else if (starts_atom()) {
-                const bool word = is_letter(peek());
-                if (word && (text_.substr(at_).starts_with("and") || text_.substr(at_).starts_with("or"))) break;
                 // "3 1/2" and 3\frac{1}{2} are mixed numbers; "3 4" is none of our business.
                 const bool digit = is_digit(peek()) || peek() == '.';
                 const std::size_t before = text_.find_last_not_of(" \n\t~", at_ == 0 ? 0 : at_ - 1);
@@ -306,7 +311,8 @@ class Parser : Scanner {
         const char close = peek();
         if (close != ')' && close != ']') return fail();
         ++at_;
-        if (inside.kind != Kind::list) {
+        // (1 or 2) is no tuple.
+        if (inside.kind != Kind::list || !inside.text.empty()) {
             if ((open == '(' && close == ')') || inside.kind == Kind::matrix) return inside;
             return fail();
         }

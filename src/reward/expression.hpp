@@ -23,7 +23,7 @@ struct Expression {
         quotient,   ///< numerator, denominator
         function,   ///< name and arguments: sin, sqrt, log (with base), abs, f ..., a_ (subscript), sum (index, from, to, term)
         plus_minus, ///< child with both signs; `text` is "pm" or "mp"
-        list,       ///< without brackets: 1, 2 and 3
+        list,       ///< without brackets: 1, 2 and 3; `text` has the words between them, "and", "or", "andor" or ""
         bracket,    ///< `text` holds the two brackets: "()" a tuple or an open interval, "[)", "{}" a set
         unite,      ///< of sets or intervals
         matrix,     ///< children are rows, which are lists

@@ -12,10 +12,12 @@ namespace {
 
 namespace mp = boost::multiprecision;
 using Kind = Expression::Kind;
-using Real = mp::cpp_bin_float_50;
-using Complex = mp::cpp_complex_50;
+constexpr unsigned kDigits = 110;
+using Real = mp::number<mp::cpp_bin_float<kDigits>, mp::et_off>;
+using Complex = mp::number<mp::complex_adaptor<mp::cpp_bin_float<kDigits>>, mp::et_off>;
 
 constexpr int kPoints = 5, kAttempts = 10;
+constexpr int kAttemptsAtReal = 40;  // for points where all values are real, where it depends on the roots
 constexpr unsigned kMostBits = 4000;
 constexpr int kBudget = 40000;  // about a tenth of a second
 thread_local int left = kBudget;
@@ -46,13 +48,10 @@ class Evaluation {
             case Kind::number: return real(Real(mp::numerator(e.number)) / Real(mp::denominator(e.number)));
             case Kind::symbol: return symbol(e.text);
             case Kind::sum: {
-                Complex sum(0);
-                for (const Expression& child : e.children) {
-                    const Complex term = value(child);
-                    if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) return fail();
-                    sum += term;
-                }
-                return finite(sum);
+                Sum sum;
+                for (const Expression& child : e.children)
+                    if (!sum.add(value(child))) return fail();
+                return sum.loses() ? fail() : finite(sum.total);
             }
             case Kind::product: {
                 Complex product(1);
@@ -83,6 +82,33 @@ class Evaluation {
     }
 
   private:
+    static Real size(const Complex& z) { return mp::abs(z.real()) + mp::abs(z.imag()); }
+    /// A sum that knows when it cannot be trusted: a term that is not 0 is lost beside another, or the terms but for their
+    /// last digits cancel.
+    struct Sum {
+        Complex total = Complex(0);
+        Real largest = 0, smallest = 0;
+
+        bool add(const Complex& term) {
+            const Real here = size(term);
+            if (here > kLargestTerm) return false;
+            total += term;
+            if (here > largest) largest = here;
+            if (here != 0 && (smallest == 0 || here < smallest)) smallest = here;
+            return true;
+        }
+        bool loses() const {
+            const Real least = largest * smallest_share();
+            return smallest < least || (!is_zero(total) && size(total) < least);
+        }
+    };
+    static const Real& smallest_share() {
+        static const Real share("1e-40");
+        return share;
+    }
+    /// Whether a function is so flat or so straight at x that its value would not show what x is.
+    static bool is_tiny(const Complex& x) { return !is_zero(x) && size(x) < smallest_share(); }
+
     static Complex real(const Real& x) { return Complex(x, Real(0)); }
     static bool is_zero(const Complex& z) { return z.real() == 0 && z.imag() == 0; }
     Complex fail() {
@@ -90,7 +116,7 @@ class Evaluation {
         return {};
     }
     Complex finite(const Complex& z) {
-        // Beyond this 50 digits say nothing of what is added.
+        // Beyond this the digits say nothing of what is added.
         if (!mp::isfinite(z.real()) || !mp::isfinite(z.imag()) || mp::abs(z.real()) > Real("1e1000") ||
             mp::abs(z.imag()) > Real("1e1000"))
             return fail();
@@ -99,7 +125,7 @@ class Evaluation {
     Complex symbol(const std::string& name) {
         for (auto index = indices_.rbegin(); index != indices_.rend(); ++index)
             if (index->first == name) return index->second;
-        if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<50>>());
+        if (name == "pi") return real(mp::default_ops::get_constant_pi<mp::cpp_bin_float<kDigits>>());
         if (name == "e") return real(mp::exp(Real(1)));
         if (name == "i") return Complex(Real(0), Real(1));
         if (name == "infinity") return fail();
@@ -128,7 +154,7 @@ class Evaluation {
             return finite(below ? Complex(1) / result : result);
         }
         const Complex log = mp::log(base) * exponent;
-        if (mp::abs(log.real()) > 2000) return fail();
+        if (mp::abs(log.real()) > 2000 || is_tiny(log)) return fail();
         return finite(mp::exp(log));
     }
     Complex function(const Expression& e) {
@@ -150,7 +176,7 @@ class Evaluation {
             return power(x, Complex(1) / n);
         }
         if (f == "abs") return real(mp::abs(x).real());
-        if (f == "exp") return mp::abs(x.real()) > 2000 ? fail() : finite(mp::exp(x));
+        if (f == "exp") return mp::abs(x.real()) > 2000 || is_tiny(x) ? fail() : finite(mp::exp(x));
         if (f == "ln" || f == "log") {
             if (is_zero(x)) return fail();
             const Complex log = mp::log(x);
@@ -160,7 +186,8 @@ class Evaluation {
         }
         if (f == "factorial" || f == "floor" || f == "ceil" || f == "binom") return whole(e, x);
         const Complex big(Real(1e4));
-        if (mp::abs(x.real()) > big.real() || mp::abs(x.imag()) > 100) return fail();
+        if (mp::abs(x.real()) > big.real() || mp::abs(x.imag()) > kMostHyperbolic || is_tiny(x)) return fail();
+        if (f.ends_with('h') && mp::abs(x.real()) > kMostHyperbolic) return fail();
         if (f == "sin") return finite(mp::sin(x));
         if (f == "cos") return finite(mp::cos(x));
         if (f == "tan") return finite(mp::sin(x) / mp::cos(x));
@@ -187,7 +214,7 @@ class Evaluation {
     Complex sum_sign(const Expression& e) {
         const Complex from = value(e.children[1]), to = value(e.children[2]);
         if (failed) return {};
-        Complex total(0);
+        Sum sum;
         indices_.emplace_back(e.children[0].text, Complex());
         if (has_variables(e.children[1]) || has_variables(e.children[2])) {
             const std::string name = "sum " + std::to_string(indices_.size());
@@ -195,20 +222,18 @@ class Evaluation {
             const Complex all = from * Complex(1 + draw(name + " from", point_)) + to * Complex(1 + draw(name + " to", point_)) +
                                 value(e.children[3]);
             const bool large = mp::abs(all.real()) > Real(1e4) || mp::abs(all.imag()) > 100;
-            total = failed || large ? fail() : some_function(name, all);
+            sum.total = failed || large ? fail() : some_function(name, all);
         } else if (from.imag() != 0 || to.imag() != 0 || from.real() != mp::floor(from.real()) ||
                    to.real() != mp::floor(to.real()) || mp::abs(to.real() - from.real()) > kMostTerms) {
             fail();
         } else {
             for (Real k = from.real(); k <= to.real() && !failed; ++k) {
                 indices_.back().second = real(k);
-                const Complex term = value(e.children[3]);
-                if (mp::abs(term.real()) > kLargestTerm || mp::abs(term.imag()) > kLargestTerm) fail();
-                total += term;
+                if (!sum.add(value(e.children[3]))) fail();
             }
         }
         indices_.pop_back();
-        return failed ? Complex() : finite(total);
+        return failed || sum.loses() ? fail() : finite(sum.total);
     }
     Complex whole(const Expression& e, const Complex& x) {
         if (x.imag() != 0) return fail();
@@ -229,26 +254,55 @@ class Evaluation {
 
     static constexpr double kLargestTerm = 1e18;  ///< beside a larger one the digits of the others would be lost
     static constexpr int kMostTerms = 1000;
+    static constexpr int kMostHyperbolic = 100;  ///< e^{-2x} is lost beside 1 beyond
     int point_;
     Roots roots_;
     std::vector<std::pair<std::string, Complex>> indices_;  ///< of the sums around, with their values
 };
 
-/// Whether `agree` is true of the real or of the principal roots; its second argument is set where that made a difference.
-template <class Agree>
-bool of_either_roots(Agree agree) {
-    for (const Roots roots : {Roots::real, Roots::principal}) {
-        bool branched = false;
-        if (agree(roots, branched)) return true;
-        if (!branched) return false;
-    }
-    return false;
+/// What one pass over the points found. `unlike` is for good: where all values are real, so are the roots of the formulas;
+/// `unlike_elsewhere` differed only beside values that are not, and with other roots they may agree.
+enum class Found { alike, unlike, unlike_elsewhere };
+
+/// Whether formulas are alike with real roots or, where these led to values that are not real, with principal ones.
+template <class Look>
+bool of_either_roots(Look look) {
+    const Found found = look(Roots::real);
+    return found == Found::alike || (found == Found::unlike_elsewhere && look(Roots::principal) == Found::alike);
 }
 
+bool is_real(const Complex& z) {
+    static const Real tolerance("1e-90");
+    return mp::abs(z.imag()) <= mp::abs(z.real()) * tolerance;
+}
+
+/// The points that two formulas are evaluated at: until both had values at `wanted` of them and, where real roots made
+/// a difference, all values were real at as many.
+struct Points {
+    Points(int wanted_, Roots roots_) : wanted(wanted_), roots(roots_) {}
+    int wanted;
+    Roots roots;
+    int point = -1, evaluated = 0, at_real = 0;
+    bool branched = false;
+
+    bool enough() const { return evaluated >= wanted; }
+    bool next() {
+        const bool real = branched && roots == Roots::real;
+        return ++point < (real ? kAttemptsAtReal : kAttempts) && (real ? at_real : evaluated) < wanted;
+    }
+    void count(const Evaluation& one, const Complex& u, const Evaluation& other, const Complex& v) {
+        branched = branched || one.branched || other.branched;
+        if (one.failed || other.failed) return;
+        ++evaluated;
+        at_real += is_real(u) && is_real(v);
+    }
+};
+
 bool close(const Complex& a, const Complex& b) {
+    static const Real tolerance("1e-100");
     const Real size = mp::abs(a.real()) + mp::abs(a.imag()) + mp::abs(b.real()) + mp::abs(b.imag());
     const Complex d = a - b;
-    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * Real("1e-42");
+    return mp::abs(d.real()) + mp::abs(d.imag()) <= size * tolerance;
 }
 
 }  // namespace
@@ -323,43 +377,59 @@ bool identical(const Expression& a, const Expression& b) {
     if (x && y) return *x == *y;
     if (tree_text(a) == tree_text(b)) return true;
     const int points = has_variables(a) || has_variables(b) ? kPoints : 1;
-    return of_either_roots([&](Roots roots, bool& branched) {
-        int agreed = 0;
-        for (int point = 0; point < kAttempts && agreed < points; ++point) {
-            Evaluation left(point, roots), right(point, roots);
+    return of_either_roots([&](Roots roots) {
+        Points looked(points, roots);
+        bool unlike = false;
+        while (looked.next()) {
+            Evaluation left(looked.point, roots), right(looked.point, roots);
             const Complex u = left.value(a), v = right.value(b);
-            branched = branched || left.branched || right.branched;
+            looked.count(left, u, right, v);
             if (left.failed || right.failed) {
-                if (points == 1) return false;
-                continue;
+                if (points == 1) return Found::unlike;
+            } else if (!close(u, v)) {
+                if (!looked.branched || (is_real(u) && is_real(v))) return Found::unlike;
+                unlike = true;
             }
-            if (!close(u, v)) return false;
-            ++agreed;
         }
-        return agreed == points;
+        return unlike ? Found::unlike_elsewhere : looked.enough() ? Found::alike : Found::unlike;
     });
 }
 
 bool proportional(const Expression& a, const Expression& b, bool positive) {
     if (!has_variables(a) || !has_variables(b)) return false;
-    return of_either_roots([&](Roots roots, bool& branched) {
-        std::optional<Complex> ratio;
-        int agreed = 0;
-        for (int point = 0; point < kAttempts && agreed <= kPoints; ++point) {
-            Evaluation left(point, roots), right(point, roots);
+    return of_either_roots([&](Roots roots) {
+        std::optional<Complex> ratio, real_ratio;
+        Points looked(kPoints + 1, roots);
+        bool unlike = false;
+        while (looked.next()) {
+            Evaluation left(looked.point, roots), right(looked.point, roots);
             const Complex u = left.value(a), v = right.value(b);
-            branched = branched || left.branched || right.branched;
+            looked.count(left, u, right, v);
             if (left.failed || right.failed) continue;
             const bool u_zero = u.real() == 0 && u.imag() == 0, v_zero = v.real() == 0 && v.imag() == 0;
-            if (u_zero || v_zero) return false;  // at a point drawn at random: always, or nearly never
+            if (u_zero || v_zero) return Found::unlike;  // at a point drawn at random: always, or nearly never
             const Complex here = u / v;
-            if (ratio && !close(*ratio, here)) return false;
-            ratio = here;
-            ++agreed;
+            if (!ratio) ratio = here;
+            if (is_real(u) && is_real(v)) {
+                if (!real_ratio) real_ratio = here;
+                if (!close(*real_ratio, here)) return Found::unlike;
+            }
+            unlike = unlike || !close(*ratio, here);
         }
-        if (agreed <= kPoints || !ratio) return false;
-        return !positive || (ratio->real() > 0 && mp::abs(ratio->imag()) < mp::abs(ratio->real()) * Real("1e-35"));
+        if (unlike) return looked.branched ? Found::unlike_elsewhere : Found::unlike;
+        if (!looked.enough() || (positive && (ratio->real() <= 0 || !is_real(*ratio)))) return Found::unlike;
+        return Found::alike;
     });
+}
+
+std::optional<int> order(const Expression& a, const Expression& b) {
+    const auto x = exact_value(a), y = exact_value(b);
+    if (x && y) return *x < *y ? -1 : *x > *y ? 1 : 0;
+    if (has_variables(a) || has_variables(b)) return {};
+    Evaluation one(0, Roots::real), other(0, Roots::real);
+    const Complex u = one.value(a), v = other.value(b);
+    if (one.failed || other.failed || !is_real(u) || !is_real(v)) return {};
+    return close(u, v) ? 0 : u.real() < v.real() ? -1 : 1;
 }
 
 Expression difference(Expression a, Expression b) {

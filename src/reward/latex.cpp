@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "characters.hpp"
+#include "words.hpp"
 
 namespace gradus {
 namespace {
@@ -61,17 +62,49 @@ bool is_unit(std::string_view word) {
     return std::find(kUnits.begin(), kUnits.end(), word) != kUnits.end();
 }
 
-/// Whether one of the words of a text changes the number beside it.
-bool changes_a_number(std::string_view text) {
-    for (std::size_t at = 0; at < text.size(); ++at) {
-        const std::size_t begin = at;
-        while (at < text.size() && is_letter(text[at])) ++at;
-        if (changes_number(text.substr(begin, at - begin))) return true;
-    }
-    return false;
+/// Whether a factor begins at `at`, which what stands before would belong to; a sign is one where no number stands before.
+bool begins_factor(std::string_view text, std::size_t at, bool after_number) {
+    at = std::min(text.find_first_not_of(" \n", at), text.size());
+    if (at == text.size()) return false;
+    const char c = text[at];
+    if (c == '-' || c == '+') return !after_number;
+    if (c != '\\') return is_digit(c) || is_letter(c) || std::string_view("({[|.$").find(c) != std::string_view::npos;
+    static constexpr std::array<std::string_view, 14> kOperators = {"\\times", "\\cdot", "\\div", "\\pm", "\\mp", "\\le", "\\ge",
+                                                                    "\\ne",    "\\approx", "\\cup", "\\in", "\\end", "\\}", "\\\\"};
+    const std::string_view rest = text.substr(at);
+    if (rest.starts_with("\\infty")) return true;
+    return std::none_of(kOperators.begin(), kOperators.end(), [&](std::string_view name) { return rest.starts_with(name); });
 }
 
-/// Words set as text: "and", "or" become commas, one letter stays, units and the like go.
+/// A function or a constant whose name was set as text.
+bool is_mathematics(std::string_view name) {
+    static constexpr std::array<std::string_view, 12> kNames = {"sqrt", "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln",
+                                                                "exp",  "pi",  "arctan"};
+    return std::find(kNames.begin(), kNames.end(), name) != kNames.end();
+}
+
+/// Behind a number these letters are no units.
+bool is_variable(char c) { return std::string_view("xyznkabeijpqruvw").find(c) != std::string_view::npos; }
+
+/// What becomes of words set as text at [at, end) by `command`: "and", "or" and one letter stay, functions become
+/// functions, units and the like go.
+std::string read_words(std::string_view text, std::size_t at, std::size_t end, std::string_view command, const std::string& inside) {
+    std::string bare;
+    for (const char c : inside)
+        if (c != ' ' && c != '.' && c != ',' && c != '(' && c != ')') bare += c;
+    const bool behind = follows_number(text, at);
+    if (bare == "and" || bare == "And") return " and ";
+    if (bare == "or" || bare == "Or") return " or ";
+    if (is_mathematics(bare) || (command == "\\operatorname" && !bare.empty())) return "\\" + bare + " ";
+    if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos) return inside;  // \text{24 hours}
+    if (has_changing_word(inside)) return "\x01";                                           // which nothing reads
+    if (command == "\\mathrm" && bare.size() > 1 && (!behind || (bare.size() < 3 && !is_unit(bare)))) return inside;
+    if (bare.size() == 1 && is_letter(bare[0]) && (!behind || is_variable(bare[0]))) return bare;
+    if (begins_factor(text, end, behind) && !may_precede_number(inside)) return "\x01";
+    return " ";
+}
+
+/// Reads the words that are set as text (read_words); what a unit's power is of goes with it.
 void drop_words(std::string& text) {
     for (std::string_view command : kWords)
         for (std::size_t at = 0; (at = text.find(command, at)) != std::string::npos;) {
@@ -83,32 +116,16 @@ void drop_words(std::string& text) {
             }
             const std::size_t end = group_end(text, open);
             if (end == text.npos) return;
-            std::string inside = text.substr(open + 1, end - open - 1);
-            std::string bare;
-            for (const char c : inside)
-                if (c != ' ' && c != '.' && c != '(' && c != ')') bare += c;
-            std::string to = " ";
-            if (bare == "and" || bare == "or" || bare == "And" || bare == "Or")
-                to = ',';
-            else if (command == "\\operatorname" && !bare.empty())
-                to = "\\" + bare + " ";
-            else if (inside.find_first_of("0123456789-+*/=<>^_\\") != std::string::npos)
-                to = inside;  // \text{24 hours}
-            else if (changes_a_number(inside))
-                to = '\x01';  // which nothing reads
-            else if (command == "\\mathrm" && bare.size() > 1 &&
-                     (!follows_number(text, at) || (bare.size() < 3 && !is_unit(bare))))
-                to = inside;
-            else if (bare.size() == 1 && is_letter(bare[0]) && !follows_number(text, at))
-                to = bare;
-            // What a unit's power is of goes with it.
+            const std::string inside = text.substr(open + 1, end - open - 1);
             std::size_t after = end + 1;
-            if (to == " " && !bare.empty() && after < text.size() && text[after] == '^') {
+            if (after < text.size() && text[after] == '^') {
                 ++after;
                 after = after < text.size() && text[after] == '{' ? group_end(text, after) : after;
                 after = after == text.npos ? text.size() : std::min(after + 1, text.size());
             }
-            text.replace(at, after - at, to);
+            const std::string to = read_words(text, at, after, command, inside);
+            const bool with_power = to == " " && inside.find_first_not_of(" .,()") != std::string::npos;
+            text.replace(at, (with_power ? after : end + 1) - at, to);
             at += to.size();
         }
 }
@@ -149,7 +166,8 @@ void drop_unit(std::string& text) {
         while (begin > 0 && is_letter(core[begin - 1])) --begin;
         const std::string_view word = core.substr(begin);
         if (word.empty() || begin == 0 || core[begin - 1] != ' ') return;
-        if (!is_unit(word) && (powered || word.size() < 3 || changes_number(word))) return;
+        const bool of_unit = words > 0 && word == "square";
+        if (!is_unit(word) && (powered || word.size() < 3 || (!of_unit && changes_number(word)))) return;
         const std::size_t before = core.find_last_not_of(' ', begin - 1);
         if (before == std::string::npos) return;
         const char c = core[before];
@@ -174,17 +192,6 @@ const std::vector<std::pair<std::string_view, std::string_view>>& signs() {
 }
 
 }  // namespace
-
-bool changes_number(std::string_view word) {
-    static constexpr std::array<std::string_view, 25> kWords = {
-        "and",     "or",       "not",     "except",  "without",  "minus",   "negative", "plus",   "times",
-        "over",    "half",     "third",   "quarter", "twice",    "dozen",   "hundred",  "thousand", "million",
-        "billion", "trillion", "squared", "cubed",   "thirds",   "halves",  "quarters"};
-    std::string lower(word);
-    for (char& c : lower)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    return std::find(kWords.begin(), kWords.end(), lower) != kWords.end();
-}
 
 std::string plain_latex(std::string_view given) {
     if (given.size() > kLongestAnswer) return "";  // a part of an answer is another answer

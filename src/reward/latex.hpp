@@ -14,8 +14,4 @@ inline constexpr std::size_t kLongestAnswer = 1500;
 /// signs; \dfrac as \frac, Unicode's signs as commands. "" where it is longer than kLongestAnswer.
 std::string plain_latex(std::string_view text);
 
-/// Whether a word makes another number of the one beside it ("half", "million", "not", "or"): it is no unit, and its
-/// number is not the answer. In any case of letters.
-bool changes_number(std::string_view word);
-
 }  // namespace gradus

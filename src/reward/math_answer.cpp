@@ -8,6 +8,7 @@
 #include "identity.hpp"
 #include "latex.hpp"
 #include "matrices.hpp"
+#include "measures.hpp"
 
 namespace gradus {
 namespace {
@@ -145,6 +146,38 @@ std::vector<std::string> names_of_rounds(const std::vector<Expression>& items) {
     return items.size() % std::max<std::size_t>(names.size(), 1) == 0 ? names : std::vector<std::string>{};
 }
 
+/// The order of the alphabet, whatever the case, and of whole numbers: x_9, x_10.
+bool comes_before(const std::string& a, const std::string& b) {
+    const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+    std::size_t i = 0, j = 0;
+    while (i < a.size() && j < b.size()) {
+        if (is_digit(a[i]) && is_digit(b[j])) {
+            std::size_t end_i = i, end_j = j;
+            while (end_i < a.size() && is_digit(a[end_i])) ++end_i;
+            while (end_j < b.size() && is_digit(b[end_j])) ++end_j;
+            if (end_i - i != end_j - j) return end_i - i < end_j - j;
+            const int sign = a.compare(i, end_i - i, b, j, end_j - j);
+            if (sign != 0) return sign < 0;
+            i = end_i, j = end_j;
+            continue;
+        }
+        if (lower(a[i]) != lower(b[j])) return lower(a[i]) < lower(b[j]);
+        ++i, ++j;
+    }
+    return a.size() - i != b.size() - j ? a.size() - i < b.size() - j : a < b;
+}
+
+/// Whether items may be the components of a tuple in the order of the alphabet, or without names as they stand: all have
+/// names, and different ones, or none has. x=0, x=1 are two values of one.
+bool are_components(const Expression& list) {
+    const auto named = [](const Expression& item) {
+        return item.kind == Kind::relation && item.text == "=" && is_label(item.children[0]);
+    };
+    if (std::none_of(list.children.begin(), list.children.end(), named)) return list.text.empty();
+    const std::vector<std::string> names = names_of_rounds(list.children);
+    return names.size() == list.children.size() && list.text != "or" && std::is_sorted(names.begin(), names.end(), comes_before);
+}
+
 /// Each round as a tuple.
 std::vector<Expression> tuples_of_rounds(const std::vector<Expression>& items, std::size_t round) {
     std::vector<Expression> tuples;
@@ -170,7 +203,7 @@ bool join_components(std::vector<Expression>& a, std::vector<Expression>& b) {
     std::vector<Expression>&rounds = several ? a : b, &tuples = several ? b : a;
     if (several == more || !are_tuples(tuples)) return false;
     rounds = tuples_of_rounds(rounds, of.size());
-    return std::is_sorted(of.begin(), of.end());
+    return std::is_sorted(of.begin(), of.end(), comes_before);
 }
 
 Expression infinity(bool positive) {
@@ -201,6 +234,8 @@ std::optional<Expression> interval_of(const Expression& e) {
         out.children.push_back(std::move(high));
         return out;
     };
+    const bool between = e.text.size() == 2 && is_label(e.children[1]) && (only(e.text, "<l") || only(e.text, ">g"));
+    if (between && order(e.children[0], e.children[2]) == (only(e.text, "<l") ? 1 : -1)) return {};  // none is there
     if (e.text.size() == 2 && only(e.text, "<l") && is_label(e.children[1]))
         return bracket(e.children[0], e.children[2], e.text[0] == '<', e.text[1] == '<');
     if (e.text.size() == 2 && only(e.text, ">g") && is_label(e.children[1]))
@@ -211,6 +246,72 @@ std::optional<Expression> interval_of(const Expression& e) {
     const bool less = e.text == "<" || e.text == "l", strict = e.text == "<" || e.text == ">";
     const Expression& bound = left ? e.children[1] : e.children[0];
     return less == left ? bracket(infinity(false), bound, true, strict) : bracket(bound, infinity(true), strict, true);
+}
+
+/// What an inequality bounds, of those that interval_of reads.
+const Expression& bounded_of(const Expression& e) {
+    return e.text.size() == 2 || !is_label(e.children[0]) ? e.children[1] : e.children[0];
+}
+
+bool is_infinite(const Expression& e) {
+    return tree_text(e) == tree_text(infinity(true)) || tree_text(e) == tree_text(infinity(false));
+}
+
+/// Whether an interval ends before another begins.
+bool ends_before(const Expression& a, const Expression& b) {
+    if (is_infinite(a.children[1]) || is_infinite(b.children[0])) return false;
+    const std::optional<int> sign = order(a.children[1], b.children[0]);
+    return sign && (*sign < 0 || (*sign == 0 && !(a.text[1] == ']' && b.text[0] == '[')));
+}
+
+/// The inequalities of a list as intervals of one variable, its equations as points; nothing where one is none.
+std::optional<std::vector<Expression>> intervals_of(const Expression& list) {
+    std::vector<Expression> intervals;
+    std::string variable;
+    for (const Expression& item : list.children) {
+        const bool point = item.kind == Kind::relation && item.text == "=" && is_label(item.children[0]);
+        auto interval = interval_of(item);
+        if (point) {
+            interval = Expression{.kind = Kind::bracket, .text = "[]"};
+            interval->children = {item.children[1], item.children[1]};
+        }
+        if (!interval) return {};
+        const std::string name = tree_text(point ? item.children[0] : bounded_of(item));
+        if (!variable.empty() && name != variable) return {};
+        variable = name;
+        intervals.push_back(std::move(*interval));
+    }
+    return intervals;
+}
+
+/// How the inequalities of a list are joined: as its words say; with commas "or" where they are apart, x < 2, x > 3, else
+/// "and". "" where there are none.
+std::string joined_by(const Expression& list) {
+    const auto is_inequality = [](const Expression& e) {
+        return e.kind == Kind::relation && e.text.find_first_of("<>lgn") != std::string::npos;
+    };
+    if (list.kind != Kind::list || std::none_of(list.children.begin(), list.children.end(), is_inequality)) return "";
+    if (!list.text.empty() || list.children.size() > kMostItems) return list.text;
+    const auto intervals = intervals_of(list);
+    if (!intervals) return "and";
+    for (std::size_t i = 0; i < intervals->size(); ++i)
+        for (std::size_t j = 0; j < i; ++j)
+            if (!ends_before((*intervals)[i], (*intervals)[j]) && !ends_before((*intervals)[j], (*intervals)[i])) return "and";
+    return "or";
+}
+
+/// x > 2 and x < 3 as 2 < x < 3; nothing for others.
+std::optional<Expression> intersection_of(const Expression& list) {
+    if (list.children.size() != 2 || joined_by(list) != "and") return {};
+    const auto intervals = intervals_of(list);
+    if (!intervals) return {};
+    const std::size_t first = is_infinite((*intervals)[0].children[0]) ? 1 : 0;
+    const Expression &from = (*intervals)[first], &to = (*intervals)[1 - first];
+    if (is_infinite(from.children[0]) || !is_infinite(from.children[1]) || !is_infinite(to.children[0]) || is_infinite(to.children[1]))
+        return {};
+    Expression both{.kind = Kind::relation, .text = {from.text[0] == '[' ? 'l' : '<', to.text[1] == ']' ? 'l' : '<'}};
+    both.children = {from.children[0], bounded_of(list.children[0]), to.children[1]};
+    return both;
 }
 
 bool is_interval(const Expression& e) {
@@ -297,6 +398,8 @@ bool same(const Expression& given_a, const Expression& given_b) {
     for (Expression* e : {&a, &b})
         if (e->kind != Kind::matrix)
             if (auto matrix = worked_out_matrix(*e)) *e = std::move(*matrix);
+    for (Expression* e : {&a, &b})
+        if (auto both = e->kind == Kind::list ? intersection_of(*e) : std::nullopt) *e = std::move(*both);
     if (const auto sizes = set_of_sizes(a)) return same_sizes(a, *sizes, given_b, b);
     if (const auto sizes = set_of_sizes(b)) return same_sizes(b, *sizes, given_a, a);
     if (a.kind == Kind::relation && is_interval(b)) {
@@ -316,19 +419,16 @@ bool same(const Expression& given_a, const Expression& given_b) {
         if (a.kind == b.kind) return same_in_any_order(a.children, b.children);
         // x < 2 or x > 3
         const Expression &list = a.kind == Kind::unite ? b : a, &unite = a.kind == Kind::unite ? a : b;
-        std::vector<Expression> intervals;
-        for (const Expression& item : list.kind == Kind::list ? list.children : std::vector<Expression>{})
-            if (auto interval = interval_of(item)) intervals.push_back(std::move(*interval));
-        return list.kind == Kind::list && intervals.size() == list.children.size() &&
-               same_in_any_order(intervals, unite.children);
+        if (joined_by(list) != "or") return false;
+        const auto intervals = intervals_of(list);
+        return intervals && same_in_any_order(*intervals, unite.children);
     }
     // A tuple whose brackets were left out; named components stand in the order of the alphabet.
-    if ((a.kind == Kind::list && is_tuple(b)) || (b.kind == Kind::list && is_tuple(a))) {
-        const std::vector<std::string> names = names_of_rounds(a.kind == Kind::list ? a.children : b.children);
-        return std::is_sorted(names.begin(), names.end()) && same_in_order(a.children, b.children);
-    }
+    if ((a.kind == Kind::list && is_tuple(b)) || (b.kind == Kind::list && is_tuple(a)))
+        return are_components(a.kind == Kind::list ? a : b) && same_in_order(a.children, b.children);
     const bool list_a = stands_for_several(a), list_b = stands_for_several(b);
     if (list_a || list_b) {
+        if (joined_by(a) != joined_by(b)) return false;
         std::vector<Expression> x, y;
         flatten(a, x);
         flatten(b, y);
@@ -356,38 +456,6 @@ std::string without_spaces(const std::string& text) {
         out += c;
     }
     return out;
-}
-
-/// "am" or "pm" where a text names a half of the day.
-std::string half_of_day(const std::string& text) {
-    std::string lower;
-    for (const char c : text)
-        if (c != '.') lower += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-    for (const char* half : {"am", "pm"})
-        for (std::size_t at = 0; (at = lower.find(half, at)) != std::string::npos; ++at) {
-            const bool begins = at == 0 || (!is_letter(lower[at - 1]) && lower[at - 1] != '\\');  // \pm
-            const bool ends = at + 2 >= lower.size() || !is_letter(lower[at + 2]);
-            if (begins && ends) return half;
-        }
-    return "";
-}
-
-/// The measure that a number is given in, of those that come in several sizes.
-std::string measure_of(const std::string& text) {
-    static constexpr std::array<std::string_view, 17> kMeasures = {"mm", "cm", "m",  "km", "mg",  "g",   "kg",  "ms", "s",
-                                                                   "h",  "mL", "ml", "L",  "in", "ft", "yd", "mi"};
-    std::string found, word;
-    for (std::size_t at = 0; at <= text.size(); ++at) {
-        if (at < text.size() && is_letter(text[at])) {
-            word += text[at];
-            continue;
-        }
-        const bool command = at > word.size() && text[at - word.size() - 1] == '\\';
-        const bool apart = at > word.size() && (text[at - word.size() - 1] == ' ' || text[at - word.size() - 1] == '{');
-        if (!command && apart && std::find(kMeasures.begin(), kMeasures.end(), word) != kMeasures.end()) found = word;
-        word.clear();
-    }
-    return found;
 }
 
 /// The words of an answer that is nothing but words, set as text or typed, in lower case: "Evelyn", "no solution",
@@ -430,10 +498,7 @@ std::string words_of(const std::string& text) {
 bool same_answer(const std::string& reference, const std::string& answer) {
     if (!reference.empty() && reference == answer) return true;
     if (reference.size() > kLongestAnswer || answer.size() > kLongestAnswer) return false;
-    const std::string measure = measure_of(reference), given_measure = measure_of(answer);
-    if (half_of_day(reference) != half_of_day(answer) ||
-        (!measure.empty() && !given_measure.empty() && measure != given_measure))
-        return false;
+    if (!of_one_measure(reference, answer)) return false;
     const std::string a = plain_latex(reference), b = plain_latex(answer);
     const std::string words = words_of(reference);
     if (!words.empty()) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <boost/multiprecision/cpp_int.hpp>
 #include <cmath>
+#include <cstdint>
 
 #include "characters.hpp"
 #include "gradus/base/json_lines.hpp"
@@ -171,8 +172,11 @@ std::optional<Puzzle> puzzle_of(const std::string& reference) {
     try {
         if (json["puzzle"] == "countdown") {
             const Json &numbers = json.at("numbers"), &target = json.at("target");
-            const bool whole = std::all_of(numbers.begin(), numbers.end(), [](const Json& n) { return n.is_number_integer(); });
-            if (!whole || !target.is_number_integer()) return std::nullopt;  // 1e300 is no int64
+            // 1e300 is no int64, nor is 2^63.
+            const auto fits = [](const Json& n) {
+                return n.is_number_integer() && (!n.is_number_unsigned() || n.get<std::uint64_t>() <= INT64_MAX);
+            };
+            if (!std::all_of(numbers.begin(), numbers.end(), fits) || !fits(target)) return std::nullopt;
             return Puzzle{.numbers = numbers.get<std::vector<std::int64_t>>(), .target = target.get<std::int64_t>()};
         }
         Puzzle puzzle{.names = json.at("names"), .knights = json.at("knights").get<std::vector<bool>>()};

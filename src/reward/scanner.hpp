@@ -47,13 +47,15 @@ class Scanner {
         at_ += name.size() + 1;
         return true;
     }
-    /// "word" in the text as such, not part of a longer one.
-    bool take_word(std::string_view word) {
+    /// Whether "word" is next in the text as such, not part of a longer one.
+    bool at_word(std::string_view word) {
         skip();
-        if (text_.substr(at_, word.size()) != word) return false;
         const std::size_t end = at_ + word.size();
-        if (end < text_.size() && is_letter(text_[end])) return false;
-        at_ = end;
+        return text_.substr(at_, word.size()) == word && (end >= text_.size() || !is_letter(text_[end]));
+    }
+    bool take_word(std::string_view word) {
+        if (!at_word(word)) return false;
+        at_ += word.size();
         return true;
     }
     /// The letter of a relation (expression.hpp), 0 if there is none.

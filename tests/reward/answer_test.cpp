@@ -54,6 +54,9 @@ BOOST_AUTO_TEST_CASE(a_final_answer_behind_the_boxes) {
     BOOST_TEST(extract_answer("\\boxed{5}. The final answer is correct.") == "5");
     BOOST_TEST(extract_answer("\\boxed{5}. The final answer is below 7.") == "5");
     BOOST_TEST(extract_answer("\\boxed{5}. The answer is 6") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is a") == "5");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is x + y") == "x + y");
+    BOOST_TEST(extract_answer("\\boxed{5}. The final answer is \\pi") == "\\pi");
     BOOST_TEST(extract_answer("<answer>\\boxed{5}</answer> The final answer is 6") == "5");
 }
 
@@ -86,10 +89,42 @@ BOOST_AUTO_TEST_CASE(words_that_change_a_number) {
         BOOST_TEST(accuracy(std::string("<answer>5 ") + word + "</answer>", "5") == 0.0, word);
         BOOST_TEST(accuracy(std::string("<answer>5\\text{ ") + word + "}</answer>", "5") == 0.0, word);
     }
+    for (const char* changed :
+         {"\\text{square root of }5", "\\text{sqrt }5", "\\text{ln }5", "\\text{triple }5", "\\text{double }5", "\\text{inverse of }5",
+          "\\text{less than }5", "\\text{at most }5", "5\\text{ below zero}", "5\\text{ factorial}", "5 tenths", "5 hundredths",
+          "5 thousandths", "5 fifths", "5 eighths", "5 lakh", "5 crore", "5 doubled", "5 gross", "5 bn", "triple 5", "cube of 5",
+          "sine of 5", "factorial of 5", "one fifth of 5", "5 point five", "\\text{twenty-}5", "twenty 5", "five times 5", "5\\text{ pi}",
+          "5\\text{x}", "2\\mathrm{sin}5", "\\text{inverse of }-5", "\\text{inverse of }\\left(5\\right)", "\\mathrm{triple }5",
+          "\\mbox{sine of }5", "inverse of 5", "less than 5", "Triple 5", "the opposite of 5", "5\\text{ Hundredths}", "5 tenth", "5 at most",
+          "5\\text{ at least}", "The square is 5", "5 square", "5 square roots"})
+        for (const std::string& response : {"<answer>" + std::string(changed) + "</answer>", "\\boxed{" + std::string(changed) + "}"})
+            BOOST_TEST(accuracy(response, "5") == 0.0, response);
+    BOOST_TEST(accuracy("\\boxed{5\\text{ km }300}", "5300") == 0.0);
+    BOOST_TEST(accuracy("\\boxed{\\text{ln }5}", "\\ln 5") == 1.0);
+    BOOST_TEST(accuracy("\\boxed{6, 8\\text{, and }10}", "6,8,10") == 1.0);
+    for (const char* plain : {"The total cost is $5", "Janet makes $5 every day", "She has a total of 5 apples", "\\text{Answer: }5",
+                              "\\text{Area} = 5", "The share of Ann: 5", "5 months", "5 points", "\\text{The answer is }5", "It costs about 5 dollars.",
+                              "The most that he can earn is $5.", "Vlad is 5 inches taller than his sister.", "The kitchen is 5 square feet",
+                              "They picked up 5 cans"})
+        BOOST_TEST(accuracy("<answer>" + std::string(plain) + "</answer>", "5") == 1.0, plain);
     for (const char* unit : {"notebooks", "tons", "square feet", "miles"}) {
         BOOST_TEST(accuracy(std::string("<answer>5 ") + unit + "</answer>", "5") == 1.0, unit);
         BOOST_TEST(accuracy(std::string("<answer>5\\text{ ") + unit + "}</answer>", "5") == 1.0, unit);
     }
+}
+
+BOOST_AUTO_TEST_CASE(measures_of_several_sizes) {
+    for (const auto& [reference, other] : {std::pair{"5 m", "5 m^2"}, {"5\\text{ meters}", "5\\text{ km}"}, {"5\\text{ meters}", "5 kilometers"},
+                                           {"5 meters", "5 kilometers"}, {"\\$5", "5 cents"}, {"5 cents", "5 dollars"}, {"5\\text{ cm}^2", "5\\text{ cm}^3"},
+                                           {"5 square feet", "5 feet"}, {"10 AM", "10 PM"}, {"5 minutes", "5 hours"}, {"5\\text{ m}", "5 square meters"},
+                                           {"\\frac{1}{2}\\text{ cm}", "\\frac{1}{2}\\text{ mm}"}, {"5 m²", "5 m"}}) {
+        BOOST_TEST(accuracy("<answer>" + std::string(other) + "</answer>", reference) == 0.0, reference << " and " << other);
+        BOOST_TEST(accuracy("\\boxed{" + std::string(reference) + "}", other) == 0.0, other << " and " << reference);
+    }
+    for (const auto& [reference, other] : {std::pair{"5 m^2", "5 square meters"}, {"5\\text{ meters}", "5 m"}, {"\\$5", "5 dollars"}, {"\\$5", "5"},
+                                           {"5\\text{ cm}^2", "5"}, {"5 inches", "5\\text{ in}"}, {"5 hours", "5 hours a day"}, {"10 AM", "10 am"},
+                                           {"5", "5 kilometers"}, {"5 minutes", "5\\text{ min}"}})
+        BOOST_TEST(accuracy("<answer>" + std::string(other) + "</answer>", reference) == 1.0, reference << " and " << other);
 }
 
 BOOST_AUTO_TEST_CASE(references) {
@@ -172,6 +207,27 @@ BOOST_AUTO_TEST_CASE(answers_that_nothing_marks) {
     BOOST_TEST(accuracy("first \\boxed{1}, then\n\\boxed{2}", "2") == 1.0);
     BOOST_TEST(accuracy("so the number is 1,000.99m²", "1000.99") == 1.0);
     BOOST_TEST(accuracy("AZYUK2A", "2") == 0.0);
+}
+
+BOOST_AUTO_TEST_CASE(words_beside_an_answer_that_nothing_marks) {
+    for (const char* changed :
+         {"The answer is 3 million.", "The answer is minus 3.", "The answer is half of 3.", "The answer is not 3.", "It is 3 hundredths.",
+          "So it is half of 3", "It is not 3.", "The answer is $3$ million.", "The answer is not $3$.", "It is half of \\(3\\).",
+          "The answer is 3 and a half.", "The answer is 2 or 3.", "The answer is 2 to 3", "It is at most 3.", "It is 3 at most.", "It is less than 3.", "It is 3 square roots.", "The answer is the square root of 3",
+          "The answer is 3 below zero.", "The answer is negative $3$.", "The answer is inverse of 3", "We get 2 times 3.",
+          "The answer is not **3**.", "It is 3-hundredths", "The answer is 3 point five.", "The answer is the digits of 3",
+          "The answer is \\text{half of }3.", "The answer is \\overline{3}."})
+        BOOST_TEST(accuracy(changed, "3") == 0.0, changed);
+    for (const char* plain :
+         {"The answer is 3.", "It is 3", "The answer is about $3$.", "The answer is 3 apples and a pear.", "She has 3 and leaves.",
+          "He went there 3 times.", "First 2, then 3.", "It adds up to 3.", "Half of them are 3.", "The answer is \\(3\\) miles.",
+          "I thought of a million, but it is 3.", "The kitchen is 3 square feet.", "He is 3 inches taller than Ann.", "Ann sells 3 dozens-free boxes"})
+        BOOST_TEST(accuracy(plain, "3") == (std::string(plain).find("dozens") == std::string::npos ? 1.0 : 0.0), plain);
+    BOOST_TEST(extract_answer("The answer is minus 5.") == "-5");
+    BOOST_TEST(accuracy("The answer is minus $\\frac{1}{2}$.", "-1/2") == 1.0);
+    BOOST_TEST(accuracy("The answer is minus $x-1$.", "1-x") == 1.0);
+    BOOST_TEST(accuracy("The answer is 10 minus 5.", "-5") == 0.0);
+    BOOST_TEST(accuracy("The answer is 2 and 3.", "2,3") == 1.0);
 }
 
 BOOST_AUTO_TEST_CASE(hostile_responses_take_bounded_time) {

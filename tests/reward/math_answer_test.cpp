@@ -113,6 +113,11 @@ BOOST_AUTO_TEST_CASE(odd_roots_are_real) {
          {"\\sqrt[6]{x^2}", "\\sqrt[3]{x}"}, {"x^{1/3}", "|x|^{1/3}"}, {"x^{2/3}", "x^{3/2}"}, {"x^{1/3}", "-|x|^{1/3}"},
          {"x^{2/3}", "x^{0.667}"}, {"x^{5/3}", "|x|^{5/3}"}},
         false);
+    // An even root forgets the sign, whatever the roots of a negative number are taken for.
+    all({{"x", "(x^{2/3})^{3/2}"}, {"x^{1/3}", "\\sqrt{x^{2/3}}"}, {"x^{1/3}", "\\sqrt{\\sqrt[3]{x}^2}"},
+         {"x-1", "((x-1)^{2/3})^{3/2}"}, {"x^{1/5}", "\\sqrt{x^{2/5}}"}, {"x^{1/3}=2", "\\sqrt{x^{2/3}}=2"},
+         {"x^{1/3}<2", "\\sqrt{x^{2/3}}<2"}, {"y^{1/2}x^{1/3}", "y^{1/2}\\sqrt{x^{2/3}}"}},
+        false);
 }
 
 BOOST_AUTO_TEST_CASE(solutions_as_tuples) {
@@ -124,6 +129,31 @@ BOOST_AUTO_TEST_CASE(solutions_as_tuples) {
          {"p=5,q=2;p=7,q=2", "a=5,b=2;a=7,b=2"}, {"q=2,p=5;q=3,p=7", "(2,5),(3,7)"}, {"y=1, x=2", "(1,2)"},
          {"p=5,q=2;p=7", "(5,2),(7,2)"}, {"p=5,q=2;p=7,q=2", "5,2,7,2"}},
         false);
+}
+
+BOOST_AUTO_TEST_CASE(several_values_of_one_are_no_tuple) {
+    all({{"(0,1)", "x=0 \\text{ or } x=1"}, {"(0,1)", "x=0 or x=1"}, {"(2,3)", "x=2,x=3"}, {"(1,2,3,4)", "x=1,y=2,x=3,y=4"},
+         {"(1,2,3)", "x=1,y=2,x=3"}, {"(1,2)", "x=1,2"}, {"(1,2)", "1,y=2"}, {"(1,2)", "1 or 2"}, {"(1,2)", "x=1 or y=2"},
+         {"(1,2)", "(1 or 2)"}, {"(2,1)", "y=2,x=1"}},
+        false);
+    all({{"(1,2)", "x=1,y=2"}, {"(1,2)", "x=1 and y=2"}, {"(1,2)", "1,2"}, {"1,2", "1 or 2"}, {"1,2", "1 and 2"}, {"0,1", "x=0 or x=1"},
+         {"\\sin x, 2", "\\sin x \\text{ and } 2"}, {"(1,2)", "x_9=1,x_{10}=2"}, {"(1,2,3)", "a=1,B=2,c=3"}, {"(1,2,3)", "A=1,b=2,C=3"}},
+        true);
+    all({{"(1,2)", "x_{10}=1,x_9=2"}, {"(1,2)", "B=1,a=2"}, {"(1,2)", "b=1,A=2"}}, false);
+}
+
+BOOST_AUTO_TEST_CASE(and_is_an_intersection_or_a_union) {
+    all({{"(-\\infty,3)\\cup(2,\\infty)", "x>2,x<3"}, {"(-\\infty,3)\\cup(2,\\infty)", "x>2 and x<3"},
+         {"|x|>2", "x<-2 and x>2"}, {"(-\\infty,-2)\\cup(2,\\infty)", "x<-2 \\text{ and } x>2"}, {"x>2 or x<3", "x>2 and x<3"},
+         {"x<2 or x>3", "x<2 and x>3"}, {"(-\\infty,2)\\cup(3,\\infty)", "x<2, y>3"}, {"(2,3)", "x>2 or x<3"}, {"(2,3)", "x>2 and y<3"},
+         {"(3,2)", "x>3 and x<2"}, {"(3,2)", "3<x<2"}, {"(2,3)", "x\\ge 2 and x<3"}, {"2<x<3", "y>2 and y<3"},
+         {"x \\ne 1 \\text{ and } x \\ne 2", "x \\ne 1 \\text{ or } x \\ne 2"}, {"(-\\infty,2]\\cup[2,\\infty)", "x \\le 2, x \\ge 2"}},
+        false);
+    all({{"(2,3)", "x>2 and x<3"}, {"2<x<3", "x<3 \\text{ and } x>2"}, {"[2,3)", "x \\ge 2, x<3"}, {"|x|<2", "x>-2 and x<2"},
+         {"(-\\infty,3)\\cup(2,\\infty)", "x>2 or x<3"}, {"|x|>2", "x<-2 or x>2"}, {"|x|>2", "x<-2, x>2"},
+         {"(-\\infty,-\\sqrt2)\\cup(\\sqrt2,\\infty)", "x<-\\sqrt2, x>\\sqrt2"}, {"x<2, x>3", "x>3 or x<2"}, {"x=1 or x>3", "x>3, x=1"},
+         {"x \\ne 1, x \\ne 2", "x \\ne 2 \\text{ and } x \\ne 1"}, {"x>0, y>0", "y>0 and x>0"}},
+        true);
 }
 
 BOOST_AUTO_TEST_CASE(bounds_of_an_absolute_value) {
@@ -182,6 +212,18 @@ BOOST_AUTO_TEST_CASE(what_a_policy_would_try) {
          {"2\\sqrt{3}", "2\\sqrt3 \\approx 3.46"}, {"2\\sqrt2", "\\sqrt8=2\\sqrt2"}, {"2|x|", "|2x|"}, {"|x|", "\\lvert x \\rvert"},
          {"(-\\infty,2)\\cup(3,\\infty)", "x<2 \\text{ or } x>3"}, {"1/3", "0.\\overline{3}"}, {"1/6", "0.1\\overline{6}"},
          {"(-\\infty,\\infty)", "\\mathbb{R}"}, {"\\sin^2 x", "\\sin(x)^2"}, {"3", "= 3"}, {"3", "**3**"}, {"25", "5²"}, {"11/2", "5½"}, {"120", "5!"}},
+        true);
+}
+
+BOOST_AUTO_TEST_CASE(what_is_small_counts) {
+    all({{"1", "1-e^{-100}"}, {"1", "1-e^{-300}"}, {"1", "\\tanh(60)"}, {"1", "\\tanh(200)"}, {"x", "x+10^{-45}"}, {"x", "x+10^{-400}"},
+         {"\\sqrt2", "\\sqrt2+10^{-43}"}, {"\\sqrt2", "\\sqrt2+10^{-143}"}, {"1", "\\cos(10^{-60})"}, {"1", "e^{10^{-200}}"},
+         {"1", "2^{10^{-200}}"}, {"\\pi", "\\pi+e^{-500}-\\pi+\\pi"}, {"\\frac{\\pi}{2}", "\\arctan(10^{60})"}, {"e", "(1+10^{-200})^{10^{200}}"},
+         {"x", "x(1-e^{-300})"}, {"\\sqrt2", "\\sqrt{2+e^{-300}}"}, {"e^{-300}", "(1+e^{-300})-1"}, {"\\cosh(200)", "\\frac{e^{200}}{2}"},
+         {"10^{-60}", "\\sin(10^{-60})"}, {"\\sqrt2", "\\sqrt[3]{\\sqrt8+10^{-50}}"}, {"1", "-\\cos(\\pi\\cos(10^{-20}))"}},
+        false);
+    all({{"\\tanh(2)", "\\frac{e^4-1}{e^4+1}"}, {"1+e^{-20}", "e^{-20}+1"}, {"\\sqrt2+10^{-20}", "10^{-20}+\\sqrt2"}, {"10^{-60}\\pi", "\\pi \\cdot 10^{-60}"},
+         {"2\\cosh(x)", "e^x+e^{-x}"}, {"x^2-1", "(x-1)(x+1)"}, {"\\sqrt{3+2\\sqrt2}", "1+\\sqrt2"}, {"\\sum_{k=1}^{50} 2^{-k}\\pi", "\\pi-2^{-50}\\pi"}},
         true);
 }
 

@@ -63,6 +63,8 @@ BOOST_AUTO_TEST_CASE(what_is_no_puzzle_cannot_be_judged) {
                                   "{\"puzzle\": \"countdown\", \"numbers\": [3], \"target\": 1e300}",
                                   "{\"puzzle\": \"countdown\", \"numbers\": [3e99], \"target\": 3}",
                                   "{\"puzzle\": \"countdown\", \"numbers\": [3], \"target\": 2.5}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": [3], \"target\": 9223372036854775808}",
+                                  "{\"puzzle\": \"countdown\", \"numbers\": [18446744073709551613], \"target\": -3}",
                                   "{\"puzzle\": \"knights\", \"names\": [], \"knights\": [], \"words\": [\"a\", \"b\"]}"}) {
         BOOST_TEST(!puzzle_of(reference).has_value(), reference);
         const Judgement judgement = make_puzzle_reward()->judge({.response = "28", .reference = reference});

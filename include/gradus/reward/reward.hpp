@@ -56,9 +56,9 @@ std::string final_part(const std::string& response);
 std::string reasoning_part(const std::string& response);
 /// The final answer as text, of the final part: the last complete `<answer>..</answer>`; else the last `\boxed{..}`, with
 /// those that are joined to it ("\boxed{1} and \boxed{2}" is "1, 2"), or the formula behind them that is called the final
-/// answer ("The final answer is $7$."); else what follows the last `####`; else, of what
-/// follows the last "answer is" or "Answer:" or of all: a text that is a formula from end to end, or the last formula
-/// between $ or \( \[, or the last number, whichever comes later. "" if there is none.
+/// answer ("The final answer is $7$."); else what follows the last `####`; else, of what follows the last "answer is" or
+/// "Answer:" or of all: a text that is a formula from end to end, or the last formula between $ or \( \[, or the last
+/// number, whichever comes later, with the words beside it that make another number of it ("half of 5", "3 million"; "minus 5" is -5). "" if there is none.
 std::string extract_answer(const std::string& response);
 /// The reference of a data row: what follows `####` where present (GSM8K), else its boxes, else the text itself.
 std::string extract_reference(const std::string& reference);
@@ -68,7 +68,8 @@ std::string boxed_answer(const std::string& text);
 
 /// 1 if the answer (extract_answer) says what the reference says (extract_reference), else 0; unscorable where there is
 /// no reference. Numbers are compared exactly, also among words ("18 apples"; thousands separators, leading +, trailing
-/// zeros, "$" and "%" signs disregarded; a decimal comma of the answer is the point of the reference); formulas, lists, intervals, equations ... by same_answer (math_answer.hpp).
+/// zeros, "$" and "%" signs disregarded; a decimal comma of the answer is the point of the reference) where no word makes
+/// another number of it and the one in front is known not to; formulas, lists, intervals, equations ... by same_answer (math_answer.hpp).
 std::unique_ptr<Reward> make_accuracy_reward();
 /// 1 if the response is exactly `<think>..</think><answer>..</answer>` (white space between and
 /// around allowed, each tag once, not truncated, both parts non-empty), else 0.
@@ -102,7 +103,7 @@ std::unique_ptr<Reward> make_cosine_reward(const CosineLengths& lengths);
 std::unique_ptr<Reward> make_steps_reward();
 
 /// The verdict in a judge's reply: 1, 0, or NaN where it has none. The last of the two words in its final part counts, whole
-/// words as they are written; one within the other's (CORRECT in INCORRECT) is none.
+/// words as they are written; one within the other (CORRECT in INCORRECT or in NOT CORRECT) is none.
 double verdict_in(const std::string& reply, const std::string& yes, const std::string& no);
 
 /// DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13) of a response of `tokens` tokens: 0 up to
