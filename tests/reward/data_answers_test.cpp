@@ -85,7 +85,9 @@ BOOST_AUTO_TEST_CASE(math_500) {
         if (a.find("\\frac") == std::string::npos) continue;
         std::string other = a;
         for (std::size_t at = 0; (at = other.find("\\frac", at)) != std::string::npos; at += 6) other.insert(at + 1, "d");
-        BOOST_TEST(right(a, "\\boxed{" + other + "}"), a << " as " << other);
+        std::string boxed = "\\boxed{";
+        boxed.append(other).push_back('}');
+        BOOST_TEST(right(a, boxed), a << " as " << other);
     }
     BOOST_TEST(accepted_of_others(all) == 0);
 }
