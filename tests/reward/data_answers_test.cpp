@@ -84,7 +84,7 @@ BOOST_AUTO_TEST_CASE(math_500) {
     for (const std::string& a : all) {
         if (a.find("\\frac") == std::string::npos) continue;
         std::string other = a;
-        for (std::size_t at = 0; (at = other.find("\\frac", at)) != std::string::npos; at += 6) other.insert(at + 1, "d");
+        for (std::size_t at = 0; (at = other.find("\\frac", at)) != std::string::npos; at += 6) other.insert(at + 1, 1, 'd');
         std::string boxed = "\\boxed{";
         boxed.append(other).push_back('}');
         BOOST_TEST(right(a, boxed), a << " as " << other);
