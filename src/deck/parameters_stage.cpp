@@ -59,8 +59,8 @@ std::vector<DeckKey> stage_parameters() {
         {"sample.max_per_prompt", integer, "samples", "0", ">=0", "sample",
          "At most so many a prompt; 0: all."},
         {"sample.decontaminate", list, "", "", "", "sample",
-         "JSONL files of test sets: a prompt that shares sample.decontaminate_ngram words in a row with one of theirs is left out, "
-         "with all its samples."},
+         "JSONL files of test sets: a prompt that shares sample.decontaminate_ngram words in a row with one of theirs is not "
+         "sampled."},
         {"sample.decontaminate_ngram", integer, "words", "10", ">0", "sample",
          "How many; a shorter prompt is left out if it is the same as one of theirs."},
         {"sample.mix", list, "", "", "", "sample",

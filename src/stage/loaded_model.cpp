@@ -12,9 +12,9 @@ Json identity_of(Run& run, const CheckpointReader& reader) {
         require<CheckpointError>(other == directory,
                                  "ranks see {} and {} as the newest checkpoint; name one of them",
                                  directory, other);
-    const auto identity =
-        run.on_root<CheckpointError>([&] { return checkpoint_identity(directory); });
-    return {{"directory", directory}, {"index", run.grid.world().broadcast(identity)}};
+    return run.from_root<CheckpointError>([&] {
+        return Json{{"directory", directory}, {"index", checkpoint_identity(directory)}};
+    });
 }
 
 ModelSource open_model(Run& run, const Deck& deck, const Tokenizer& tokenizer) {

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <map>
 #include <sstream>
+#include <utility>
 
 #include "gradus/base/error.hpp"
 #include "gradus/stage/loaded_model.hpp"
@@ -70,6 +71,7 @@ struct PhaseModel::Impl {
     std::unique_ptr<Tokenizer> tokenizer;
     ChatTemplate chat;
     ModelSource source;
+    bool first_turn = true;
     // Only while it is loaded.
     std::unique_ptr<LoadedModel> loaded;
     std::unique_ptr<MicroBatch> batch;
@@ -79,7 +81,10 @@ struct PhaseModel::Impl {
 PhaseModel::PhaseModel(Run& run, const std::string& prefix)
     : impl_(std::make_unique<Impl>(run, prefix)) {}
 PhaseModel::~PhaseModel() = default;
-PhaseModel::PhaseModel(PhaseModel&&) noexcept = default;
+
+bool PhaseModel::first_turn() {
+    return std::exchange(impl_->first_turn, false);
+}
 
 const std::string& PhaseModel::prefix() const {
     return impl_->prefix;
@@ -238,12 +243,12 @@ std::optional<std::vector<Json>> inquire(Run& run, PhaseModel& model, const std:
                                          const Inquiry& inquiry) {
     const std::string path = run.path(inquiry.file),
                       about = model.description() + "\n" + inquiry.about;
-    const std::string before = run.on_root([&] {
-        Json replies = Json::object();
-        for (const auto& [at, reply] : read_replies(path, about)) replies[at] = reply;
-        return replies.dump();
+    // `restart = none` asks anew, once: a second turn of the judge adds to what the first has made.
+    const bool anew = run.deck.text("restart") == "none" && model.first_turn();
+    Json told = run.from_root([&] {
+        if (anew) std::filesystem::remove(path);
+        return read_replies(path, about);
     });
-    Json told = Json::parse(run.grid.world().broadcast(before));
     const auto known = [&](const Ask& ask) { return told.contains(address_of(ask)); };
     const auto answered = [&] { return std::count_if(asks.begin(), asks.end(), known); };
     std::unique_ptr<JsonLinesWriter> writer;

@@ -159,16 +159,14 @@ std::vector<LeftOut> take_contaminated(Run& run, const Inputs& inputs,
     std::vector<LeftOut> left_out;
     if (run.deck.list("sample.decontaminate").empty()) return left_out;
     const Profile::Region region(run.profile, "filter");
-    const std::string found = run.on_root([&] {
-        Json where = Json::array();
+    const std::vector<std::string> where = run.from_root([&] {
+        std::vector<std::string> names;
         for (const PromptRow& prompt : prompts) {
-            where.push_back(inputs.tests.find(prompt.text).value_or(""));
+            names.push_back(inputs.tests.find(prompt.text).value_or(""));
             run.beat();
         }
-        return where.dump();
+        return names;
     });
-    const auto where =
-        Json::parse(run.grid.world().broadcast(found)).get<std::vector<std::string>>();
     std::vector<PromptRow> clean;
     for (std::size_t i = 0; i < prompts.size(); ++i) {
         if (where[i].empty())
@@ -236,8 +234,8 @@ bool judge(Run& run, std::optional<Judge>& judge, std::vector<RolloutRow>& rows)
 std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples& samples,
                                    Json& counts, std::string& table) {
     const Profile::Region region(run.profile, "filter");
-    const std::string kept = run.on_root([&] {
-        Json places = Json::array();
+    return run.from_root([&] {
+        std::vector<std::size_t> places;
         SampleFilters filters(filter_options(run.deck), &inputs.tests);
         for (std::size_t i = 0; i < samples.left_out.size(); ++i) filters.leave_out();
         for (std::size_t i = 0; i < samples.rows.size(); ++i) {
@@ -246,9 +244,8 @@ std::vector<std::size_t> kept_rows(Run& run, const Inputs& inputs, const Samples
         }
         counts = SampleFilters::to_json(filters.counts(Source::reasoning));
         table = filters.table();
-        return places.dump();
+        return places;
     });
-    return Json::parse(run.grid.world().broadcast(kept)).get<std::vector<std::size_t>>();
 }
 
 /// The rows that pass the filters with their new texts, scored and judged anew; those without one

@@ -188,12 +188,11 @@ struct Found {
 Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place) {
     const Profile::Region region(run.profile, "rollout.resume");
     Found found;
-    Json told = run.on_root([&] {
+    const Json told = run.from_root([&] {
         PartTable table(run, work, place);
         found.missing = table.read(found.rows);
         return Json{{"prompts_a_part", table.layout().prompts_a_part}, {"missing", found.missing}};
     });
-    told = Json::parse(run.grid.world().broadcast(told.dump()));
     found.layout = {.prompts = std::ssize(work.prompts),
                     .samples = work.samples,
                     .prompts_a_part = told["prompts_a_part"]};
@@ -201,7 +200,7 @@ Found find_parts(Run& run, const GenerateAndScore& work, const PartFolder& place
     return found;
 }
 
-/// The keys that decide how samples are judged and counted, not what is sampled.
+/// The keys that decide what is sampled. The rest decides how samples are judged and counted.
 bool is_of_samples(const std::string& key) {
     if (key.starts_with("sample.decontaminate")) return true;  // such prompts are not sampled
     if (key == "sample.n" || key == "sample.repetition_ngram" || key == "eval.n" ||
@@ -209,6 +208,14 @@ bool is_of_samples(const std::string& key) {
         return true;
     return !key.starts_with("sample.") && !key.starts_with("eval.") && !key.starts_with("judge.") &&
            !key.starts_with("rewrite.");
+}
+
+/// Of these the ones that shards of one run must have alike.
+bool is_of_merged_samples(const std::string& key) {
+    return is_of_samples(key) && !key.starts_with("sample.decontaminate") &&
+           !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
+           !key.starts_with("rollout.merge") && !key.starts_with("run.") &&
+           !key.starts_with("grid.");
 }
 
 /// The policy that sampled what lies in a run directory; null: not known.
@@ -219,14 +226,6 @@ Json policy_of(const std::string& dir) {
     } catch (const Json::exception& e) {
         throw DataError(fmt::format("{}: {}; that run must sample again", file, e.what()));
     }
-}
-
-/// And those that shards of one run may differ in.
-bool is_of_merged_samples(const std::string& key) {
-    return is_of_samples(key) && !key.starts_with("sample.decontaminate") &&
-           !key.starts_with("data.shard") && !key.starts_with("data.num_shards") &&
-           !key.starts_with("rollout.merge") && !key.starts_with("run.") &&
-           !key.starts_with("grid.");
 }
 
 /// `left_out` may have been sampled: then with other test sets.
@@ -283,9 +282,8 @@ std::vector<RolloutRow> merged(Run& run, const std::vector<PromptRow>& prompts,
 /// Where model.from names a checkpoint that is not there, nothing: parts from before need none.
 std::optional<ModelSource> find_policy(Run& run) {
     const std::string& from = run.deck.text("model.from");
-    const bool there = run.grid.world().broadcast(run.on_root<CheckpointError>([&] {
-        return std::string(find_checkpoint(from, [](const std::string&) {}).empty() ? "" : "there");
-    })) == "there";
+    const bool there = run.from_root<CheckpointError>(
+        [&] { return !find_checkpoint(from, [](const std::string&) {}).empty(); });
     if (!there) return std::nullopt;
     return open_model(run, run.deck, *run.tokenizer);
 }

@@ -61,6 +61,10 @@ rm cut/sft.jsonl
 run 2 sample.in "run.dir=$ROOT/cut" judge.by=probability judge.threshold=0
 is "another template: exit code" "$rc" 3
 has "another template: what to do" "$out" "remove it"
+run 2 sample.in "run.dir=$ROOT/cut" judge.by=probability judge.threshold=0 restart=none
+is "another template, anew: exit code" "$rc" 0
+is "another template, anew: its replies alone" "$(($(wc -l <cut/judge.jsonl) - 1))" \
+    "$(grep -o 'asked about [0-9]*' <<<"$out" | grep -o '[0-9]*$' | head -n 1)"
 echo 'nothing to fill in' >judge.txt
 run 2 sample.in "run.dir=$ROOT/bad"
 is "a template without the answer: exit code" "$rc" 2

@@ -29,9 +29,10 @@ class PhaseModel {
     /// ranks together. Throws DeckError or CheckpointError where it cannot.
     PhaseModel(Run& run, const std::string& prefix);
     ~PhaseModel();
-    PhaseModel(PhaseModel&&) noexcept;
 
     const std::string& prefix() const;
+    /// True at the first call: nothing has been asked in this run yet.
+    bool first_turn();
     /// What decides its replies beside the prompts: checkpoint, lengths, temperature.
     std::string description() const;
     /// Takes its memory, reads its weights; nothing where that is done.

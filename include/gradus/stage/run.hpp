@@ -73,6 +73,12 @@ class Run {
             return result ? std::move(*result) : Result();
         }
     }
+    /// What `work` returns on rank 0, as JSON, on every rank; else as on_root().
+    template <class E = DataError, class Work>
+    Json from_root(const Work& work) {
+        return Json::parse(
+            grid.world().broadcast(on_root<E>([&] { return Json(work()).dump(); })));
+    }
     /// A sign of life for the watchdog; of rank 0 within on_root() for those of the ranks that wait
     /// for it, too. Cheap.
     void beat();
